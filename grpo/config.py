@@ -1,0 +1,106 @@
+"""Settings of the model, of sampling and of training: the parts of a recipe that `grpo` owns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of every part of a recipe: unknown keys are refused, values are not coerced silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraSettings(Settings):
+    """A LoRA adapter trained in place of the weights (arXiv 2106.09685), through peft."""
+
+    r: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | list[str] = "all-linear"
+    sync: Literal["merged", "adapter"] = "merged"  # what is sent to the server
+
+
+class ModelSettings(Settings):
+    path: str  # hub id or folder; "tiny" is the built-in model
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of compute and of the served weights
+    lora: LoraSettings | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+
+class ServerSettings(Settings):
+    """The vLLM server: started as a child, unless `urls` names servers that already run."""
+
+    urls: list[str] = Field(default_factory=list)
+    port: NonNegative = 0  # 0: any free port
+    start_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until the server must be healthy
+    request_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until a group must be complete
+    max_restarts: NonNegative = 3
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # CPU: size of the KV cache; None: derived
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    threads: NonNegative = 0  # CPU: torch threads of the server; 0: vLLM's choice
+    gpus: list[int] = Field(default_factory=list)  # [] : all GPUs that the trainer does not use
+    tensor_parallel: Positive = 1
+    enforce_eager: bool | None = None  # None: True on CPU, False on GPU
+    weight_transfer: Literal["auto", "shm", "ipc", "nccl"] = "auto"
+    extra_args: list[str] = Field(default_factory=list)  # appended to vLLM's command line
+
+
+class RolloutSettings(Settings):
+    engine: Literal["vllm", "transformers"] = "vllm"
+    group_size: Annotated[int, Field(ge=1)] = 8
+    prompts_per_step: Positive = 8
+    max_tokens: Positive = 256
+    max_prompt_tokens: Positive = 512
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: NonNegative = 0
+    max_staleness: NonNegative = 0  # optimizer steps that a sample may be older than the weights it trains
+    max_sequences: Positive = 64  # sequences that the engine decodes at once
+    server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @model_validator(mode="after")
+    def _unbiased(self) -> RolloutSettings:
+        if self.top_p < 1 or self.top_k:
+            raise ValueError(
+                "top_p < 1 and top_k > 0 bias the log-probs that the loss corrects with; "
+                "use top_p: 1.0 and top_k: 0 for training"
+            )
+        return self
+
+
+class GRPOConfig(Settings):
+    """Training. Defaults are DeepSeekMath's GRPO (arXiv 2402.03300) without its KL, as R1-Zero-like runs use it."""
+
+    steps: Positive = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegative = 0
+    loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    advantage: Literal["auto", "group_std", "group_mean"] = "auto"  # auto: group_mean for dr_grpo, else group_std
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the k3 estimate against the model that the run started from
+    updates_per_batch: Positive = 1
+    mask_truncated: bool = False  # completions cut at max_tokens do not enter the loss
+    correction: Literal["none", "truncate"] = "truncate"  # importance weight min(pi_trainer/pi_server, cap)
+    correction_cap: Annotated[float, Field(gt=0)] = 2.0
+    optimizer: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of torch.optim.AdamW
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = False
+    tokens_per_micro_batch: Positive = 8192  # padded tokens that one forward may hold
+    threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: all cores
+    gpus: list[int] = Field(default_factory=list)  # [] : GPU 0
+    seed: int = 0
+    checkpoint_every: NonNegative = 50  # 0: at the end only
+    keep_checkpoints: Positive = 2
+    eval_every: NonNegative = 0  # 0: before and after only
+    max_failed_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of a step's completions; above it the run stops
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    control: Literal["none", "random"] = "none"  # random: rewards are coin flips, to measure what learning is worth

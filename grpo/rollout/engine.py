@@ -1,0 +1,58 @@
+"""What the trainer and the evaluator need of whatever samples for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from grpo.types import Group, RolloutRequest
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RolloutError(RuntimeError):
+    """Sampling cannot go on. The message says which stage, why, and what to do."""
+
+
+class WeightSyncError(RolloutError):
+    """The server does not hold the weights that it was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What one weight sync did. Example: SyncReport(version=3, seconds=0.9, n_bytes=269_000_000, checksum="9f2c...")"""
+
+    version: int
+    seconds: float
+    n_bytes: int
+    checksum: str  # of all tensors; computed on both sides and found equal
+
+
+class RolloutEngine(Protocol):
+    """Samples completions with a known version of the weights.
+
+    Legal order of calls:
+
+        await engine.start()
+        while training:
+            async for group in engine.generate(requests): ...
+            await engine.update_weights(named_tensors, version)   # may run while `generate` is in flight
+        await engine.close()                                      # always, also after an error
+    """
+
+    name: str  # "vllm" or "transformers"; recorded in summary.json
+    version: int  # of the weights being served; 0 until the first update
+
+    async def start(self) -> None: ...
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[tuple[int, Group]]:
+        """Yield (index into requests, group) as groups complete; every request is answered once."""
+        ...
+
+    async def update_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> SyncReport:
+        """Serve these weights (names and shapes of the transformers checkpoint, in the served dtype)."""
+        ...
+
+    async def close(self) -> None: ...

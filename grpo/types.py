@@ -1,0 +1,143 @@
+"""The records that flow through a training step, in order.
+
+    Prompt -> Completion -> Group -> Sample -> PackedBatch
+
+Each is frozen; lists that hold one entry a token have one length, checked where the record is made.
+
+Dimension suffixes of tensors, everywhere in `grpo`:
+
+    T  tokens of a packed micro-batch     R  rows (sequences) of a padded batch
+    S  samples of a packed micro-batch    L  longest sequence of a padded batch
+    G  completions of one group           V  vocabulary
+    H  hidden size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["stop", "length"]
+
+
+def _same_length(record: str, **lists: Any) -> None:
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{record}: per-token lists must have one length, got {lengths}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem, rendered for the model.
+
+    Example: Prompt(id="arithmetic/train/17", text="12+30=<think>", token_ids=(5, 6, 9, 7, 4, 20),
+                    answer="42", prefill="<think>", columns={"level": 2})
+    """
+
+    id: str  # unique in the run, stable between runs
+    text: str  # what the model sees, after the template
+    token_ids: tuple[int, ...]
+    answer: str  # gold answer, as the verifier takes it
+    prefill: str = ""  # the end of `text` that already belongs to the assistant's turn
+    columns: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. temperature 0 is greedy (then n must be 1)."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model wrote for one prompt.
+
+    `logprobs` are the sampled tokens' log-probabilities under the distribution they were drawn
+    from (temperature applied); for greedy sampling, under the model at temperature 1.
+    `versions` says for each token which weights made it. The end-of-sequence token is included.
+
+    Example: Completion(token_ids=(8, 3), logprobs=(-0.1, -0.02), versions=(4, 4), text="42",
+                        finish_reason="stop")
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason  # "length": cut at max_tokens
+
+    def __post_init__(self) -> None:
+        _same_length("Completion", token_ids=self.token_ids, logprobs=self.logprobs, versions=self.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """Ask an engine for `n` completions of one prompt.
+
+    `seed` makes the in-process engine's samples repeatable; engines that cannot take one ignore it.
+    """
+
+    prompt: Prompt
+    n: int
+    sampling: Sampling
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one prompt, in no particular order.
+
+    `failures` counts the completions asked for that never came, by cause, e.g. {"timeout": 1}:
+    they are not scored 0, they are absent.
+    """
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion ready to be trained on.
+
+    Example: Sample(prompt_ids=(5, 6), completion_ids=(8, 3), sampler_logprobs=(-0.1, -0.02), advantage=0.7)
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    advantage: float
+
+    def __post_init__(self) -> None:
+        _same_length("Sample", completion_ids=self.completion_ids, sampler_logprobs=self.sampler_logprobs)
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """A micro-batch of samples: rows padded on the right, trained tokens addressed flat.
+
+    `row_T`, `col_T` index the positions whose *next* token is a completion token, so that
+    hidden_RLH[row_T, col_T] predicts target_T.
+    """
+
+    input_ids_RL: torch.Tensor
+    attention_mask_RL: torch.Tensor
+    row_T: torch.Tensor
+    col_T: torch.Tensor
+    target_T: torch.Tensor
+    sampler_logprobs_T: torch.Tensor
+    advantage_T: torch.Tensor
+    sample_T: torch.Tensor  # index of the sample that each trained token belongs to
+    n_samples: int
