@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,7 +38,7 @@ class RolloutEngine(Protocol):
         await engine.start()
         while training:
             async for group in engine.generate(requests): ...
-            await engine.update_weights(named_tensors, version)   # may run while `generate` is in flight
+            await engine.update_weights(tensors, version)   # may run while `generate` is in flight
         await engine.close()                                      # always, also after an error
     """
 
@@ -51,8 +51,12 @@ class RolloutEngine(Protocol):
         """Yield (index into requests, group) as groups complete; every request is answered once."""
         ...
 
-    async def update_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> SyncReport:
-        """Serve these weights (names and shapes of the transformers checkpoint, in the served dtype)."""
+    async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
+        """Serve these weights (names and shapes of the transformers checkpoint, in the served dtype).
+
+        An engine that restarts its server sends the last ones again, so they must stay readable until
+        the next call.
+        """
         ...
 
     async def close(self) -> None: ...
