@@ -6,10 +6,10 @@ Each is frozen; lists that hold one entry a token have one length, checked where
 
 Dimension suffixes of tensors, everywhere in `grpo`:
 
-    T  tokens of a packed micro-batch     R  rows (sequences) of a padded batch
-    S  samples of a packed micro-batch    L  longest sequence of a padded batch
+    T  trained tokens of a micro-batch    R  rows (sequences) of a micro-batch
+    C  tokens of one chunk of T           L  longest row of a micro-batch
     G  completions of one group           V  vocabulary
-    H  hidden size
+    H  hidden size                        B  sequences being decoded
 """
 
 from __future__ import annotations
@@ -126,18 +126,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """A micro-batch of samples: rows padded on the right, trained tokens addressed flat.
+    """A micro-batch: rows padded on the right, trained tokens addressed flat.
 
-    `row_T`, `col_T` index the positions whose *next* token is a completion token, so that
-    hidden_RLH[row_T, col_T] predicts target_T.
+    hidden_RLH[row_T, col_T] is the position that predicts target_T.
     """
 
     input_ids_RL: torch.Tensor
-    attention_mask_RL: torch.Tensor
     row_T: torch.Tensor
     col_T: torch.Tensor
     target_T: torch.Tensor
     sampler_logprobs_T: torch.Tensor
     advantage_T: torch.Tensor
-    sample_T: torch.Tensor  # index of the sample that each trained token belongs to
-    n_samples: int
+    weight_T: torch.Tensor  # each token's weight in the loss, see grpo/loss.py

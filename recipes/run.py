@@ -1,0 +1,167 @@
+"""One training run, from a recipe to a summary: the only place where all packages meet."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eval.run import evaluate
+from grpo.checkpoint import checkpoints
+from grpo.config import ModelSettings
+from grpo.metrics import RunRecorder
+from grpo.model import add_lora, load_model, load_tokenizer
+from grpo.prompts import render
+from grpo.rollout.engine import RolloutEngine
+from grpo.trainer import GRPOTrainer
+from grpo.types import Prompt, Sampling
+from recipes.load import model_settings, save_recipe
+from recipes.plan import plan
+from recipes.schema import Recipe
+from recipes.tasks import Row, Task, TaskError, load_task
+from rewards import RewardSum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
+
+
+def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
+    """Train as `recipe` says, into `output`. Returns the exit code: 0, or 130 after Ctrl-C.
+
+    Args:
+        source: what the user called the recipe, for messages.
+        resume: go on from the newest checkpoint in `output`; without one, from the start.
+    """
+    model = model_settings(recipe)
+    rewards = RewardSum(recipe.rewards)  # a bad spec is refused before anything is loaded
+    tokenizer = load_tokenizer(model)
+    task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
+    train, held_out, dropped = _prompts(recipe, task, tokenizer)
+    the_plan = plan(recipe)
+
+    output.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, output / "recipe.yaml")
+    found = checkpoints(output) if resume else []
+    recorder = RunRecorder(
+        output,
+        recipe.model_dump(mode="json"),
+        recipe.train.steps,
+        recipe.train.trackers,
+        resume_step=found[-1][0] if found else 0,
+    )
+    try:
+        recorder.note(f"{source} -> {output}")
+        recorder.note(the_plan)
+        recorder.note(_task_in_words(task, len(train), len(held_out), dropped))
+        trainer = _trainer(recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
+        recorder.finish(asyncio.run(trainer.train()))
+        return 0
+    except KeyboardInterrupt:
+        kept = checkpoints(output)
+        recorder.note(
+            f"stopped by Ctrl-C. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. "
+            f"Go on with: zero run {source} --output {output} --resume"
+        )
+        return INTERRUPTED
+    finally:
+        recorder.close()
+
+
+def _trainer(
+    recipe: Recipe,
+    model: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    train: list[Prompt],
+    held_out: list[Prompt],
+    rewards: RewardSum,
+    recorder: RunRecorder,
+    output: Path,
+) -> GRPOTrainer:
+    config = recipe.train
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = torch.device("cuda", (config.gpus or [0])[0]) if torch.cuda.is_available() else torch.device("cpu")
+    recorder.stage("loading the model")
+    policy = load_model(model, device)
+    if config.gradient_checkpointing:
+        policy.gradient_checkpointing_enable()
+    if model.lora:
+        policy = add_lora(policy, model.lora)
+    needs_reference = config.kl_coef > 0 and model.lora is None
+    engine = _engine(recipe, model, tokenizer, output, device)
+
+    async def measure() -> Mapping[str, Any]:
+        sampling = Sampling(recipe.eval.max_tokens or recipe.rollout.max_tokens, recipe.eval.temperature)
+        return dataclasses.asdict(await evaluate(engine, held_out, task.grade, sampling, recipe.eval.samples))
+
+    return GRPOTrainer(
+        config=config,
+        rollout=recipe.rollout,
+        model_settings=model,
+        model=policy,
+        tokenizer=tokenizer,
+        engine=engine,
+        rewards=rewards,
+        prompts=train,
+        recorder=recorder,
+        run_dir=output,
+        evaluate=measure,
+        reference=load_model(model, device) if needs_reference else None,
+    )
+
+
+def _engine(
+    recipe: Recipe, model: ModelSettings, tokenizer: PreTrainedTokenizerBase, output: Path, device: torch.device
+) -> RolloutEngine:
+    if recipe.rollout.engine == "transformers":
+        from grpo.rollout.local import TransformersEngine
+
+        return TransformersEngine(model, tokenizer, recipe.rollout.max_sequences, device)
+    from grpo.rollout.vllm_engine import VLLMEngine
+
+    trainer_gpus = [device.index or 0] if device.type == "cuda" else []
+    return VLLMEngine(model.path, model, recipe.rollout, tokenizer, output, trainer_gpus)
+
+
+def _prompts(
+    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Prompt], list[Prompt], int]:
+    """Training and held-out prompts, and how many were dropped because they are too long."""
+
+    def prompts(rows: list[Row]) -> tuple[list[Prompt], int]:
+        settings = recipe.task
+        return render(
+            rows,
+            tokenizer,
+            settings.template,
+            settings.system,
+            settings.instruction,
+            settings.prefill,
+            recipe.rollout.max_prompt_tokens,
+        )
+
+    train, dropped = prompts(task.train)
+    held_out, held_out_dropped = prompts(task.held_out)
+    if not train or not held_out:
+        raise TaskError(
+            f"task {task.name}: every {'held-out' if train else 'training'} prompt is longer than "
+            f"rollout.max_prompt_tokens = {recipe.rollout.max_prompt_tokens}; raise it"
+        )
+    return train, held_out, dropped + held_out_dropped
+
+
+def _task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
+    lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
+    if dropped:
+        lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens")
+    if task.rejected:
+        lines.append(f"  {len(task.rejected)} rejected, for example:")
+        lines += [f"    {row}: {reason}" for row, reason in task.rejected[:3]]
+    return "\n".join(lines)
