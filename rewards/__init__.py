@@ -1,0 +1,18 @@
+"""Rule-based rewards: read an answer, grade it, and combine rewards of our own and of the user."""
+
+from rewards.combine import RewardSum
+from rewards.math import compare, verify
+from rewards.registry import RewardSettings, grader, load_reward
+from rewards.types import Reward, RewardError, Score
+
+__all__ = [
+    "Reward",
+    "RewardError",
+    "RewardSettings",
+    "RewardSum",
+    "Score",
+    "compare",
+    "grader",
+    "load_reward",
+    "verify",
+]

@@ -1,0 +1,139 @@
+r"""Read the final answer out of a completion. Strict: what is ambiguous earns nothing.
+
+What counts, in this order:
+
+1. Thinking is not graded: only what follows the last `</think>` is. Thinking that was opened and not
+   closed is `no_answer`, whatever stands in it.
+2. The first source of `read` that appears in the graded text decides:
+
+       tag        <answer>42</answer>      nothing but whitespace may follow
+       boxed      \boxed{42}               braces may nest, text may follow
+       hashes     #### 42                  to the end of the line
+       phrase     the answer is 42         to the end of the sentence
+       last_line  42                       the last line that is not blank
+
+3. Several answers that say the same are one; several that differ are `malformed`, and so are an unclosed
+   tag or box, text after `</answer>`, and answers over MAX_ANSWER characters. An empty answer is `no_answer`.
+
+Every reader is one pass over the text, so that megabytes of braces take milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rewards.latex import BRACE, tidy
+
+Source = Literal["tag", "boxed", "hashes", "phrase", "last_line"]
+STRICT: tuple[Source, ...] = ("tag", "boxed")
+MAX_ANSWER = 2000  # characters
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?: ?\{| (?P<bare>[^\s{}$\\]))")  # `\boxed 2` is LaTeX too
+_HASHES = re.compile(r"####[^\S\n]*([^\n]*)")
+_PHRASE = re.compile(r"\banswer is:?[^\S\n]*([^\n]*?)(?=\.\s|\.?\Z|\.?\n)", re.IGNORECASE)
+
+
+class Malformed(ValueError):
+    """The text does not hold one answer in the form that it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Example: Reading("42", None, "tag"), or Reading(None, "malformed", "<answer> is not closed")."""
+
+    answer: str | None
+    failure: Literal["no_answer", "malformed"] | None
+    reason: str
+
+
+def after_thinking(text: str) -> str | None:
+    """What follows the last `</think>`; None if a `<think>` is still open."""
+    rest = text.rpartition("</think>")[2]
+    return None if "<think>" in rest else rest
+
+
+def boxed(text: str) -> list[str]:
+    r"""The contents of every outermost \boxed{}, in order. Malformed if one is not closed."""
+    contents, position = [], 0
+    while opening := _BOX.search(text, position):
+        position = opening.end()
+        if opening["bare"]:
+            contents.append(opening["bare"])
+            continue
+        depth = 1
+        for brace in BRACE.finditer(text, position):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if depth == 0:
+                break
+        else:
+            raise Malformed(r"\boxed{ is not closed")
+        contents.append(text[position : brace.start()])
+        position = brace.end()
+    return contents
+
+
+def _tags(text: str) -> list[str]:
+    head, *rest = text.split("<answer>")
+    if "</answer>" in head:
+        raise Malformed("</answer> without <answer>")
+    contents = []
+    for number, part in enumerate(rest, 1):
+        content, closed, after = part.partition("</answer>")
+        if not closed:
+            raise Malformed("<answer> is not closed")
+        if "</answer>" in after or (after.strip() and number == len(rest)):
+            raise Malformed("text after </answer>")
+        contents.append(content)
+    return contents
+
+
+def _last_line(text: str) -> list[str]:
+    return text.strip().splitlines()[-1:]
+
+
+_READERS: Mapping[Source, Callable[[str], list[str]]] = {
+    "tag": _tags,
+    "boxed": boxed,
+    "hashes": _HASHES.findall,
+    "phrase": _PHRASE.findall,
+    "last_line": _last_line,
+}
+
+
+def _unbox(answer: str) -> str:
+    """`<answer>\\boxed{42}</answer>` answers 42; a box amid other text stays, and is compared as it stands."""
+    boxes = boxed(answer) if answer.lstrip(" $").startswith("\\boxed") else []
+    return boxes[0] if len(boxes) == 1 and answer.rstrip(" $.").endswith("}") else answer
+
+
+def _single(answers: list[str]) -> str:
+    if max(map(len, answers)) > MAX_ANSWER:
+        raise Malformed(f"an answer of more than {MAX_ANSWER} characters")
+    answers = [_unbox(answer.strip()).strip() for answer in answers]
+    if len({tidy(answer) for answer in answers}) > 1:
+        shown = ", ".join(repr(answer[:40]) for answer in answers[:3])
+        raise Malformed(f"{len(answers)} answers that differ: {shown}")
+    return answers[-1]
+
+
+def read_answer(completion: str, read: Sequence[Source] = STRICT) -> Reading:
+    """The completion's one final answer, by the rules at the top of this file.
+
+    Raises ValueError if `read` is empty or names an unknown source.
+    """
+    if not read or any(source not in _READERS for source in read):
+        raise ValueError(f"read: got {list(read)}, expected some of {list(_READERS)}")
+    graded = after_thinking(completion)
+    if graded is None:
+        return Reading(None, "no_answer", "the thinking is not finished: no </think> after the last <think>")
+    try:
+        for source in read:
+            if answers := _READERS[source](graded):
+                answer = _single(answers)
+                return Reading(answer, None, source) if answer else Reading(None, "no_answer", f"empty {source}")
+    except Malformed as problem:
+        return Reading(None, "malformed", str(problem))
+    return Reading(None, "no_answer", f"no answer in any of {', '.join(read)}")

@@ -1,0 +1,186 @@
+"""Ask worker processes that cannot outlive their deadline, exceed their memory or take others down with them.
+
+    caller ──line──▶ worker: imports once, then forks ──▶ child: answers items, one at a time
+           ◀─reply──────────────────────────────────────┘
+
+The kernel ends a child whose item has used up its CPU seconds (SIGPROF) or memory (RLIMIT_AS); the worker
+answers for it and forks the next child in milliseconds. CPU seconds, so that a busy machine turns no answer into
+a timeout. Nothing depends on signals or threads of the caller, so that it works the same in any thread. A worker
+ends when its input does, hence with the caller, however that ends: idle at once, busy at its deadline.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import queue
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rewards.types import Outcome
+
+START_SECONDS = 120.0  # that a worker may need to import what it serves
+SLOWDOWN = 10.0  # wall seconds that one CPU second may take on a busy machine before the worker is killed
+ITEMS_PER_CHILD = 1000  # then a fresh one is forked, so that caches cannot grow without bound
+_ENDED, _RECYCLED = 0, 3  # exit codes of a child
+
+Answer = tuple[Outcome, str]
+
+
+class Worker:
+    """One process started as `python -m module cpu_seconds memory_gib`."""
+
+    def __init__(self, module: str, cpu_seconds: float, memory_gib: float):
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._wall_seconds = cpu_seconds * SLOWDOWN
+        self._sent = 0
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(cpu_seconds), str(memory_gib)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is the caller's to handle
+        )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._input, self._output = self._process.stdin, self._process.stdout
+        if self._read(START_SECONDS) is None:
+            self.kill()
+            self._log.seek(0)
+            raise RuntimeError(f"the worker {module} did not start: {self._log.read().decode(errors='replace')[-800:]}")
+
+    def ask(self, item: Mapping[str, str]) -> Answer | None:
+        """The worker's answer; None if it died or did not answer in time, and must be killed."""
+        while self._ready(0) and self._output.readline():  # the death of a child that had nothing to do
+            pass
+        self._sent += 1
+        try:
+            self._input.write(json.dumps([self._sent, item]).encode() + b"\n")
+            self._input.flush()
+        except BrokenPipeError:
+            return None
+        end = time.monotonic() + self._wall_seconds
+        while (reply := self._read(end - time.monotonic())) is not None:
+            number, outcome, reason = reply
+            if number in (self._sent, None):
+                return outcome, reason
+        return None
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self.release()
+
+    def release(self) -> None:
+        """Close this process's ends of the pipes."""
+        for end in (self._output, self._input):
+            with contextlib.suppress(BrokenPipeError):
+                end.close()
+
+    def _ready(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._output, select.POLLIN)
+        return bool(poll.poll(max(0.0, seconds) * 1000))
+
+    def _read(self, seconds: float) -> list | None:
+        line = self._output.readline() if self._ready(seconds) else b""
+        return json.loads(line) if line else None
+
+
+class Pool:
+    """At most `size` workers, started when first needed. Thread-safe; a forked process gets workers of its own."""
+
+    def __init__(self, module: str, size: int, cpu_seconds: float, memory_gib: float):
+        self._start = lambda: Worker(module, cpu_seconds, memory_gib)
+        self._size = size
+        self._reset()
+        atexit.register(self.close)
+        os.register_at_fork(after_in_child=self._forget)
+
+    def ask(self, item: Mapping[str, str]) -> Answer:
+        """The outcome and its reason. Raises RuntimeError if a worker cannot be started."""
+        worker = self._idle.get()
+        reply = None
+        try:
+            if worker is None:
+                worker = self._start()
+                self.workers.add(worker)
+            reply = worker.ask(item)
+            return reply or ("timeout", "the worker did not answer and was killed")
+        finally:
+            if worker is not None and reply is None:  # also on Ctrl-C: a late reply would go to the next item
+                worker.kill()
+                self.workers.discard(worker)
+                worker = None
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Kill every worker. The pool may be asked again."""
+        workers = self.workers
+        self._reset()
+        for worker in workers:
+            worker.kill()
+
+    def _reset(self) -> None:
+        self.workers: set[Worker] = set()
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        for _ in range(self._size):
+            self._idle.put(None)
+
+    def _forget(self) -> None:
+        for worker in self.workers:
+            worker.release()
+        self._reset()
+
+
+def serve(answer: Callable[[Mapping[str, str]], Answer]) -> None:
+    """The worker's side: answer items from stdin until it ends. Started by `Worker`."""
+    cpu_seconds, memory_gib = float(sys.argv[1]), float(sys.argv[2])
+    limit = int(memory_gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    replies = os.dup(1)
+    os.dup2(2, 1)  # libraries print to stdout
+    gc.freeze()  # children share these pages
+    _reply(replies, None, "ready", "")
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            _answer_items(answer, replies, cpu_seconds)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code == _ENDED:
+            return
+        if code == -signal.SIGPROF:
+            _reply(replies, None, "timeout", f"not settled in {cpu_seconds:g} CPU seconds")
+        elif code != _RECYCLED:
+            _reply(replies, None, "error", f"the child that compared it ended with code {code}")
+
+
+def _answer_items(answer: Callable[[Mapping[str, str]], Answer], replies: int, cpu_seconds: float) -> None:
+    for _ in range(ITEMS_PER_CHILD):
+        line = sys.stdin.buffer.readline()
+        if not line:
+            os._exit(_ENDED)
+        number, item = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        outcome, reason = answer(item)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _reply(replies, number, outcome, reason[:200])
+    os._exit(_RECYCLED)
+
+
+def _reply(replies: int, number: int | None, outcome: str, reason: str) -> None:
+    os.write(replies, json.dumps([number, outcome, reason]).encode() + b"\n")

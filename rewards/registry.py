@@ -1,0 +1,132 @@
+"""Find a reward function by its name, its file or its module, and call what users wrote with errors that help."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rewards.accuracy import accuracy
+from rewards.countdown import countdown
+from rewards.format import format, format_graded
+from rewards.graded import Graded
+from rewards.types import RewardError, Score
+
+BUILT_IN: Mapping[str, Callable[..., Any]] = {
+    "accuracy": accuracy,
+    "countdown": countdown,
+    "format": format,
+    "format_graded": format_graded,
+}
+_GRADERS: Mapping[str, Graded] = {"math": accuracy, "countdown": countdown}
+
+
+class RewardSettings(BaseModel):
+    """One reward of a recipe. Example: {name: my_rewards.py:brevity, weight: 0.1, args: {limit: 200}}"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str  # a built-in's name, path/to/file.py:function, or package.module:function
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    args: dict[str, Any] = Field(default_factory=dict)  # keyword arguments, beside the columns
+
+
+def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:
+    """The function that `spec` names. Paths are relative to `base_dir` (default: the current folder).
+
+    Raises RewardError, with the nearest valid name, if there is none.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon:
+        if spec in BUILT_IN:
+            return BUILT_IN[spec]
+        raise RewardError(
+            f"reward {spec!r}: no built-in has this name{_nearest(spec, BUILT_IN)}. Give one of {', '.join(BUILT_IN)}, "
+            "path/to/file.py:function or package.module:function"
+        )
+    base = (base_dir or Path()).resolve()
+    module = _load_file(spec, base / place) if place.endswith(".py") else _load_module(spec, place, base)
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
+        raise RewardError(f"reward {spec!r}: {place} has no function {name!r}{_nearest(name, functions)}")
+    return function
+
+
+def grader(name: str, **args: Any) -> Callable[[str, Mapping[str, Any]], Score]:
+    """What an evaluation grades with: (completion, row of columns) -> Score. Names: math, countdown.
+
+    `args` as for the reward of the same kind, such as read=("boxed",). Raises RewardError on an unknown name.
+    """
+    if name not in _GRADERS:
+        raise RewardError(f"no grader {name!r}{_nearest(name, _GRADERS)}; there are {', '.join(_GRADERS)}")
+    reward = _GRADERS[name]
+
+    def grade(completion: str, row: Mapping[str, Any]) -> Score:
+        return reward.scores([completion], **{column: [value] for column, value in row.items()}, **args)[0]
+
+    return grade
+
+
+@contextlib.contextmanager
+def user_code(name: str, function: Callable[..., Any] | None, doing: str) -> Iterator[None]:
+    """Turn whatever code of the user raises into a RewardError with its type, message, file and line."""
+    try:
+        yield
+    except Exception as failure:  # the one broad except: code that is not ours may raise anything
+        raise RewardError(
+            f"reward {name!r} raised {type(failure).__name__}: {failure}, while {doing} ({_where(failure, function)})"
+        ) from failure
+
+
+def _where(failure: Exception, function: Callable[..., Any] | None) -> str:
+    """File and line: of the syntax error, else the last in the function's own file, else where it was raised."""
+    if isinstance(failure, SyntaxError) and failure.filename:
+        return f"{failure.filename}:{failure.lineno}"
+    frames = list(traceback.extract_tb(failure.__traceback__))
+    code = getattr(inspect.unwrap(function), "__code__", None) if function else None
+    own = [frame for frame in frames if code and frame.filename == code.co_filename]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _load_file(spec: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        beside = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise RewardError(f"reward {spec!r}: there is no file {path}{_nearest(path.name, beside)}")
+    module_spec = importlib.util.spec_from_file_location(f"zero_reward_{path.stem}", path)
+    assert module_spec  # the name ends in .py
+    assert module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses and pickle look their module up
+    _importable(path.parent)
+    with user_code(spec, None, "being imported"):
+        module_spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(spec: str, name: str, base: Path) -> ModuleType:
+    _importable(base)
+    with user_code(spec, None, "being imported"):
+        return importlib.import_module(name)
+
+
+def _importable(folder: Path) -> None:
+    """Modules beside the recipe or the file can be imported; those that are installed come first."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
