@@ -1,0 +1,168 @@
+"""What a run writes while it trains, so that it can be watched, resumed and judged afterwards.
+
+    RUN/metrics.jsonl       one line a step: {"step": 3, "reward": 0.41, ...}; a value that is not finite is null
+        evaluations.jsonl   one line an evaluation: {"step": 0, "accuracy": 0.38, "low": 0.32, "high": 0.44, "n": 256}
+        rollouts/step-000003.parquet    every completion of a step, columns as in ROLLOUT_SCHEMA
+        logs/run.log        every stage and note with its time
+        summary.json        at the end; report.html and learning_curve.png beside it
+
+The trainer gives these metrics; others are recorded as they come.
+
+    | key                    | unit      | meaning                                                              |
+    | ---------------------- | --------- | -------------------------------------------------------------------- |
+    | reward, reward_std     |           | mean of the step's rewards; mean of the groups' standard deviations  |
+    | accuracy               | share     | completions graded correct, of those that were graded                |
+    | length                 | tokens    | mean completion length                                               |
+    | truncated              | share     | completions cut at max_tokens                                        |
+    | entropy                | nats      | mean entropy of the next-token distribution at the sampled tokens    |
+    | loss, grad_norm        |           | of the optimizer batch; the norm before clipping                     |
+    | learning_rate          |           | of this step                                                         |
+    | kl                     | nats      | k3 estimate against the reference, mean of tokens                    |
+    | logprob_diff           | nats      | mean |trainer - server| log-prob before the update                   |
+    | kl_sampler             | nats      | k3 estimate of the trainer against the server, before the update     |
+    | clipped                | share     | tokens whose ratio was clipped                                       |
+    | tokens, trained_tokens | tokens    | sampled in the step; those that entered the loss                     |
+    | tokens_per_second      | tokens/s  | tokens / seconds                                                     |
+    | seconds                | s         | the whole step; seconds_rollout, _reward, _train and _sync: its parts |
+    | zero_variance_groups   | share     | groups whose rewards are all equal, so that nothing is learned       |
+    | failed                 | share     | completions asked for that were not graded                           |
+    | weight_version         |           | of the weights that the server holds after the step                  |
+    | server_restarts        |           | since the run started                                                |
+    | outcome/NAME           | share     | completions with this outcome of the verifier                        |
+    | reward/NAME            |           | mean of one reward function, before its weight                       |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+from rich.console import Console
+
+from grpo.atomic import append_line, write_atomic
+from grpo.display import open_display
+from grpo.report import read_lines, read_run, run_title, terminal_curve, write_report
+from grpo.trackers import start_trackers
+
+# `rewards` is JSON, {"accuracy": 1.0, "format": null}: its keys differ between recipes, and one schema for all
+# lets `datasets` open any mixture of steps and runs.
+ROLLOUT_SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string()),
+        pa.field("completion", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("reward", pa.float64()),  # null: could not be scored
+        pa.field("rewards", pa.string()),
+        pa.field("outcome", pa.string()),
+        pa.field("extracted", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("advantage", pa.float64()),  # null: not trained on
+        pa.field("finish_reason", pa.string()),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("logprobs", pa.list_(pa.float32())),
+        pa.field("versions", pa.list_(pa.int32())),
+    ]
+)
+
+
+class RunRecorder:
+    """Records one run in `run_dir` and shows it. Call `close` at the end, also after an error.
+
+    Args:
+        recipe: the resolved recipe as plain data; trackers get it, and it names the display.
+        trackers: of "tensorboard", "wandb", "trackio".
+        resume_step: the step of the checkpoint that the run goes on from. What was recorded beyond it is
+            dropped, because it will be computed again; 0 starts afresh.
+
+    Every method raises an OSError that names the file when it cannot be written.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        recipe: Mapping[str, Any],
+        total_steps: int,
+        trackers: Sequence[str] = (),
+        resume_step: int = 0,
+        console: Console | None = None,
+    ) -> None:
+        self.run_dir = run_dir
+        self._console = console or Console()
+        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        self._trackers = start_trackers(trackers, run_dir, recipe, resume_step)
+        _forget_beyond(run_dir, resume_step)
+        self._display = open_display(self._console, run_title(recipe), total_steps)
+
+    def stage(self, message: str) -> None:
+        """What is happening now, e.g. "starting the vLLM server"."""
+        self._log(message)
+        self._display.stage(message)
+
+    def note(self, text: str) -> None:
+        """Something to be read once: the plan, a warning in words."""
+        self._log(text)
+        self._display.note(text)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of a finished step; the line is on the disk when this returns."""
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        append_line(self.run_dir / "metrics.jsonl", json.dumps({"step": step, **finite}))
+        self._display.step(step, finite)
+        self._track(step, finite)
+
+    def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
+        """Record held-out accuracy after `step`: {"accuracy", "low", "high", "n"}, whatever else it holds beside."""
+        append_line(self.run_dir / "evaluations.jsonl", json.dumps({"step": step, **result}))
+        self._display.evaluation(step, result)
+        self._track(step, {f"heldout/{key}": result[key] for key in ("accuracy", "low", "high", "n")})
+
+    def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep every completion of a step. Keys of a row: ROLLOUT_SCHEMA's, `rewards` as a mapping."""
+        if not rows:  # `datasets` refuses a whole folder for one file without rows
+            return
+        table = pa.Table.from_pylist([{**row, "rewards": json.dumps(row["rewards"])} for row in rows], ROLLOUT_SCHEMA)
+        path = self.run_dir / "rollouts" / f"step-{step:06d}.parquet"
+        write_atomic(path, lambda partial: parquet.write_table(table, partial, compression="zstd"))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, learning_curve.png and report.html, and draw the curve in the terminal."""
+        write_atomic(self.run_dir / "summary.json", json.dumps(dict(summary), indent=2))
+        self.stage("writing the report")
+        report = write_report(self.run_dir)
+        self.close()
+        curve = terminal_curve(read_run(self.run_dir), min(self._console.width, 100))
+        # A terminal without these characters gets question marks rather than an error at the end of a run.
+        encoding = self._console.encoding
+        print(curve.encode(encoding, "replace").decode(encoding), file=self._console.file)
+        self._console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Give the terminal and the trackers back. May be called twice."""
+        self._display.close()
+        while self._trackers:
+            self._trackers.pop().finish()
+
+    def _track(self, step: int, values: Mapping[str, float | None]) -> None:
+        for tracker in self._trackers:
+            tracker.log({key: value for key, value in values.items() if value is not None}, step=step)
+
+    def _log(self, text: str) -> None:
+        append_line(self.run_dir / "logs" / "run.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", sync=False)
+
+
+def _forget_beyond(run_dir: Path, resume_step: int) -> None:
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        kept = [line for line in read_lines(run_dir / name) if line["step"] <= resume_step] if resume_step else []
+        if (run_dir / name).exists():
+            write_atomic(run_dir / name, "".join(json.dumps(line) + "\n" for line in kept))
+    for path in (run_dir / "rollouts").glob("step-*.parquet"):
+        if int(path.stem.removeprefix("step-")) > resume_step:
+            path.unlink()

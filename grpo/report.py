@@ -1,0 +1,273 @@
+"""A run's report from the files in its directory: the learning curve and one page that needs no network.
+
+`zero report RUN_DIR` calls `write_report` for a run that is finished, stopped or still going.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpo.atomic import write_atomic
+from grpo.display import duration, interval, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+SAMPLES = 4  # completions shown of the first and of the last step
+
+BLUE, ORANGE = "#1f5fa8", "#d98032"
+CURVES = {"reward": "training reward", "length": "completion length (tokens)", "entropy": "entropy (nats)"}
+HEALTH = {
+    "grad_norm": "gradient norm",
+    "logprob_diff": "|trainer - server| log-prob (nats)",
+    "zero_variance_groups": "groups without a signal (share)",
+    "truncated": "cut at max_tokens (share)",
+    "failed": "failed (share)",
+    "seconds": "seconds a step",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is known of a run. `steps` and `evaluations` are the lines of their files, in order."""
+
+    title: str
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    summary: dict[str, Any]  # {} until the run is finished
+    recipe: str  # YAML, "" if there is none
+
+
+def read_run(run_dir: Path) -> Run:
+    """Raises: FileNotFoundError if `run_dir` holds no run."""
+    if not (run_dir / "metrics.jsonl").exists():
+        raise FileNotFoundError(f"{run_dir} is no run directory with a finished step: it has no metrics.jsonl")
+    summary, recipe = run_dir / "summary.json", run_dir / "recipe.yaml"
+    text = recipe.read_text() if recipe.exists() else ""
+    evaluations = {row["step"]: row for row in read_lines(run_dir / "evaluations.jsonl")}  # the last word on a step
+    return Run(
+        title=_title_of(text) or run_dir.name,
+        steps=read_lines(run_dir / "metrics.jsonl"),
+        evaluations=[evaluations[step] for step in sorted(evaluations)],
+        summary=json.loads(summary.read_text()) if summary.exists() else {},
+        recipe=text,
+    )
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file, up to one that a kill has cut short. [] if there is no file."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def run_title(recipe: Mapping[str, Any]) -> str:
+    """`Zero: smollm2 on gsm8k`, of a resolved recipe."""
+    model, task = recipe.get("model") or {}, recipe.get("task") or {}
+    return f"Zero: {Path(str(model.get('path', 'model'))).name} on {task.get('name') or task.get('dataset') or 'task'}"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write learning_curve.png and report.html; returns the page's path."""
+    run = read_run(run_dir)
+    curve = _png(learning_curve(run))
+    write_atomic(run_dir / "learning_curve.png", curve)
+    files = sorted((run_dir / "rollouts").glob("step-*.parquet"))
+    samples = {path.stem: _samples(path) for path in dict.fromkeys([*files[:1], *files[-1:]])}
+    write_atomic(run_dir / "report.html", _page(run, curve, _png(_small_multiples(run, HEALTH)), samples))
+    return run_dir / "report.html"
+
+
+# -- curves ----------------------------------------------------------------------------------------
+
+
+def learning_curve(run: Run) -> Figure:
+    """Held-out accuracy with its 95% intervals above; reward, length and entropy below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    grid = figure.add_gridspec(2, len(CURVES), height_ratios=[2, 1])
+    figure.suptitle(run.title)
+    _accuracy(figure.add_subplot(grid[0, :]), run)
+    for column, (key, label) in enumerate(CURVES.items()):
+        _metric(figure.add_subplot(grid[1, column]), run, key, label)
+    return figure
+
+
+def terminal_curve(run: Run, width: int = 80) -> str:
+    """The accuracy panel of the learning curve in characters, `width` columns wide."""
+    import plotext
+
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("colorless")
+    figure.plot_size(width, 18)
+    figure.title("accuracy (%)")
+    figure.label("step")
+    figure.ruler("y").lim(0, 100)
+    last = max([row["step"] for row in [*run.steps, *run.evaluations]], default=1)
+    figure.ruler("x").lim(0, last)
+    figure.legend(x=last, y=0, ha="right", va="bottom", relative=True)
+    steps, accuracy = _series(run, "accuracy")
+    if steps:
+        signal = figure.signal(steps, [100 * value for value in accuracy])
+        figure.draw(signal.lines().label("training"))
+    if run.evaluations:
+        x, y = [row["step"] for row in run.evaluations], [100 * row["accuracy"] for row in run.evaluations]
+        for row in run.evaluations:
+            figure.draw(figure.signal([row["step"]] * 2, [100 * row["low"], 100 * row["high"]], marker="│").lines())
+        figure.draw(figure.signal(x, y, marker="●").label("held-out, 95% interval"))
+    return figure.build().string(colorless=True)
+
+
+def _accuracy(axes: Axes, run: Run) -> None:
+    steps, accuracy = _series(run, "accuracy")
+    axes.plot(steps, [100 * value for value in accuracy], color=ORANGE, linewidth=1, alpha=0.8, label="training")
+    if run.evaluations:
+        x = [row["step"] for row in run.evaluations]
+        y, low, high = ([100 * row[key] for row in run.evaluations] for key in ("accuracy", "low", "high"))
+        errors = [[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]]
+        axes.fill_between(x, low, high, color=BLUE, alpha=0.12, linewidth=0)
+        axes.errorbar(x, y, yerr=errors, color=BLUE, marker="o", capsize=4, label="held-out, 95% interval")
+        for i in dict.fromkeys((0, len(x) - 1)):
+            axes.annotate(
+                f"{y[i]:.1f}%", (x[i], low[i]), (0, -6), textcoords="offset points", ha="center", va="top", color=BLUE
+            )
+    axes.set(ylabel="accuracy (%)", ylim=(0, 100))
+    axes.legend(loc="lower right")
+    _style(axes)
+
+
+def _metric(axes: Axes, run: Run, key: str, label: str) -> None:
+    axes.plot(*_series(run, key), color=BLUE, linewidth=1.2)
+    axes.set_title(label, fontsize=10)
+    _style(axes)
+
+
+def _style(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _small_multiples(run: Run, metrics: Mapping[str, str]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    for index, (key, label) in enumerate(metrics.items(), 1):
+        _metric(figure.add_subplot(2, (len(metrics) + 1) // 2, index), run, key, label)
+    return figure
+
+
+def _series(run: Run, key: str) -> tuple[list[int], list[float]]:
+    rows = [row for row in run.steps if row.get(key) is not None]
+    return [row["step"] for row in rows], [row[key] for row in rows]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+# -- the page --------------------------------------------------------------------------------------
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; } th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
+pre { background: #f5f5f3; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.correct { border-left: 4px solid #3a8f4b; } .other { border-left: 4px solid #b94a3e; } .prompt { color: #777; }
+.headline { font-size: 1.3rem; }
+"""
+
+
+def _page(run: Run, curve: bytes, health: bytes, samples: Mapping[str, Sequence[Row]]) -> str:
+    title = html.escape(run.title)
+    shown = "".join(
+        f"<h2>{html.escape(name)}: what the model wrote</h2>{''.join(map(_sample, rows))}"
+        for name, rows in samples.items()
+    )
+    recipe = f"<details><summary>Recipe</summary><pre>{html.escape(run.recipe)}</pre></details>" if run.recipe else ""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"<h1>{title}</h1>{_headline(run)}{_image(curve, 'learning curve')}"
+        f"<h2>Numbers</h2>{_numbers(run)}<h2>Health</h2>{_image(health, 'health of the run')}{shown}{recipe}</html>\n"
+    )
+
+
+def _headline(run: Run) -> str:
+    facts = [f"{len(run.steps)} steps"]
+    if "wall_seconds" in run.summary:
+        facts.append(duration(run.summary["wall_seconds"]))
+    if "engine" in run.summary:
+        facts.append(f"engine {run.summary['engine']}")
+    if not run.summary:
+        facts.append("not finished")
+    line = ""
+    if run.evaluations:
+        first, last = run.evaluations[0], run.evaluations[-1]
+        change = interval(first) if first is last else f"{interval(first)} → {interval(last)}"
+        line = f'<p class="headline">Held-out accuracy, 95% interval: <b>{change}</b> ({last["n"]} problems)</p>'
+    return f"{line}<p>{html.escape(', '.join(facts))}</p>"
+
+
+def _numbers(run: Run) -> str:
+    if not run.steps:
+        return "<p>No step is finished.</p>"
+    first, last = run.steps[0], run.steps[-1]
+    keys = [key for key in dict.fromkeys([*first, *last]) if key != "step"]
+    rows = "".join(
+        f'<tr><td>{html.escape(key)}<td class="number">{show(first.get(key), "{:.4g}")}'
+        f'<td class="number">{show(last.get(key), "{:.4g}")}'
+        for key in keys
+    )
+    return f"<table><tr><th>metric<th>step {first['step']}<th>step {last['step']}{rows}</table>"
+
+
+def _sample(row: Row) -> str:
+    kind = "correct" if row["outcome"] == "correct" else "other"
+    verdict = f"{row['outcome'] or 'not graded'}, reward {show(row['reward'], '{:.3g}')}, answer {row['answer']}"
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return (
+        f'<p>{html.escape(verdict + reason)}</p><pre class="{kind}"><span class="prompt">{html.escape(row["prompt"])}'
+        f"</span>{html.escape(row['completion'])}</pre>"
+    )
+
+
+def _image(png: bytes, alt: str) -> str:
+    return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def _samples(path: Path) -> list[Row]:
+    """The first completion of each of the first prompts: not chosen by how good it is."""
+    from pyarrow import parquet
+
+    columns = ["prompt_id", "prompt", "completion", "answer", "reward", "outcome", "reason"]
+    rows = parquet.read_table(path, columns=columns).to_pylist()
+    firsts: dict[str, Row] = {}
+    for row in rows:
+        firsts.setdefault(row["prompt_id"], row)
+    return list(firsts.values())[:SAMPLES]
+
+
+def _title_of(recipe: str) -> str:
+    import yaml
+
+    return run_title(yaml.safe_load(recipe)) if recipe else ""
