@@ -1,0 +1,127 @@
+"""A problem as the model sees it.
+
+    template    problem + instruction                                       what completes it
+    r1_zero     "... User: {question}\nAssistant: <think>"                  a base model
+    chat        the tokenizer's own chat template                           a chat model
+    any text    the text, {question} replaced                               whatever it was written for
+
+The end of a prompt that already belongs to the answer is its prefill: a `<think>` that the template opens, and
+`prefill` after it. Rewards read prefill + completion, or a model that was handed `<think>` would never be seen
+to open it. Token ids are computed here, once, so that server and trainer cannot disagree about them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from grpo.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Table 1 of DeepSeek-R1 (arXiv 2501.12948), with <think> opened as R1-Zero-like runs do (arXiv 2503.20783).
+R1_ZERO = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
+    "i.e., <think> reasoning process here </think> <answer> answer here </answer>.\n"
+    "User: {question}\nAssistant: <think>"
+)
+SYSTEM = (
+    "Think before you answer. Enclose the reasoning in <think> </think> tags and the answer alone in "
+    "<answer> </answer> tags: <think> reasoning here </think> <answer> answer here </answer>"
+)
+OPENED = re.compile(r"<think>\s*\Z")
+
+
+class PromptError(ValueError):
+    """A template cannot be used with this tokenizer."""
+
+
+class Problem(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def columns(self) -> Mapping[str, Any]: ...
+
+
+def render(
+    rows: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    system: str | None = None,
+    instruction: str | None = None,
+    prefill: str | None = None,
+    max_prompt_tokens: int | None = None,
+) -> tuple[list[Prompt], int]:
+    """Prompts in the order of `rows`, and how many were dropped for being longer than `max_prompt_tokens`.
+
+    Args:
+        template: "r1_zero", "chat", or a text that contains {question}.
+        system: of a chat; None is `SYSTEM`, "" is none.
+        instruction: appended to each question, on a line of its own.
+        prefill: how the answer starts, after what the template opens.
+
+    Raises:
+        PromptError: `chat` with a tokenizer that has no chat template, or one that takes no system prompt.
+    """
+    questions = [f"{row.question}\n{instruction}" if instruction else row.question for row in rows]
+    if template == "chat":
+        texts = [_chat(tokenizer, question, SYSTEM if system is None else system) for question in questions]
+    else:
+        frame = R1_ZERO if template == "r1_zero" else template
+        texts = [frame.replace("{question}", question) for question in questions]
+    texts = [text + (prefill or "") for text in texts]
+    # A chat template writes its special tokens itself; a raw text gets those that the model was trained to see.
+    all_ids = tokenizer(texts, add_special_tokens=template != "chat")["input_ids"] if texts else []
+    prompts = []
+    for row, text, ids in zip(rows, texts, all_ids, strict=True):
+        token_ids = _clean_ends(ids, text, tokenizer)
+        if max_prompt_tokens is None or len(token_ids) <= max_prompt_tokens:
+            own = text[_answer_starts(text, prefill or "") :]
+            prompts.append(
+                Prompt(id=row.id, text=text, token_ids=token_ids, answer=row.answer, prefill=own, columns=row.columns)
+            )
+    return prompts, len(rows) - len(prompts)
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, question: str, system: str) -> str:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise PromptError(
+            "task.template: chat, but this model's tokenizer has no chat template; "
+            "use r1_zero (made for base models) or a text that contains {question}"
+        )
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": question})
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise PromptError(
+            f"task.template: the model's chat template refuses the conversation ({error}); if it takes no system "
+            'prompt, use task.system: "" and put the text into task.instruction'
+        ) from error
+
+
+def _answer_starts(text: str, prefill: str) -> int:
+    """Where the assistant's own words begin: at a `<think>` that the template leaves open, else at the prefill."""
+    before = len(text) - len(prefill)
+    opened = OPENED.search(text[:before])
+    return opened.start() if opened else before
+
+
+def _clean_ends(ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """One beginning-of-sequence where tokenizer and template both write one; no end-of-sequence after a prompt."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if len(ids) > 1 and bos is not None and ids[0] == ids[1] == bos:
+        ids = ids[1:]
+    if ids and eos is not None and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
+        ids = ids[:-1]
+    return tuple(ids)

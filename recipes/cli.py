@@ -1,0 +1,162 @@
+"""The `zero` command. Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 interrupted.
+
+Nothing heavy is imported here: `zero --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from recipes.schema import Recipe
+
+main = typer.Typer(
+    name="zero",
+    help="Post-train a language model to reason, DeepSeek-R1-Zero style.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("zero-rl"))
+        raise typer.Exit
+
+
+@main.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@main.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as train.steps=50.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's directory. Default: runs/RECIPE-TIMESTAMP.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the last checkpoint in --output; --set train.steps=N may extend it."),
+    ] = False,
+) -> None:
+    """Train a model as a recipe says."""
+    with _exit_codes():
+        settings, folder = _prepare(recipe, overrides or [], output, resume)
+        from recipes.run import run as run_recipe
+
+        code = run_recipe(settings, recipe, folder, resume)
+    raise typer.Exit(code)
+
+
+@main.command()
+def recipes() -> None:
+    """List the built-in recipes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from recipes.load import builtin_recipes
+
+    table = Table("recipe", "what it is for", box=None)
+    for name, (_, comment) in builtin_recipes().items():
+        table.add_row(name, comment)
+    Console().print(table)
+
+
+@main.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A model's folder, its hub id, or tiny.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+) -> None:
+    """Serve a model for runs that name this server in rollout.server.urls."""
+    with _exit_codes():
+        from grpo.rollout.server import serve as serve_model
+        from recipes.load import resolve_model
+
+        serve_model(resolve_model(model), port)
+
+
+def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
+    """The recipe to run and the directory to run it in."""
+    from recipes.load import RecipeError, load_recipe
+
+    recipe = load_recipe(spec, overrides)
+    if not resume:
+        folder = output or Path("runs") / f"{Path(spec).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RecipeError(f"--output {folder} is not empty; add --resume to go on with that run, or name another")
+        if folder.exists() and not folder.is_dir():
+            raise RecipeError(f"--output {folder} is a file; name a directory")
+        return recipe, folder
+    if output is None or not (output / "recipe.yaml").is_file():
+        found = "no --output is given" if output is None else f"{output} has no recipe.yaml"
+        raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
+    stored = load_recipe(str(output / "recipe.yaml"))
+    changed = _differences(stored.model_dump(), recipe.model_dump())
+    if any(override.startswith("train.steps=") for override in overrides):
+        changed.pop("train.steps", None)
+    if changed:
+        lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
+        raise RecipeError(
+            f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
+            f"{output / 'recipe.yaml'}; only train.steps may be changed, by --set"
+        )
+    return recipe, output
+
+
+def _differences(there: Any, here: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value there, value here) wherever two recipes differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in [*there, *(name for name in here if name not in there)]:
+            found |= _differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+        return found
+    return {} if there == here else {key: (there, here)}
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn the errors that are expected into one message and an exit code; any other is a bug and shows itself."""
+    from grpo.prompts import PromptError
+    from grpo.rollout.engine import RolloutError
+    from recipes.load import RecipeError
+    from recipes.plan import PlanError
+    from recipes.tasks import TaskError
+    from rewards import RewardError
+
+    try:
+        yield
+    except (RecipeError, TaskError, PlanError, PromptError, RewardError) as error:
+        _fail(error, 2)
+    except (RolloutError, FloatingPointError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error  # what a shell expects of a command that Ctrl-C stopped
+    except _model_error() as error:
+        _fail(error, 2)
+
+
+def _model_error() -> type[Exception]:
+    """Imports torch: evaluated only for an error that is none of the others."""
+    from grpo.model import ModelError
+
+    return ModelError
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    typer.echo(f"{'error' if code == 2 else 'failed'}: {error}", err=True)
+    raise typer.Exit(code) from error
