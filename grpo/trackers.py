@@ -22,6 +22,9 @@ def start_trackers(
 ) -> list[GeneralTracker]:
     """Start the trackers `names`; after a resume they go on with the run that they had.
 
+    TensorBoard forgets the steps beyond `resume_step`. The other two cannot: of a step that is computed again,
+    Weights & Biases keeps the first values and Trackio both.
+
     Raises: ValueError for an unknown name or a package that is not installed, before any is started.
     """
     for name in names:
@@ -29,7 +32,10 @@ def start_trackers(
             raise ValueError(f"train.trackers: got {name!r}, expected one of {', '.join(NAMES)}")
         if find_spec(name) is None:
             raise ValueError(f"train.trackers: {name} is not installed; run: pip install 'zero-rl[{name}]'")
-    trackers = [_tracker(name, run_dir, resume_step) for name in names]
+    if not names:
+        return []
+    run_id = _run_id(run_dir, resume_step)
+    trackers = [_tracker(name, run_dir, run_id, resume_step) for name in names]
     for tracker in trackers:
         tracker.start()
         if not resume_step:
@@ -37,13 +43,13 @@ def start_trackers(
     return trackers
 
 
-def _tracker(name: str, run_dir: Path, resume_step: int) -> GeneralTracker:
-    from accelerate import tracking
+def _tracker(name: str, run_dir: Path, run_id: str, resume_step: int) -> GeneralTracker:
+    from accelerate import PartialState, tracking
 
+    PartialState()  # accelerate's trackers log through it
     if name == "tensorboard":
         purge = {"purge_step": resume_step + 1} if resume_step else {}
         return tracking.TensorBoardTracker("tensorboard", logging_dir=run_dir, **purge)
-    run_id = _run_id(run_dir, resume_step)
     title = f"{run_dir.name}-{run_id}"
     if name == "wandb":
         return tracking.WandBTracker(PROJECT, name=title, id=run_id, resume="allow", dir=str(run_dir))

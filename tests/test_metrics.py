@@ -176,6 +176,46 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     assert "entropy" not in events.Tags()["scalars"]
 
 
+def test_wandb_and_trackio_know_a_run_by_one_name_that_a_resume_keeps(tmp_path, monkeypatch):
+    from accelerate import tracking
+
+    started: list[str] = []
+
+    class Tracker:
+        def __init__(self, project, name, resume, **keywords):
+            assert (project, resume) == ("zero-rl", "allow")
+            self.name = name
+
+        def start(self):
+            started.append(self.name)
+
+        def store_init_configuration(self, values):
+            started.append(values["task.name"])
+
+        def finish(self):
+            pass
+
+    monkeypatch.setattr("grpo.trackers.find_spec", lambda package: True)
+    monkeypatch.setattr(tracking, "WandBTracker", Tracker)
+    monkeypatch.setattr(tracking, "TrackioTracker", Tracker)
+    for resume_step in (0, 2, 0):
+        recorder(tmp_path, trackers=["wandb", "trackio"], resume_step=resume_step).close()
+    first, second, again = started[0], started[6], started[4]
+    assert started == [
+        first,
+        "arithmetic",
+        first,
+        "arithmetic",
+        again,
+        again,
+        second,
+        "arithmetic",
+        second,
+        "arithmetic",
+    ]
+    assert first == again != second
+
+
 # -- report ----------------------------------------------------------------------------------------
 
 
