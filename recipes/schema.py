@@ -41,7 +41,7 @@ class TaskSettings(Settings):
     config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
     verifier: Literal["math", "countdown"] | None = None  # None: the task's own, else math
-    read: list[Source] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer> or \\boxed
+    read: list[Source] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer> or \boxed
     template: str = "r1_zero"  # r1_zero (base models), chat (chat models) or a text that contains {question}
     system: str | None = None  # chat: the system prompt; None: ask for <think> and <answer>; "": none
     instruction: str | None = None  # appended to every question

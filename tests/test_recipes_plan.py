@@ -39,7 +39,7 @@ def test_the_arithmetic_of_a_step_is_derived():
 def test_the_trainers_memory_is_the_formulas():
     # 18 bytes a parameter (2 + 12 + 4): 2.255 GiB. 4096 tokens x 34 x 576 x 30 layers: 2.241 GiB. Process: 0.7.
     given = ["train.tokens_per_micro_batch=4096", "rollout.max_tokens=96", "rollout.max_prompt_tokens=160"]
-    given += ["rollout.prompts_per_step=16", "rollout.group_size=8"]
+    given += ["rollout.prompts_per_step=16", "rollout.group_size=8", "train.threads=2"]
     assert lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, *given)["trainer"] == "CPU, 2 threads, about 5.2 GiB"
     # fp32: 16 bytes a parameter (4 + 12), 2.004 GiB; activations twice as large.
     said = lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, *given, "model.dtype=float32")
