@@ -85,6 +85,9 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     else:
         name = settings.name or str(settings.dataset)
         train, held_out = _from_dataset(settings, rejected)
+    if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
+        has = ", ".join(train[0].columns)
+        raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
     train = _checked(_not_repeated(train, held_out, rejected), check, rejected)
     held_out = _checked(_sample(held_out, eval_problems, seed), check, rejected)
     if not train or not held_out:

@@ -149,6 +149,12 @@ def test_a_missing_column_lists_the_columns_and_the_nearest(tmp_path):
     )
 
 
+def test_the_countdown_verifier_needs_its_columns(tmp_path):
+    path = write(tmp_path / "d.jsonl", sums(3))
+    with pytest.raises(TaskError, match=r"countdown needs the columns numbers and target; d.jsonl has q, a"):
+        load_task(custom(path, verifier="countdown"), 10, 0)
+
+
 def test_a_missing_split_lists_the_splits_and_the_nearest(tmp_path):
     write(tmp_path / "train.jsonl", sums(3))
     with pytest.raises(TaskError, match=r"no split 'trian' \(did you mean 'train'\?\); it has train"):
