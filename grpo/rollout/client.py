@@ -1,0 +1,184 @@
+"""Asks running vLLM servers for groups of completions.
+
+One request a group, tokens in and tokens out: /inference/v1/generate answers with token ids, the sampled
+tokens' log-probs and the weight version of each (vllm/entrypoints/scale_out/token_in_token_out/protocol.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import aiohttp
+
+from grpo.rollout.engine import RolloutError
+from grpo.rollout.weight_sync import ServerLostError, parse_version
+from grpo.types import Completion, Group, RolloutRequest, Sampling
+
+logger = logging.getLogger(__name__)
+
+RETRY_DELAYS = (0.2, 1.0)  # seconds before the second and the third attempt
+NO_LOGPROB = -9999.0  # vLLM's word for "not a number"
+
+
+class RequestRefusedError(RuntimeError):
+    """The server will not serve this request; asking again would not help."""
+
+
+class Decoder(Protocol):
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
+
+
+class RolloutClient:
+    """Spreads groups over servers, each to the one with the fewest completions in flight.
+
+        async with RolloutClient(["http://127.0.0.1:8000"], tokenizer, timeout=600) as client:
+            group = await client.group(request)
+
+    `timeout`: seconds that one attempt at a group may take. `max_n`: completions of one request; larger
+    groups are asked for in parts (the server refuses more than its --max-num-seqs).
+    """
+
+    def __init__(self, urls: Sequence[str], tokenizer: Decoder, timeout: float, max_n: int = 64) -> None:
+        self._in_flight = Counter({url.rstrip("/"): 0 for url in urls})
+        self._tokenizer = tokenizer
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._max_n = max_n
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> RolloutClient:
+        # No limit on connections: how many sequences run at once is the server's to decide.
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=self._timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def group(self, request: RolloutRequest) -> Group:
+        """The completions of one prompt; what did not come is counted by cause in `failures`.
+
+        Causes: timeout, refused (the server rejects the request), aborted, malformed, missing.
+        Raises ServerLostError if no server answers, or the one that does has a dead engine; RolloutError if
+        the endpoint is closed.
+        """
+        if request.sampling.temperature == 0 and request.n != 1:
+            raise ValueError(f"greedy sampling gives one completion, got n={request.n}; use n=1 or a temperature > 0")
+        sizes = [min(self._max_n, request.n - start) for start in range(0, request.n, self._max_n)]
+        parts = await asyncio.gather(*(self._part(request, n) for n in sizes))
+        failures: Counter[str] = sum((part[1] for part in parts), Counter())
+        return Group(request.prompt, tuple(done for part in parts for done in part[0]), dict(failures))
+
+    async def _part(self, request: RolloutRequest, n: int) -> tuple[list[Completion], Counter[str]]:
+        body = {"token_ids": list(request.prompt.token_ids), "sampling_params": sampling_params(request.sampling, n)}
+        try:
+            answer = await self._post(body, n)
+        except TimeoutError:
+            return [], Counter(timeout=n)
+        except RequestRefusedError as error:
+            logger.warning("%s", error)
+            return [], Counter(refused=n)
+        except ValueError:  # not JSON
+            return [], Counter(malformed=n)
+        return read_answer(answer, n, self._tokenizer)
+
+    async def _post(self, body: dict[str, Any], n: int) -> Any:
+        """The decoded answer of the first attempt that gets one; transient errors are tried again."""
+        for delay in (*RETRY_DELAYS, None):
+            url = min(self._in_flight, key=self._in_flight.__getitem__)
+            self._in_flight[url] += n
+            try:
+                return await self._attempt(url, body)
+            except ServerLostError:
+                if delay is None:
+                    raise
+                await asyncio.sleep(delay)
+            finally:
+                self._in_flight[url] -= n
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, url: str, body: dict[str, Any]) -> Any:
+        assert self._session is not None, "use RolloutClient as a context manager"
+        try:
+            async with self._session.post(f"{url}/inference/v1/generate", json=body) as answer:
+                if answer.status >= 500:
+                    raise ServerLostError(f"{url} answered {answer.status}: {(await answer.text())[:500]}")
+                if answer.status in (401, 403, 404):
+                    raise RolloutError(
+                        f"{url} has no open /inference/v1/generate ({answer.status}); start it with "
+                        f"`zero serve MODEL`, or `vllm serve` and --enable-scale-out. It said: {await answer.text()}"
+                    )
+                if answer.status != 200:
+                    raise RequestRefusedError(f"{url} refused a request ({answer.status}): {await answer.text()}")
+                return json.loads(await answer.read())
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ServerLostError(f"{url} does not answer: {error!r}") from error
+
+
+def sampling_params(sampling: Sampling, n: int) -> dict[str, Any]:
+    """vLLM's sampling parameters. Never a seed: with one, vLLM's CPU engine dies when a prefill is split."""
+    return {
+        "n": n,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "logprobs": 0,  # of the sampled token alone
+        "detokenize": False,
+    }
+
+
+def read_answer(answer: Any, n: int, tokenizer: Decoder) -> tuple[list[Completion], Counter[str]]:
+    """The completions of a server's answer, and how many of the `n` are unusable, by cause."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list):
+        return [], Counter(malformed=n)
+    completions: list[Completion] = []
+    failures: Counter[str] = Counter()
+    for choice in choices[:n]:
+        try:
+            completion = read_choice(choice, tokenizer)
+        except (KeyError, TypeError, ValueError, IndexError):  # the server's JSON is not what it should be
+            failures["malformed"] += 1
+            continue
+        if completion is None:
+            failures["aborted"] += 1
+        else:
+            completions.append(completion)
+    if len(choices) < n:
+        failures["missing"] += n - len(choices)
+    return completions, failures
+
+
+def read_choice(choice: dict[str, Any], tokenizer: Decoder) -> Completion | None:
+    """One choice as a Completion, None if the server gave it up. Raises ValueError and its kin if malformed."""
+    reason = choice["finish_reason"]
+    if reason in ("abort", "error"):
+        return None
+    if reason not in ("stop", "length"):
+        raise ValueError(f"unknown finish_reason {reason!r}")
+    token_ids = tuple(choice["token_ids"])
+    content = choice["logprobs"]["content"]
+    logprobs = tuple(float(entry["logprob"]) for entry in content)
+    if not token_ids or [entry["token_id"] for entry in content] != list(token_ids):
+        raise ValueError("log-probs and tokens do not belong together")
+    if not all(NO_LOGPROB < logprob <= 1e-3 for logprob in logprobs):  # also refuses NaN; bf16 noise is allowed
+        raise ValueError("a log-prob is not one")
+    versions: list[int] = []
+    for span in choice["weight_versions"]:
+        if span["start"] != len(versions):
+            raise ValueError(f"weight versions leave a gap at token {len(versions)}")
+        versions += [parse_version(span["version"])] * (span["end"] - span["start"])
+    return Completion(
+        token_ids=token_ids,
+        logprobs=logprobs,
+        versions=tuple(versions),
+        text=tokenizer.decode(token_ids, skip_special_tokens=True),
+        finish_reason=reason,
+    )

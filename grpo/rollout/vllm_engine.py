@@ -1,0 +1,185 @@
+"""Sampling through vLLM servers: the one we start and supervise, or those that `rollout.server.urls` names."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo.config import ModelSettings, RolloutSettings
+from grpo.rollout.client import Decoder, RolloutClient
+from grpo.rollout.engine import RolloutError, SyncReport, WeightSyncError
+from grpo.rollout.server import VLLMServer, build, healthy, place
+from grpo.rollout.weight_sync import ServerLostError, ShmTransfer, Staged, Transfer, push
+from grpo.types import Group, RolloutRequest
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VLLMEngine:
+    """A RolloutEngine (see `engine.py`) that survives its server.
+
+    When the server dies, it is started again, gets the last weights, and what was in flight is asked for
+    again; after `max_restarts` deaths RolloutError carries the server's last log lines. `restarts` counts them.
+    Servers named by urls are not ours to restart: losing one raises.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_path: str,
+        model: ModelSettings,
+        rollout: RolloutSettings,
+        tokenizer: Decoder,
+        run_dir: Path,
+        trainer_gpus: Sequence[int] = (),
+    ) -> None:
+        self.version = 0
+        self.restarts = 0
+        self._rollout = rollout
+        self._settings = rollout.server
+        self._tokenizer = tokenizer
+        self._transfer = transfer_for(place(self._settings, trainer_gpus).backend)
+        self._server: VLLMServer | None = None
+        if not self._settings.urls:
+            folders = self._transfer.folders if isinstance(self._transfer, ShmTransfer) else []
+            log_file = run_dir / "logs" / "server.log"
+            self._server = build(model_path, model, rollout, log_file, trainer_gpus, folders)
+        self._urls: list[str] = [url.rstrip("/") for url in self._settings.urls]
+        self._client: RolloutClient | None = None
+        self._stack = AsyncExitStack()
+        self._staged: Staged | None = None
+        self._lives = 0  # how often a server was started; tells whether a failure was of the present one
+        self._turn = asyncio.Lock()  # held while the server is being started or updated
+
+    async def start(self) -> None:
+        async with self._turn:
+            if self._server is not None:
+                await self._server.start()
+            await self._connect()
+
+    async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[tuple[int, Group]]:
+        """Yield (index, group) as groups complete. Raises RolloutError when the server cannot be kept alive."""
+        if not requests:
+            return
+        # Enough in flight to keep the servers full; more would only eat into the requests' deadlines.
+        largest = max(request.n for request in requests)
+        room = asyncio.Semaphore(2 * self._rollout.max_sequences * max(1, len(self._urls)) // largest + 1)
+        tasks = [asyncio.create_task(self._answer(i, request, room)) for i, request in enumerate(requests)]
+        try:
+            for task in asyncio.as_completed(tasks):
+                yield await task
+        finally:
+            for pending in tasks:
+                pending.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
+        """Serve `tensors` as `version` from now on; completions in flight go on with them.
+
+        Raises WeightSyncError if the server refuses them. It is stopped then: it may hold half of them.
+        """
+        started = time.monotonic()
+        async with self._turn:
+            self._staged = staged = await asyncio.to_thread(self._transfer.stage, tensors, version)
+            try:
+                await self._push_all(staged)
+            except ServerLostError as lost:
+                await self._restart(lost)
+            except WeightSyncError:
+                if self._server is not None:
+                    await self._server.stop()
+                raise
+            self.version = version
+        return SyncReport(version, time.monotonic() - started, staged.n_bytes, staged.checksum)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        if self._server is not None:
+            await self._server.stop()
+        self._transfer.close()
+
+    async def _answer(self, index: int, request: RolloutRequest, room: asyncio.Semaphore) -> tuple[int, Group]:
+        async with room:
+            while True:
+                async with self._turn:  # wait until the server has its weights
+                    client, life, version = self._client, self._lives, self.version
+                if client is None:
+                    raise RolloutError("the engine is not running; call start() before generate()")
+                try:
+                    group = await client.group(request)
+                except ServerLostError as lost:
+                    if await self._recover(lost, life):
+                        continue
+                    group = Group(request.prompt, (), {"server_error": request.n})
+                check_versions(group, version)
+                return index, group
+
+    async def _recover(self, lost: ServerLostError, life: int) -> bool:
+        """Whether to ask again; False if the servers are well, so that the request itself must be at fault."""
+        async with self._turn:
+            if life != self._lives:
+                return True  # restarted in the meantime
+            if all(await asyncio.gather(*map(healthy, self._urls))):
+                return False
+            await self._restart(lost)
+            return True
+
+    async def _restart(self, lost: ServerLostError) -> None:
+        """A new server with the last weights. Called with the turn held."""
+        if self._server is None:
+            raise lost
+        while True:
+            self.restarts += 1
+            if self.restarts > self._settings.max_restarts:
+                raise RolloutError(
+                    f"the vLLM server died {self.restarts} times (rollout.server.max_restarts is "
+                    f"{self._settings.max_restarts}). {lost}\n{self._server.log_tail()}"
+                ) from lost
+            await self._server.stop()
+            for url in self._urls:
+                self._transfer.forget(url)
+            await self._server.start()
+            await self._connect()
+            try:
+                if self._staged is not None:
+                    await self._push_all(self._staged)
+                return
+            except ServerLostError as again:
+                lost = again
+
+    async def _connect(self) -> None:
+        await self._stack.aclose()
+        if self._server is not None:
+            self._urls = [self._server.url]
+        client = RolloutClient(
+            self._urls, self._tokenizer, self._settings.request_timeout, max_n=self._rollout.max_sequences
+        )
+        self._client = await self._stack.enter_async_context(client)
+        self._lives += 1
+
+    async def _push_all(self, staged: Staged) -> None:
+        timeout = self._settings.request_timeout
+        await asyncio.gather(
+            *(asyncio.to_thread(push, url, self._transfer, staged.version, timeout) for url in self._urls)
+        )
+
+
+def transfer_for(backend: str) -> Transfer:
+    if backend == ShmTransfer.backend:
+        return ShmTransfer()
+    from grpo.rollout.cuda_sync import CudaTransfer  # imports vLLM
+
+    return CudaTransfer(backend)
+
+
+def check_versions(group: Group, version: int) -> None:
+    """Raises WeightSyncError if a token is older than the weights that were served when it was asked for."""
+    oldest = min((min(completion.versions) for completion in group.completions), default=version)
+    if oldest < version:
+        raise WeightSyncError(f"the server sampled with weights {oldest} though it was given {version} before")

@@ -1,0 +1,233 @@
+"""How new weights reach a vLLM server, and how we know that they did.
+
+    transfer.stage(tensors, version)        # the trainer's side: once for each version
+    for url in servers:
+        push(url, transfer, version, ...)   # pause -> start -> update -> finish(version) -> resume -> check
+
+`push` drives vLLM's RL control plane (vllm/entrypoints/rl/online/api_router.py). Pausing with mode=keep
+freezes completions in flight and drops all cached keys and values, so what is sampled after `resume` is
+sampled by the new weights alone, for old and new requests alike.
+
+A transfer moves the bytes. `ShmTransfer` (here) needs no accelerator: a safetensors file in shared memory,
+read by the worker-side engine in `vllm_plugin.py`. Between GPUs, `cuda_sync.py` wraps vLLM's own engines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+import httpx
+import torch
+import xxhash
+
+from grpo.rollout.engine import RolloutError, WeightSyncError
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
+
+
+class ServerLostError(RolloutError):
+    """The server does not answer (any more). Whoever supervises it should look, restart it and ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What the trainer is about to send. Example: Staged(version=3, n_bytes=269_000_000, checksum="9f2c...")"""
+
+    version: int
+    n_bytes: int
+    checksum: str
+
+
+class Transfer(Protocol):
+    """Moves one version's tensors to any number of servers."""
+
+    backend: str  # vLLM's --weight-transfer-config backend
+
+    def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
+        """Make these the tensors that `send` sends, until the next call."""
+        ...
+
+    def send(self, control: Control) -> None:
+        """Move the staged tensors to one server: start, update, finish. Raises WeightSyncError, ServerLostError."""
+        ...
+
+    def forget(self, url: str) -> None:
+        """The server at `url` is gone: drop what was set up with it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Control:
+    """vLLM's control plane over HTTP, synchronous: call it in a thread."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+        self._timeout = timeout
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return self._call("POST", path, body)
+
+    def weight_version(self) -> int:
+        return parse_version(self._call("GET", "/weight_info", None)["weight_version"])
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path, json=body)
+        except httpx.TimeoutException as error:
+            raise WeightSyncError(
+                f"weight sync with {self.url} is stuck at {path}: no answer within {self._timeout:g} s"
+            ) from error
+        except httpx.TransportError as error:
+            raise ServerLostError(f"{self.url} went away during {path}: {error!r}") from error
+        if answer.status_code == 404:
+            raise WeightSyncError(
+                f"{self.url} has no {path}: start it with VLLM_SERVER_DEV_MODE=1, as `zero serve MODEL` does"
+            )
+        if answer.is_error:
+            raise WeightSyncError(f"{self.url} refused {path} ({answer.status_code}): {answer.text[:2000]}")
+        return answer.json()
+
+
+def parse_version(label: str) -> int:
+    """vLLM's label of the served weights as our number; "default" is what it calls weights never updated."""
+    return 0 if label == "default" else int(label)
+
+
+def push(url: str, transfer: Transfer, version: int, timeout: float) -> None:
+    """Serve the staged weights at `url` as `version`, and check that the server says so. Blocks.
+
+    Completions in flight survive. Raises WeightSyncError, or ServerLostError if the server dies.
+    """
+    with Control(url, timeout) as control:
+        control.post("/pause?mode=keep")
+        transfer.send(control)
+        control.post("/resume")
+        served = control.weight_version()
+    if served != version:
+        raise WeightSyncError(f"{url} says that it serves weights {served} after it was sent {version}")
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """One digest (XXH3, 128 bits) over names, dtypes, shapes and bytes; the mapping's order does not matter."""
+    digest = xxhash.xxh3_128()
+    for name in file_order(tensors):
+        _hash(digest, name, tensors[name])
+    return digest.hexdigest()
+
+
+def file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """By falling element size, then name: in a file, it keeps every tensor aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def _hash(digest: Any, name: str, tensor: torch.Tensor) -> memoryview:
+    """Add one tensor to the digest; return its bytes."""
+    data = memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    digest.update(f"{name} {DTYPES[tensor.dtype]} {tuple(tensor.shape)}\n".encode())
+    digest.update(data)
+    return data
+
+
+class ShmTransfer:
+    """Weights through a safetensors file in shared memory, for servers on this machine without CUDA.
+
+    The file of the last version stays until the next one is complete, so that a restarted server can read
+    it. `folders` are where files may lie; whoever outlives this process removes them (see `watch.py`).
+    """
+
+    backend = "zero_shm"
+
+    def __init__(self) -> None:
+        name = f"zero-rl-{os.getpid()}-{uuid4().hex[:8]}"
+        roots = [Path("/dev/shm"), Path(tempfile.gettempdir())]
+        self.folders = [root / name for root in roots if root.is_dir()]
+        self._path: Path | None = None
+        self._staged: Staged | None = None
+
+    def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        path = self._folder_with_room(n_bytes) / f"weights-{version}-{uuid4().hex[:8]}.safetensors"
+        digest = write_safetensors(path, tensors)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        self._path, self._staged = path, Staged(version, n_bytes, digest)
+        return self._staged
+
+    def send(self, control: Control) -> None:
+        if self._staged is None:
+            raise WeightSyncError("nothing is staged; call stage() before send()")
+        control.post("/start_weight_update")
+        update = {"path": str(self._path), "checksum": self._staged.checksum}
+        control.post("/update_weights", {"update_info": update})
+        control.post("/finish_weight_update", {"weight_version": str(self._staged.version)})
+
+    def forget(self, url: str) -> None:
+        pass  # nothing is set up with a server
+
+    def close(self) -> None:
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder_with_room(self, n_bytes: int) -> Path:
+        free = {folder: shutil.disk_usage(folder.parent).free for folder in self.folders}
+        for folder, room in free.items():
+            if room > 1.02 * n_bytes + 2**20:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                return folder
+        rooms = ", ".join(f"{folder.parent} has {room / 2**20:.0f} MiB" for folder, room in free.items())
+        raise WeightSyncError(
+            f"no room for {n_bytes / 2**20:.0f} MiB of weights: {rooms} free; "
+            "enlarge /dev/shm (docker: --shm-size) or point TMPDIR at a larger disk"
+        )
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Write tensors one at a time (no second copy of the model in memory); return their checksum.
+
+    Tensors may share memory. Format: https://huggingface.co/docs/safetensors#format
+    """
+    names = file_order(tensors)
+    header: dict[str, Any] = {}
+    offset = 0
+    for name in names:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    digest = xxhash.xxh3_128()
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb", buffering=0) as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name in names:
+            remaining = _hash(digest, name, tensors[name])
+            while remaining:  # one write takes at most 2 GiB
+                remaining = remaining[file.write(remaining) :]
+    unfinished.rename(path)
+    return digest.hexdigest()
