@@ -3,6 +3,7 @@ r"""Answers as text: one spelling for what means the same, and lists taken apart
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _SPELLINGS = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\left": "", "\\right": "", "\\displaystyle": "",
@@ -29,7 +30,9 @@ _SYMBOLS = str.maketrans(
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|operatorname)\s*\{([^{}]*)\}")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is matched with its backslash: it is no brace
 _NAME = re.compile(r"\A((?:\\[a-zA-Z]+|[a-zA-Z])(?:_\{?\w+\}?)?'?(?:\([a-z]\))?) ?(?:=|\\in(?![a-zA-Z])) ?")
-_SEPARATOR = re.compile(r"[,;]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+_SEPARATOR = re.compile(r"[,;]|and|or")
+_TOKEN = re.compile(r"[,;()\[\]{}]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:begin|end)(?![a-zA-Z])")
+_OPENING, _CLOSING = {"(", "[", "{", "\\begin"}, {")", "]", "}", "\\end"}
 
 
 def tidy(text: str) -> str:
@@ -40,7 +43,9 @@ def tidy(text: str) -> str:
             text = text[len(opening) : -len(closing)]
     text = text.replace("{,}", ",").replace(r"\$", "$").replace(r"\%", "%").replace("^{\\circ}", "^\\circ")
     if "\\" in text:
-        text = re.sub(r"\\[,!;: ]|\\q?quad(?![a-zA-Z])", lambda found: "" if found[0] in (r"\,", r"\!") else " ", text)
+        text = re.sub(
+            r"(?<!\\)\\[,!;: ]|\\q?quad(?![a-zA-Z])", lambda found: "" if found[0] in (r"\,", r"\!") else " ", text
+        )
         text = _SPELLING.sub(lambda found: _SPELLINGS[found[0]], text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(" .,;")
     return re.sub(r" ?([,;(){}=<>|^_+*/-]) ?", r"\1", text)
@@ -61,6 +66,11 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
+def depth(text: str) -> int:
+    """How deep brackets of any kind nest."""
+    return max((depth for _, depth in _nesting(text)), default=0)
+
+
 def split_name(text: str) -> tuple[str, str]:
     r"""Example: "x=5" -> ("x", "5"); "x\in[0,1]" -> ("x", "[0,1]"); "5" -> ("", "5")."""
     name = _NAME.match(text)
@@ -71,40 +81,44 @@ def split_list(text: str) -> tuple[str, list[str]]:
     r"""The brackets around a list, and its elements.
 
     Example: "(1,2]" -> ("(]", ["1", "2"]); "\{1,2\}" -> ("{}", ["1", "2"]); "1 or 2" -> ("", ["1", "2"]);
-    "(x)" -> ("", ["x"]), for one element in parentheses is no list.
+    "1\pm x" -> ("", ["1+x", "1-x"]); "(x)" -> ("", ["x"]), for one element in parentheses is no list.
     """
     kind, inner = _brackets(text)
-    elements = [element.strip() for element in _split(inner)]
-    if len(elements) == 1 and kind == "()":
-        return split_list(elements[0]) if elements[0] else ("()", [""])
-    return (kind, elements) if kind else ("", [element.strip() for element in _split(text)])
+    elements = _split(inner)
+    if kind == "()" and len(elements) == 1:
+        kind = ""
+    if kind in ("", "{}"):
+        elements = [one for element in elements for one in _both_signs(element)]
+    return kind, [element.strip() for element in elements]
+
+
+def _both_signs(text: str) -> list[str]:
+    return [re.sub(r"\\pm ?", sign, text) for sign in "+-"] if text.count("\\pm") == 1 else [text]
 
 
 def _brackets(text: str) -> tuple[str, str]:
+    """The brackets that enclose the whole text, and what they enclose. "(1,2),(3,4)" is enclosed by none."""
     if text.startswith("\\{") and text.endswith("\\}"):
-        inner, kind = text[2:-2], "{}"
+        kind, inner = "{}", text[2:-2]
     elif len(text) > 1 and text[0] in "([" and text[-1] in ")]":
-        inner, kind = text[1:-1], text[0] + text[-1]
+        kind, inner = text[0] + text[-1], text[1:-1]
     else:
         return "", text
-    depth = 0
-    for character in inner:  # "(1,2),(3,4)" begins and ends with a bracket, and neither encloses it
-        depth += (character in "([{") - (character in ")]}")
-        if depth < 0:
-            return "", text
-    return kind, inner
+    return ("", text) if any(depth < 0 for _, depth in _nesting(inner)) else (kind, inner)
 
 
 def _split(text: str) -> list[str]:
-    if "\\begin" in text:
-        return [text]
-    depths, depth = [], 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        depths.append(depth)
     elements, start = [], 0
-    for separator in _SEPARATOR.finditer(text):
-        if depths[separator.start()] == 0:
-            elements.append(text[start : separator.start()])
-            start = separator.end()
+    for token, depth in _nesting(text):
+        if depth == 0 and _SEPARATOR.fullmatch(token[0]):
+            elements.append(text[start : token.start()])
+            start = token.end()
     return [*elements, text[start:]]
+
+
+def _nesting(text: str) -> Iterator[tuple[re.Match[str], int]]:
+    """Each bracket and separator, and how many brackets are open after it."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token[0] in _OPENING) - (token[0] in _CLOSING)
+        yield token, depth

@@ -19,13 +19,15 @@ from collections.abc import Sequence
 
 from rewards import numeric
 from rewards.extract import MAX_ANSWER, STRICT, Source, read_answer
-from rewards.latex import balanced, plain, split_list, split_name, tidy
+from rewards.latex import balanced, depth, plain, split_list, split_name, tidy
 from rewards.pool import Pool
 from rewards.types import FAILURES, Outcome, Score
 
+MAX_DEPTH = 50  # of brackets; bounds the recursion here and in the parsers behind
+
 _VALUES: dict[Outcome, float | None] = {"correct": 1.0, "timeout": None, "error": None}
 _OPEN = re.compile(r"(?<![<>!\\:])=")  # an equals sign that is not part of <=, >=, != or :=
-_RELATION = re.compile(r"[<>=]|\\(?:[lg]eq|neq|in|cup|cap|pm|mp|begin|mathbb|emptyset|setminus)(?![a-zA-Z])")
+_RELATION = re.compile(r"[<>=]|\\(?:[lg]eq|neq|in|cup|cap|mathbb|emptyset|setminus)(?![a-zA-Z])")
 _ARITHMETIC = re.compile(r"(?:[^a-zA-Z\\^!{}]|\\(?:times|cdot|div)(?![a-zA-Z]))*")
 _WORD = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z ]{3,}")  # a choice, a name; "xy" and "abc" may be products
 
@@ -49,8 +51,9 @@ def compare(answer: str, gold: str) -> Score:
     """Grade a bare answer against the gold answer. Safe in any thread; bounded in time and memory."""
     if not gold.strip():
         return score("error", answer, "the gold answer is empty: fix or drop the row")
-    if len(answer) > MAX_ANSWER:
-        return score("malformed", answer[:80], f"an answer of more than {MAX_ANSWER} characters")
+    if len(answer) > MAX_ANSWER or depth(answer) > MAX_DEPTH:
+        reason = f"an answer of more than {MAX_ANSWER} characters or {MAX_DEPTH} nested brackets"
+        return score("malformed", answer[:80], reason)
     outcome, reason = _compare(tidy(answer), tidy(gold))
     return score(outcome, answer, reason)
 
@@ -64,12 +67,14 @@ def _compare(answer: str, gold: str) -> tuple[Outcome, str]:
     if (settled := _exactly(plain(answer), plain(gold))) is not None:
         return _verdict(settled, answer, gold)
     (answer_kind, answers), (gold_kind, golds) = split_list(plain(answer)), split_list(plain(gold))
-    if len(answers) > 1 and len(golds) > 1:
+    if (answer_kind or len(answers) > 1) and (gold_kind or len(golds) > 1):
         return _compare_lists(answer_kind, answers, gold_kind, golds)
-    if (len(answers) > 1 or len(golds) > 1) and not (_RELATION.search(answer) or _RELATION.search(gold)):
-        return "wrong", f"{answer} and {gold} do not have as many elements"
-    if len(answers) == len(golds) == 1 and answer_kind == gold_kind and (answers, golds) != ([answer], [gold]):
-        return _compare(answers[0], golds[0])
+    brackets = answer_kind + gold_kind
+    intervals = brackets not in ("", "{}") and _RELATION.search(answer + gold)  # (1,2) may be 1<x<2
+    if (brackets or len(answers) != len(golds)) and not intervals:
+        return "wrong", f"of {answer} and {gold}, one is a list and the other is not"
+    if not (answer_kind or gold_kind) and (answers, golds) != ([answer], [gold]):
+        return _compare(answers[0], golds[0])  # without their parentheses
     if not balanced(answer):
         return "wrong", f"the braces of {answer} do not match"
     if bool(_OPEN.search(answer)) != bool(_OPEN.search(gold)):
@@ -78,7 +83,7 @@ def _compare(answer: str, gold: str) -> tuple[Outcome, str]:
 
 
 def _key(text: str) -> str:
-    return plain(text).replace(" ", "")
+    return re.sub(r"(?<!\d) | (?!\d)", "", plain(text))  # "1 8" is not 18
 
 
 def _verdict(equal: bool, answer: str, gold: str) -> tuple[Outcome, str]:

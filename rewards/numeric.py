@@ -1,8 +1,9 @@
 r"""Numbers as people write them, exactly: integers, decimals, fractions, mixed numbers, scientific notation,
 thousands separators, percent, currency, a few units, a base. Fractions throughout, never floats.
 
-Equal means the same value, and the same unit where both name one; a unit that only one side names is taken
-as given by the question. 50% equals 50 (the question asked for percent) and 0.5, but 0.5% is not 0.5.
+Equal means the same value, and the same unit where both name one. A unit that only one side names is taken as
+given by the question; so is a base that the answer leaves out, but not one that it adds. 50% equals 50 (the
+question asked for percent) and 0.5, but 0.5% is not 0.5.
 """
 
 from __future__ import annotations
@@ -29,18 +30,21 @@ _UNITS = {
 
 _INT = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?:{_INT}(?:\.\d*)?|\.\d+)"
+_PARENTHESES = re.compile(r"(-?)\(([^()]*)\)")  # -(1/2)
 _SIMPLE = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)(?P<currency>[$€£]?)(?P<sign2>-?)"
     rf"(?:(?P<whole>\d+)(?: ?(?=\\frac)| (?=\d+/)))?"
     rf"(?:\\frac(?:\{{(?P<n1>-?{_DECIMAL})\}}|(?P<n2>\d))(?:\{{(?P<d1>{_DECIMAL})\}}|(?P<d2>\d))"
     rf"|(?P<n3>{_DECIMAL})/(?P<d3>{_DECIMAL})"
+    rf"|10\^(?P<brace2>\{{)?(?P<power>[+-]?\d+)(?(brace2)\}})"
     rf"|(?P<decimal>{_DECIMAL})(?:_\{{?(?P<base>\d+)\}}?"
-    rf"|(?:[eE]|(?:\\times|\\cdot|\*) ?10\^)(?P<brace>\{{)?(?P<exponent>[+-]?\d+)(?(brace)\}}))?"
-    rf"|10\^(?P<brace2>\{{)?(?P<power>[+-]?\d+)(?(brace2)\}}))"
+    rf"|(?:[eE]| ?(?:\\times|\\cdot|\*) ?10\^)(?P<brace>\{{)?(?P<exponent>[+-]?\d+)(?(brace)\}}))?)"
     r"(?P<unit>(?:[^\d].*)?)"
 )
-_UNIT = re.compile(r"(?:(?P<prefix>square|sq|cubic) )?(?P<name>[^\W\d_]+|[$€£%]|\^\\circ)(?:\^\{?(?P<power>[23])\}?)?")
+_UNIT = re.compile(
+    r"(?:(?P<prefix>square|sq|cubic) )?(?P<name>[^\W\d_]+|[$€£%]|\^\\circ)(?: ?\^\{?(?P<power>[23])\}?)?"
+)
 _NOUN = re.compile(r" [^\W\d_]{3,}(?: [^\W\d_]+)*")  # a unit outside the table, as in "18 eggs"
 
 
@@ -59,7 +63,7 @@ def quantity(text: str) -> Quantity | None:
         return None
     if _SIMPLE.fullmatch(text):
         return Quantity(Fraction(text))
-    number = _NUMBER.fullmatch(text)
+    number = _NUMBER.fullmatch(_PARENTHESES.sub(r"\1\2", text) if _PARENTHESES.fullmatch(text) else text)
     value = _value(number) if number else None
     if number is None or value is None:
         return None
@@ -114,7 +118,7 @@ def equal(answer: Quantity, gold: Quantity) -> bool:
     """Same value, and same unit where both name one. A unit that is not known must be the gold's own."""
     if answer.unit == gold.unit:
         return answer.value == gold.value
-    if not answer.known or (answer.unit and gold.unit):
+    if not answer.known or (answer.unit and gold.unit) or answer.unit.startswith("base"):
         return False
     if "%" in (answer.unit, gold.unit):
         percent, bare = (answer, gold) if answer.unit == "%" else (gold, answer)

@@ -63,7 +63,7 @@ class Worker:
             raise RuntimeError(f"the worker {module} did not start: {self._log.read().decode(errors='replace')[-800:]}")
 
     def ask(self, item: Mapping[str, str]) -> Answer | None:
-        """The worker's answer; None if it died or did not answer in time, and must be killed."""
+        """The worker's answer; None if there is none (see `failure`), and the worker must be killed."""
         while self._ready(0) and self._output.readline():  # the death of a child that had nothing to do
             pass
         self._sent += 1
@@ -78,6 +78,11 @@ class Worker:
             if number in (self._sent, None):
                 return outcome, reason
         return None
+
+    def failure(self) -> Answer:
+        if self._ready(0):  # at the end of its output
+            return "error", "the worker died"
+        return "timeout", f"the worker did not answer in {self._wall_seconds:g} seconds and was killed"
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -120,7 +125,7 @@ class Pool:
                 worker = self._start()
                 self.workers.add(worker)
             reply = worker.ask(item)
-            return reply or ("timeout", "the worker did not answer and was killed")
+            return reply or worker.failure()
         finally:
             if worker is not None and reply is None:  # also on Ctrl-C: a late reply would go to the next item
                 worker.kill()

@@ -58,8 +58,8 @@ def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:
     module = _load_file(spec, base / place) if place.endswith(".py") else _load_module(spec, place, base)
     function = getattr(module, name, None)
     if not callable(function):
-        functions = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
-        raise RewardError(f"reward {spec!r}: {place} has no function {name!r}{_nearest(name, functions)}")
+        public = [other for other in dir(module) if not other.startswith("_")]
+        raise RewardError(f"reward {spec!r}: {place} has no function {name!r}{_nearest(name, public)}")
     return function
 
 

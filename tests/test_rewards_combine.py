@@ -1,0 +1,212 @@
+"""Rewards of ours, of a user's file and of TRL through one interface, and each way in which a user's can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from rewards import Reward, RewardError, RewardSettings, RewardSum, Score, grader, load_reward
+from rewards import math as grading
+
+RIGHT, WRONG = "<think>t</think><answer>42</answer>", "<think>t</think> <answer>41</answer>"
+
+README = '''
+def brevity(completions, **columns):
+    """1.0 for an empty completion, 0.0 from 100 characters on."""
+    return [max(0.0, 1 - len(text) / 100) for text in completions]
+'''
+
+
+def write(folder: Path, body: str, name: str = "mine.py") -> str:
+    (folder / name).write_text(body)
+    return f"{name}:f"
+
+
+def reward_sum(*specs: str | dict[str, Any], base: Path | None = None) -> RewardSum:
+    settings = [RewardSettings(name=spec) if isinstance(spec, str) else RewardSettings(**spec) for spec in specs]
+    return RewardSum(settings, base)
+
+
+def test_weights_multiply_parts_and_the_score_is_the_verdict() -> None:
+    rewards = reward_sum("accuracy", {"name": "format", "weight": 0.2})
+    right, wrong, loose = rewards.score([RIGHT, WRONG, "\\boxed{42}"], {"answer": ["42", "42", 42]})
+    assert right.parts == {"accuracy": 1.0, "format": 1.0}
+    assert right.value == pytest.approx(1.2)  # 1 * 1 + 0.2 * 1
+    assert wrong.value == pytest.approx(0.2)  # 0.2 * 1
+    assert loose.value == pytest.approx(1.0)
+    assert right.score == Score(1.0, "42", "correct", "42 is 42")
+    assert wrong.score is not None
+    assert wrong.score.outcome == "wrong"
+
+
+@pytest.mark.parametrize("outcome", ["timeout", "error"])
+def test_a_failed_verdict_leaves_the_whole_value_none(outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grading._pool, "ask", lambda item: (outcome, "by the test"))
+    (reward,) = reward_sum("accuracy", "format").score(["<think>t</think><answer>x!</answer>"], {"answer": ["x"]})
+    assert reward == Reward(None, {"accuracy": None, "format": 1.0}, Score(None, "x!", outcome, "by the test"))  # type: ignore[arg-type]
+
+
+def test_a_completion_is_graded_once_for_its_value_and_its_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(grading._pool, "ask", lambda item: asked.append(item) or ("wrong", ""))
+    reward_sum("accuracy").score(["\\boxed{x!}", "\\boxed{y!}"], {"answer": ["x", "x"]})
+    assert [item["answer"] for item in asked] == ["x!", "y!"]
+
+
+def test_none_does_not_apply_and_all_none_is_none(tmp_path: Path) -> None:
+    f = write(tmp_path, "def f(completions, flag):\n    return [2 if on else None for on in flag]")
+    g = write(tmp_path, "def g(completions, flag):\n    return [None] * len(flag)").replace(":f", ":g")
+    (tmp_path / "mine.py").write_text(
+        "def f(completions, flag):\n    return [2 if on else None for on in flag]\n"
+        "def g(completions, **columns):\n    return [None for _ in completions]\n"
+    )
+    rewards = reward_sum({"name": f, "weight": 0.5}, g, base=tmp_path)
+    assert rewards.score(["a", "b"], {"flag": [True, False]}) == [
+        Reward(1.0, {"f": 2.0, "g": None}, None),  # 0.5 * 2
+        Reward(None, {"f": None, "g": None}, None),
+    ]
+
+
+def test_a_users_reward_from_a_file_works_beside_ours(tmp_path: Path) -> None:
+    write(tmp_path, README, "my_rewards.py")
+    rewards = reward_sum("accuracy", {"name": "my_rewards.py:brevity", "weight": 0.1}, base=tmp_path)
+    (reward,) = rewards.score([RIGHT], {"answer": ["42"], "level": [3]})
+    assert reward.value == pytest.approx(1 + 0.1 * (1 - len(RIGHT) / 100))
+
+
+def test_only_named_columns_are_passed_without_kwargs_and_all_with_them(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path,
+        "def f(completions, prompts, completion_ids, trainer_state, level=None):\n"
+        "    assert prompts == ['p'] and completion_ids == [[1]] and trainer_state is None and level == [3]\n"
+        "    return [1]\n"
+        "def g(completions, **columns):\n"
+        "    return [len(columns)]\n",
+    )
+    columns = {"prompts": ["p"], "completion_ids": [[1]], "level": [3], "answer": ["42"]}
+    (reward,) = reward_sum(spec, "mine.py:g", base=tmp_path).score(["x"], columns)
+    assert reward.parts == {"f": 1.0, "g": 4.0}
+
+
+def test_an_async_reward_runs_inside_and_outside_an_event_loop(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path,
+        "import asyncio\nasync def f(completions):\n    await asyncio.sleep(0)\n    return [0.5]\n",
+    )
+    rewards = reward_sum(spec, base=tmp_path)
+
+    async def inside() -> list[Reward]:
+        return rewards.score(["a"], {})
+
+    assert rewards.score(["a"], {}) == asyncio.run(inside()) == [Reward(0.5, {"f": 0.5}, None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("\n    return [1 / 0]", r"'mine.py:f' raised ZeroDivisionError: division by zero, while .*mine.py:2\)"),
+        ("\n    return [1.0]", "got 1 values, expected 2: return a list with one number"),
+        ("\n    return 1.0", "returned float '1.0': return a list"),
+        ("\n    return 'ab'", "returned str 'ab': return a list"),
+        ("\n    return None", "returned NoneType"),
+        ("\n    return (x for x in (1, 2))", "returned generator"),
+        ("\n    return [1.0, float('nan')]", "gave nan, which is not finite, to 'second'"),
+        ("\n    return [float('inf'), 1.0]", "gave inf, which is not finite, to 'first'"),
+        ("\n    return ['1', 1.0]", "gave '1', which is of type str, to 'first'"),
+        ("\n    return [1.0, [1.0]]", r"gave \[1.0\], which is of type list, to 'second'"),
+        ("\n    return [1.0", r"raised SyntaxError: .*mine.py:2\)"),
+        ("\n    return int('x')", r"raised ValueError: invalid literal .*mine.py:2\)"),
+    ],
+)
+def test_each_broken_contract_is_one_clear_error(tmp_path: Path, body: str, message: str) -> None:
+    spec = write(tmp_path, f"def f(completions, **columns):{body}\n")
+    with pytest.raises(RewardError, match=message):
+        reward_sum(spec, base=tmp_path).score(["first", "second"], {})
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"answers": ["42"]}, r"'accuracy' needs the column 'answer'; the data has \['answers'\]"),
+        ({"answer": ["42", "42"]}, "column 'answer': got 2 values, expected 1"),
+    ],
+)
+def test_a_wrong_column_is_named(columns: dict, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        reward_sum("accuracy").score([RIGHT], columns)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("acuracy", "'acuracy': no built-in has this name; did you mean 'accuracy'?"),
+        ("mine.py", "path/to/file.py:function"),
+        ("mni.py:f", "there is no file .*; did you mean 'mine.py'?"),
+        ("mine.py:brevty", "has no function 'brevty'; did you mean 'brevity'?"),
+        ("no_such_package.rewards:f", "raised ModuleNotFoundError: No module named 'no_such_package'"),
+        ("trl.rewards:think_format_rewards", "did you mean 'think_format_reward'?"),
+    ],
+)
+def test_a_reward_that_is_not_there_is_named_with_the_nearest(tmp_path: Path, spec: str, message: str) -> None:
+    write(tmp_path, README)
+    with pytest.raises(RewardError, match=message):
+        load_reward(spec, tmp_path)
+
+
+def test_settings_refuse_unknown_keys_unknown_arguments_and_equal_names() -> None:
+    with pytest.raises(ValidationError, match="wieght"):
+        RewardSettings(name="accuracy", wieght=1)  # type: ignore[call-arg]
+    with pytest.raises(RewardError, match="no argument raed"):
+        reward_sum({"name": "accuracy", "args": {"raed": ["tag"]}})
+    with pytest.raises(RewardError, match="each with a name of its own"):
+        reward_sum("accuracy", "accuracy")
+    with pytest.raises(RewardError, match=r"read: got \['box'\]"):
+        reward_sum({"name": "accuracy", "args": {"read": ["box"]}}).score([RIGHT], {"answer": ["42"]})
+
+
+def test_arguments_reach_the_reward() -> None:
+    (reward,) = reward_sum({"name": "accuracy", "args": {"read": ["hashes"]}}).score(["#### 42"], {"answer": ["42"]})
+    assert reward.value == 1.0
+
+
+def test_trl_rewards_work_unchanged() -> None:
+    rewards = reward_sum(
+        "trl.rewards:think_format_reward",
+        "trl.rewards:accuracy_reward",
+        {
+            "name": "trl.rewards:get_soft_overlong_punishment",
+            "args": {"max_completion_len": 10, "soft_punish_cache": 4},
+        },
+    )
+    texts = ["<think>t</think>\\boxed{42}", "\\boxed{41}"]
+    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    columns = {"solution": ["$42$", "$42$"], "completion_ids": [[1] * 6, [1] * 8]}
+    first, second = rewards.score(chats, columns)
+    # Soft over-long punishment (DAPO): 0 up to 10 - 4 = 6 tokens, then (6 - 8) / 4 = -0.5.
+    assert list(first.parts.values()) == [1.0, 1.0, 0.0]
+    assert list(second.parts.values()) == [0.0, 0.0, -0.5]
+    assert (first.value, second.value) == (2.0, -0.5)
+
+
+def test_graders_take_a_row_of_columns() -> None:
+    assert grader("math")(RIGHT, {"answer": "42", "level": 3}).outcome == "correct"
+    assert grader("math", read=("last_line",))("42", {"answer": 42}).outcome == "correct"
+    assert grader("countdown")("<answer>1+2</answer>", {"numbers": [1, 2], "target": 3}).outcome == "correct"
+    with pytest.raises(RewardError, match="did you mean 'math'"):
+        grader("maths")
+
+
+def test_importing_rewards_imports_no_torch_and_no_sympy() -> None:
+    code = "import sys, rewards; print([name for name in ('torch', 'sympy', 'math_verify') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_worker_imports_no_torch() -> None:
+    code = "import sys, rewards.symbolic; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
