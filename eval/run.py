@@ -19,7 +19,7 @@ Grader = Callable[[str, Mapping[str, Any]], Score]  # (completion text, the row'
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Example: Evaluation(accuracy=0.25, low=0.18, high=0.33, n=160, outcomes={"correct": 40, "wrong": 120}, length=31.0)"""
+    """Example: Evaluation(accuracy=0.25, low=0.18, high=0.34, n=160, outcomes={"correct": 40, ...}, length=31.0)"""
 
     accuracy: float  # mean over problems of the share of their graded answers that are correct
     low: float  # 95% interval over problems

@@ -20,10 +20,14 @@ class LoraSettings(Settings):
     """A LoRA adapter trained in place of the weights (arXiv 2106.09685), through peft."""
 
     r: Positive = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Positive = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: str | list[str] = "all-linear"
     sync: Literal["merged", "adapter"] = "merged"  # what is sent to the server
+
+
+class ModelError(ValueError):
+    """The model that the settings name cannot be loaded or trained. The message says what to do."""
 
 
 class ModelSettings(Settings):

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config import LoraSettings, ModelSettings
+from grpo.config import LoraSettings, ModelError, ModelSettings
 from grpo.logprobs import selected_logprobs
 from grpo.types import PackedBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-class ModelError(ValueError):
-    """A model cannot be loaded or cannot be trained. The message says what was expected and what to do."""
 
 
 def _check_folder(path: str) -> None:
@@ -65,7 +61,8 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu") -> P
         )
     except OSError as error:
         raise _cannot_load(settings.path, error) from error
-    return model.to(device).eval()
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    return model.eval()
 
 
 def _cannot_load(path: str, error: Exception) -> ModelError:
@@ -112,13 +109,9 @@ class ServedWeights(Mapping[str, Tensor]):
 
     def __init__(self, model: nn.Module) -> None:
         lm = causal_lm(model)
-        self._adapted = {
-            name: module for name, module in lm.named_modules() if hasattr(module, "get_delta_weight")
-        }
+        self._adapted = {name: module for name, module in lm.named_modules() if hasattr(module, "get_delta_weight")}
         self._tensors = {
-            name.replace(".base_layer.", "."): tensor
-            for name, tensor in lm.named_parameters()
-            if ".lora_" not in name
+            name.replace(".base_layer.", "."): tensor for name, tensor in lm.named_parameters() if ".lora_" not in name
         }
 
     def __getitem__(self, name: str) -> Tensor:

@@ -17,7 +17,7 @@ import asyncio
 import math
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -201,7 +201,7 @@ class GRPOTrainer:
 
     def _update(self, step: int, batch: TrainBatch) -> dict[str, float]:
         """`updates_per_batch` optimizer steps on the batch. Returns their metrics."""
-        torch.manual_seed(self.config.seed * 1_000_003 + step)  # dropout; a function of the step, so a resume repeats it
+        torch.manual_seed(hash((self.config.seed, step)))  # dropout repeats on resume
         self.model.train()
         packed = [
             pack([batch.samples[i] for i in rows], [batch.weights[i] for i in rows], self._device)
@@ -209,7 +209,7 @@ class GRPOTrainer:
         ]
         old: list[Tensor] = []
         ref: list[Tensor | None] = []
-        sums: Counter[str] = Counter()
+        sums: defaultdict[str, float] = defaultdict(float)
         for update in range(self.config.updates_per_batch):
             self.optimizer.zero_grad()
             for i, micro in enumerate(packed):
@@ -278,6 +278,8 @@ class GRPOTrainer:
             return 0
         step, folder = found[-1]
         self._facts = load_checkpoint(folder, self.optimizer)
+        if step < self.config.steps:
+            self._facts.pop("after", None)  # of a run that ended here and now goes on for more steps
         self.recorder.note(f"resuming from {folder.name}")
         return step
 
@@ -349,32 +351,32 @@ class GRPOTrainer:
         """Say in words what usually goes wrong, once each."""
         if metrics["zero_variance_groups"] == 1:
             self._say_once(
+                "no contrast",
                 "every group of this step has one and the same reward for all its completions, so nothing could be "
-                "learned from it (loss 0). If this goes on, the task is too hard or too easy: change task.config "
-                "or task.levels, or raise rollout.group_size"
+                "learned from it (loss 0). If this goes on, the task is too hard or too easy: change "
+                "task.config or raise rollout.group_size",
             )
         if metrics.get("logprob_diff", 0.0) > MISMATCH:
             self._say_once(
+                "mismatch",
                 f"the server's log-probs differ from the trainer's by {metrics['logprob_diff']:.2f} on average "
                 f"(more than {MISMATCH}): usual causes are model.dtype, LoRA merged in bf16, or stale weights; "
-                f"train.correction: {self.config.correction} is applied"
+                f"train.correction: {self.config.correction} is applied",
             )
         if metrics["truncated"] > 0.5:
             self._say_once(
+                "truncated",
                 f"{metrics['truncated']:.0%} of the completions were cut at rollout.max_tokens = "
-                f"{self.rollout.max_tokens}: raise it if their answers are missing"
+                f"{self.rollout.max_tokens}: raise it if their answers are missing",
             )
 
-    def _say_once(self, sentence: str) -> None:
-        key = sentence[:30]
+    def _say_once(self, key: str, sentence: str) -> None:
         if key not in self._said:
             self._said.add(key)
             self.recorder.note(sentence)
 
 
 _AT_START = ("logprob_diff", "kl_sampler", "entropy")
-
-
 
 
 def _failure_cause(reward: Reward) -> str:
@@ -390,9 +392,7 @@ def _std(values: Sequence[float]) -> float:
     return math.sqrt(_mean([(value - mean) ** 2 for value in values])) if values else 0.0
 
 
-def _rollout_rows(
-    step: int, groups: list[ScoredGroup], advantages: list[list[float | None]]
-) -> list[dict[str, Any]]:
+def _rollout_rows(step: int, groups: list[ScoredGroup], advantages: list[list[float | None]]) -> list[dict[str, Any]]:
     """One row a completion, as `rollouts/step-NNNNNN.parquet` keeps them."""
     return [
         {

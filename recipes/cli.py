@@ -90,6 +90,32 @@ def serve(
         serve_model(resolve_model(model), port)
 
 
+@main.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A run's directory, finished or not.")]) -> None:
+    """Write report.html and learning_curve.png of a run, and draw its curve."""
+    with _exit_codes():
+        from grpo.report import read_run, terminal_curve, write_report
+        from recipes.load import RecipeError
+
+        if not (run_dir / "recipe.yaml").is_file():
+            raise RecipeError(f"{run_dir} has no recipe.yaml; expected a run's directory")
+        path = write_report(run_dir)
+        typer.echo(terminal_curve(read_run(run_dir), 100))
+        typer.echo(f"report: {path}")
+
+
+@main.command()
+def import_gguf(
+    file: Annotated[Path, typer.Argument(help="A model in GGUF format.")],
+    folder: Annotated[Path, typer.Argument(help="Where the transformers checkpoint goes; a new folder.")],
+) -> None:
+    """Turn a GGUF file into a transformers checkpoint, for machines that reach no hub."""
+    with _exit_codes():
+        from recipes.import_gguf import import_gguf as convert
+
+        typer.echo(f"{folder}: {convert(file, folder) / 1e6:.0f}M parameters")
+
+
 def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
     """The recipe to run and the directory to run it in."""
     from recipes.load import RecipeError, load_recipe
@@ -131,8 +157,10 @@ def _differences(there: Any, here: Any, key: str = "") -> dict[str, tuple[Any, A
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """Turn the errors that are expected into one message and an exit code; any other is a bug and shows itself."""
+    from grpo.config import ModelError
     from grpo.prompts import PromptError
     from grpo.rollout.engine import RolloutError
+    from recipes.import_gguf import ImportGGUFError
     from recipes.load import RecipeError
     from recipes.plan import PlanError
     from recipes.tasks import TaskError
@@ -140,21 +168,12 @@ def _exit_codes() -> Iterator[None]:
 
     try:
         yield
-    except (RecipeError, TaskError, PlanError, PromptError, RewardError) as error:
+    except (RecipeError, TaskError, PlanError, PromptError, RewardError, ModelError, ImportGGUFError) as error:
         _fail(error, 2)
-    except (RolloutError, FloatingPointError) as error:
+    except (RolloutError, FloatingPointError, OSError) as error:
         _fail(error, 1)
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error  # what a shell expects of a command that Ctrl-C stopped
-    except _model_error() as error:
-        _fail(error, 2)
-
-
-def _model_error() -> type[Exception]:
-    """Imports torch: evaluated only for an error that is none of the others."""
-    from grpo.model import ModelError
-
-    return ModelError
 
 
 def _fail(error: Exception, code: int) -> NoReturn:

@@ -32,6 +32,7 @@ def import_gguf(file: Path, folder: Path) -> int:
             delattr(model, trace)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps `to` without its types
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model.num_parameters()

@@ -19,7 +19,7 @@ from grpo.config import ModelSettings
 from recipes.schema import Recipe
 
 FOLDER = Path(__file__).parent
-TINY = FOLDER / "tiny"
+TINY = FOLDER / "tiny" / "model"
 Key = tuple[str | int, ...]
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import torch
+import transformers
 
 from eval.run import evaluate
 from grpo.checkpoint import checkpoints
@@ -38,6 +40,9 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
         source: what the user called the recipe, for messages.
         resume: go on from the newest checkpoint in `output`; without one, from the start.
     """
+    # Loading bars would tear the live display apart.
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     model = model_settings(recipe)
     rewards = RewardSum(recipe.rewards)  # a bad spec is refused before anything is loaded
     tokenizer = load_tokenizer(model)
@@ -130,9 +135,7 @@ def _engine(
     return VLLMEngine(model.path, model, recipe.rollout, tokenizer, output, trainer_gpus)
 
 
-def _prompts(
-    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Prompt], list[Prompt], int]:
+def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Prompt], list[Prompt], int]:
     """Training and held-out prompts, and how many were dropped because they are too long."""
 
     def prompts(rows: list[Row]) -> tuple[list[Prompt], int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grpo.config import LoraSettings, ModelSettings
-from grpo.model import ModelError, ServedWeights, add_lora, load_model, load_tokenizer
+from grpo.config import LoraSettings, ModelError, ModelSettings
+from grpo.model import ServedWeights, add_lora, load_model, load_tokenizer
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ class RolloutEngine(Protocol):
 
     name: str  # "vllm" or "transformers"; recorded in summary.json
     version: int  # of the weights being served; 0 until the first update
+    restarts: int  # deaths of a server that were survived
 
     async def start(self) -> None: ...
 

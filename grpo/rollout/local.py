@@ -131,7 +131,7 @@ class TransformersEngine:
                 token_ids=tuple(tokens[row]),
                 logprobs=tuple(logprobs[row]),
                 versions=(self.version,) * len(tokens[row]),
-                text=self._tokenizer.decode(tokens[row], skip_special_tokens=True),
+                text=str(self._tokenizer.decode(tokens[row], skip_special_tokens=True)),
                 finish_reason="stop" if stopped[row] else "length",
             )
             for row in range(len(rows))

@@ -1,0 +1,217 @@
+"""Whole runs with the in-process engine: they learn, repeat bit for bit, and survive being killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import load_dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from grpo.checkpoint import checkpoints
+from grpo.rollout.engine import RolloutError
+from recipes.load import load_recipe
+from recipes.run import run
+from rewards import RewardError
+
+REWARDS = '''
+def digits(completions, **columns):
+    """Share of characters that are digits: a random model can learn it in a few steps."""
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+
+def raises(completions, **columns):
+    return [1 / 0 for _ in completions]
+
+def short(completions, **columns):
+    return [1.0]
+
+def nan(completions, **columns):
+    return [float("nan")] * len(completions)
+
+def never(completions, **columns):
+    return [None] * len(completions)
+'''
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
+    (tmp_path / "my_rewards.py").write_text(REWARDS)
+    recipe = {
+        "model": {"path": str(tiny_model), "dtype": "float32"},
+        "task": {"name": "arithmetic", "config": {"levels": [1]}, "template": "{question}="},
+        "rewards": [{"name": "my_rewards.py:digits"}],
+        "rollout": {
+            "engine": "transformers",
+            "group_size": 8,
+            "prompts_per_step": 4,
+            "max_tokens": 8,
+            "max_prompt_tokens": 16,
+        },
+        "train": {"steps": 4, "learning_rate": 2.0e-4, "checkpoint_every": 2, "seed": 3},
+        "eval": {"problems": 8},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def train(recipe_file: Path, output: Path, *overrides: str, resume: bool = False) -> list[dict]:
+    """Run to the end in this process; the lines of metrics.jsonl."""
+    assert run(load_recipe(str(recipe_file), list(overrides)), "test", output, resume) == 0
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoints(output)[-1][1] / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_learns_and_leaves_what_the_docs_promise(recipe_file, tmp_path):
+    lines = train(recipe_file, tmp_path / "out", "train.steps=12", "rollout.group_size=16")
+    rewards = [line["reward"] for line in lines]
+    assert sum(rewards[-3:]) > 1.5 * sum(rewards[:3])
+    assert [line["weight_version"] for line in lines] == list(range(1, 13))
+    # Sampler and trainer are the same model in fp32: their log-probs agree to rounding.
+    assert all(line["logprob_diff"] < 1e-4 for line in lines)
+    out = tmp_path / "out"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 12
+    assert summary["engine"] == "transformers"
+    assert {"accuracy", "low", "high", "n"} <= summary["before"].keys() & summary["after"].keys()
+    assert load_recipe(str(out / "recipe.yaml")).train.steps == 12
+    rows = load_dataset("parquet", data_files=str(out / "rollouts" / "*.parquet"), split="train")
+    assert len(rows) == 12 * 4 * 16
+    assert all(len(r["token_ids"]) == len(r["logprobs"]) == len(r["versions"]) for r in rows)
+    assert {v for r in rows if r["step"] == 5 for v in r["versions"]} == {4}
+    model = AutoModelForCausalLM.from_pretrained(checkpoints(out)[-1][1])
+    assert same(dict(model.named_parameters()), weights(out))
+
+
+def test_two_runs_with_one_seed_end_with_the_same_bits_and_another_seed_does_not(recipe_file, tmp_path):
+    first, second = train(recipe_file, tmp_path / "a"), train(recipe_file, tmp_path / "b")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert [line["loss"] for line in first] == [line["loss"] for line in second]
+    train(recipe_file, tmp_path / "c", "train.seed=4")
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("killed_in", [1, 2, 3, 4])
+def test_a_run_killed_in_any_step_and_resumed_ends_as_the_uninterrupted_one(recipe_file, tmp_path, killed_in):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    uninterrupted = train(recipe_file, whole)
+    kill_in_step(recipe_file, broken, killed_in)
+    resumed = train(recipe_file, broken, resume=True)
+    assert same(weights(whole), weights(broken))
+    assert [line["step"] for line in resumed] == [1, 2, 3, 4]
+    assert [line["reward"] for line in resumed] == [line["reward"] for line in uninterrupted]
+    for name in ("masters", "adamw"):
+        states = [torch.load(checkpoints(out)[-1][1] / "trainer.pt")[name] for out in (whole, broken)]
+        assert str(states[0]) == str(states[1])
+
+
+def kill_in_step(recipe_file: Path, output: Path, step: int) -> None:
+    """Start `zero run` and kill it with -9 once it is in step `step`."""
+    command = [str(Path(sys.executable).parent / "zero"), "run", str(recipe_file), "--output", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    log, deadline = output / "logs" / "run.log", time.monotonic() + 120
+    while not (log.exists() and f"step {step}: " in log.read_text()):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_checkpoint_that_was_being_written_is_ignored(recipe_file, tmp_path):
+    train(recipe_file, tmp_path / "out", "train.steps=2")
+    (tmp_path / "out" / "checkpoints" / ".step-000003.partial").mkdir()
+    assert [step for step, _ in checkpoints(tmp_path / "out")] == [2]
+
+
+def test_a_finished_run_can_be_extended_and_equals_the_longer_run(recipe_file, tmp_path):
+    train(recipe_file, tmp_path / "short", "train.steps=2")
+    train(recipe_file, tmp_path / "short", resume=True)
+    train(recipe_file, tmp_path / "long")
+    assert same(weights(tmp_path / "short"), weights(tmp_path / "long"))
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dr_grpo", "dapo"])
+def test_every_loss_runs_with_kl_several_updates_and_masked_truncation(recipe_file, tmp_path, loss):
+    overrides = [f"train.loss={loss}", "train.steps=2", "train.updates_per_batch=2", "train.kl_coef=0.05"]
+    lines = train(recipe_file, tmp_path / "out", *overrides, "train.gradient_checkpointing=true")
+    assert all(line["kl"] > 0 for line in lines)  # from the second update on the policy is not the reference
+    masked = train(recipe_file, tmp_path / "masked", *overrides, "train.mask_truncated=true", "train.kl_coef=0")
+    assert masked[0]["trained_tokens"] < lines[0]["trained_tokens"]
+
+
+def test_micro_batches_leave_the_run_as_it_was(recipe_file, tmp_path):
+    one = train(recipe_file, tmp_path / "one", "train.steps=1")[0]
+    many = train(recipe_file, tmp_path / "many", "train.steps=1", "train.tokens_per_micro_batch=64")[0]
+    assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert many["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+def test_lora_trains_the_adapter_alone_and_its_checkpoint_loads_in_peft(recipe_file, tmp_path, tiny_model):
+    from peft import PeftModel
+
+    lines = train(recipe_file, tmp_path / "out", "model.lora={r: 8, alpha: 16}", "train.learning_rate=5e-3")
+    assert all(line["logprob_diff"] < 1e-3 for line in lines)  # the merged weights are the adapted model
+    folder = checkpoints(tmp_path / "out")[-1][1]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    adapted = PeftModel.from_pretrained(base, folder)
+    moved = [p.abs().max().item() for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert min(moved) > 0
+
+
+def test_bf16_weights_learn_through_fp32_masters(recipe_file, tmp_path):
+    train(recipe_file, tmp_path / "out", "model.dtype=bfloat16", "train.learning_rate=1e-6", "train.steps=2")
+    state = torch.load(checkpoints(tmp_path / "out")[-1][1] / "trainer.pt")
+    rounded = list(weights(tmp_path / "out").values())
+    assert all(tensor.dtype == torch.bfloat16 for tensor in rounded)
+    masters = {tuple(m.shape): m for m in state["masters"]}
+    assert any((master != master.bfloat16().float()).any() for master in masters.values())
+
+
+def test_random_rewards_do_not_teach(recipe_file, tmp_path):
+    lines = train(recipe_file, tmp_path / "out", "train.control=random", "train.steps=8")
+    real = train(recipe_file, tmp_path / "real", "train.steps=8")
+    assert lines[-1]["reward"] < real[-1]["reward"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["control"] == "random"
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("raises", r"my_rewards.py:raises.*ZeroDivisionError"),
+        ("short", r"my_rewards.py:short.*got 1 values, expected 8"),
+        ("nan", r"my_rewards.py:nan.*not finite"),
+    ],
+)
+def test_a_reward_that_breaks_its_contract_stops_the_run_and_is_named(recipe_file, tmp_path, reward, message):
+    with pytest.raises(RewardError, match=message):
+        train(recipe_file, tmp_path / "out", f"rewards.0.name=my_rewards.py:{reward}")
+
+
+def test_too_many_unscored_completions_stop_the_run(recipe_file, tmp_path):
+    with pytest.raises(RolloutError, match=r"32 of 32 completions failed .*max_failed_share"):
+        train(recipe_file, tmp_path / "out", "rewards.0.name=my_rewards.py:never")
+
+
+def test_groups_without_contrast_train_nothing_and_say_so(recipe_file, tmp_path):
+    lines = train(recipe_file, tmp_path / "out", "rewards.0.name=accuracy", "train.steps=1")
+    assert lines[0]["zero_variance_groups"] == 1.0
+    assert lines[0]["trained_tokens"] == 0
+    assert math.isclose(lines[0]["loss"], 0.0)
+    assert "one and the same reward" in (tmp_path / "out" / "logs" / "run.log").read_text()
