@@ -18,7 +18,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.attention import is_deferred_attention_layer
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload.layerwise import (
     finalize_layerwise_reload,
     get_layerwise_info,
@@ -80,10 +80,18 @@ class ShmWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 f"{update_info.path} holds {found}; the weights were left as they were"
             )
         initialize_layerwise_reload(self.model)
-        loaded = self.model.load_weights(tensors.items())
+        loaded = self.model.load_weights(tensors.items())  # type: ignore[operator]
         if missing := self._not_loaded(loaded) or self._partly_loaded():
             raise ValueError(f"no tensor was sent for these parts of the model: {missing[:8]}")
         finalize_layerwise_reload(self.model, self.model_config)
+        self._repack_output_layer()
+
+    def _repack_output_layer(self) -> None:
+        """On CPU a layer multiplies with a packed copy of its weight. A tied output layer shares the weight of the
+        input embedding, which was loaded, but nothing was loaded into itself: vLLM leaves its copy as it was."""
+        for layer in self.model.modules():
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
 
     def _not_loaded(self, loaded: set[str]) -> list[str]:
         # A tied output layer is the input embedding: it comes with it, and is not loaded by itself.
