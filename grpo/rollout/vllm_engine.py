@@ -165,9 +165,15 @@ class VLLMEngine:
 
     async def _push_all(self, staged: Staged) -> None:
         timeout = self._settings.request_timeout
-        await asyncio.gather(
-            *(asyncio.to_thread(push, url, self._transfer, staged.version, timeout) for url in self._urls)
-        )
+        pushes = [asyncio.to_thread(push, url, self._transfer, staged.version, timeout) for url in self._urls]
+        try:
+            async with asyncio.timeout(timeout):  # a collective whose other side has died never returns
+                await asyncio.gather(*pushes)
+        except TimeoutError as error:
+            raise WeightSyncError(
+                f"sending weights {staged.version} by {self._transfer.backend} to {self._urls} is stuck: "
+                f"not done within {timeout:g} s (rollout.server.request_timeout)"
+            ) from error
 
 
 def transfer_for(backend: str) -> Transfer:

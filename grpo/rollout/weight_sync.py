@@ -80,8 +80,8 @@ class Control:
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url
+        self.timeout = timeout
         self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
-        self._timeout = timeout
 
     def __enter__(self) -> Control:
         return self
@@ -92,15 +92,18 @@ class Control:
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._call("POST", path, body)
 
+    def get(self, path: str) -> dict[str, Any]:
+        return self._call("GET", path, None)
+
     def weight_version(self) -> int:
-        return parse_version(self._call("GET", "/weight_info", None)["weight_version"])
+        return parse_version(self.get("/weight_info")["weight_version"])
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         try:
             answer = self._http.request(method, path, json=body)
         except httpx.TimeoutException as error:
             raise WeightSyncError(
-                f"weight sync with {self.url} is stuck at {path}: no answer within {self._timeout:g} s"
+                f"weight sync with {self.url} is stuck at {path}: no answer within {self.timeout:g} s"
             ) from error
         except httpx.TransportError as error:
             raise ServerLostError(f"{self.url} went away during {path}: {error!r}") from error
