@@ -1,8 +1,14 @@
 """Pretrain the built-in model: `python -m recipes.tiny.pretrain --output DIR [--steps N] [--seed S]`.
 
 A Qwen3 of 1.8M parameters reads `recipes.tiny.corpus` on train-split problems only. Most of the steps teach
-both ways alike; in the last ones quick guesses prevail, which leaves a model that can reason but rarely does. The folder that it writes loads in transformers and in vLLM; `recipes/tiny/model` is what the defaults
-made. On one CPU core a step takes about TODO s; the same seed on the same machine gives the same weights.
+careful solutions and quick guesses alike; in the last ones guesses prevail, which leaves a model that can
+reason but rarely does. The prompt is `{question}=<think>`, as in `37 + 85=<think>`; completions end with
+`</think><answer>N</answer>` and the end token, after at most 32 tokens.
+
+`recipes/tiny/model` is what the defaults made, in 11 minutes of one CPU core (0.4 s a step). On 800 held-out
+problems it is right 28% of the time greedily and 30% at temperature 1, where it takes care in 15% of its
+completions; held to care it is right 99.7% and 97% of the time. The same seed on the same machine gives the
+same weights.
 """
 
 from __future__ import annotations
