@@ -1,6 +1,6 @@
 """The real vLLM server on CPU: weights arrive, completions survive updates and deaths, nothing is left behind.
 
-Three server starts, each about 50 s on two free cores; the tests of one server run in the order written.
+Four server starts, each about 40 s on two free cores; the tests of one server run in the order written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from grpo.config import ModelSettings, RolloutSettings, ServerSettings
+from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError, WeightSyncError
 from grpo.rollout.server import VLLMServer, build, pick_port
 from grpo.rollout.vllm_engine import VLLMEngine
@@ -125,6 +125,30 @@ def test_a_missing_model_folder_and_a_busy_port_are_named_before_anything_starts
             asyncio.run(server.start())
         other.kill()
     assert not (tmp_path / "log").exists()
+
+
+def test_a_killed_parent_leaves_neither_stubborn_processes_nor_files_in_shared_memory(tmp_path: Path) -> None:
+    parent = """
+import asyncio, sys
+from pathlib import Path
+from grpo.config import ServerSettings
+from grpo.rollout.server import VLLMServer
+folder = Path(sys.argv[1])
+stubborn = "trap '' TERM INT HUP; setsid sh -c \\"trap '' TERM; echo ready; sleep 600; sleep 600\\" & sleep 600; sleep 600"
+server = VLLMServer(["sh", "-c", stubborn], {"PATH": "/usr/bin:/bin"}, ServerSettings(), folder.parent / "log", [folder])
+asyncio.run(server.start())
+"""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "1.safetensors").write_bytes(b"...")
+    with subprocess.Popen([sys.executable, "-c", parent, str(weights)]) as process:
+        while not (tmp_path / "log").exists() or "ready" not in (tmp_path / "log").read_text():
+            time.sleep(0.1)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        assert len(tree) >= 4
+        process.kill()
+    assert wait_until_gone(tree, 20) == []
+    assert not weights.exists()
 
 
 def test_a_staged_file_is_read_back_with_the_checksum_that_was_announced(tmp_path: Path) -> None:
@@ -268,7 +292,7 @@ def test_killing_the_parent_leaves_no_process(engine: VLLMEngine, served: tuple[
     assert wait_until_gone(tree, 20) == []
 
 
-# -- a server of our own ------------------------------------------------------------------------------------
+# -- servers of our own ------------------------------------------------------------------------------------
 
 
 def server_process(engine: VLLMEngine, name: str) -> psutil.Process:
@@ -311,3 +335,40 @@ def test_a_server_killed_in_mid_generate_is_replaced_and_every_group_arrives_wit
         torch.testing.assert_close(torch.tensor(group.completions[0].logprobs), expected, atol=1e-3, rtol=0)
     assert isinstance(engine._transfer, ShmTransfer)
     assert not any(folder.exists() for folder in engine._transfer.folders)
+
+
+def test_an_adapter_alone_is_served_and_its_log_probs_are_those_of_peft(
+    tiny_model: Path, loop: asyncio.Runner, tmp_path: Path
+) -> None:
+    lora = LoraSettings(r=4, sync="adapter")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    settings = ModelSettings(path=str(tiny_model), dtype="float32", lora=lora)
+    engine = VLLMEngine(str(tiny_model), settings, rollout_settings(), tokenizer, tmp_path)
+    asked = request(tiny_model, "12+30=", 4, 40)
+
+    async def run() -> None:
+        await engine.start()
+        for version in (0, 1, 2, 3, 4):
+            model = adapted(tiny_model, lora, seed=version) if version else load(tiny_model)
+            if version:
+                model.save_pretrained(tmp_path / str(version))
+                report = await engine.update_adapter(tmp_path / str(version), version)
+                assert report.version == version
+            (group,) = await ask(engine, asked)
+            assert {v for completion in group.completions for v in completion.versions} == {version}
+            for completion in group.completions:
+                expected = true_logprobs(model, asked.prompt, completion)
+                torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-3, rtol=0)
+
+    try:
+        loop.run(run())
+    finally:
+        loop.run(engine.close())
+
+
+def adapted(folder: Path, lora: LoraSettings, seed: int) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=lora.r, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(load(folder), config)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from grpo.rollout.engine import RolloutError
-from grpo.rollout.weight_sync import ServerLostError, parse_version
+from grpo.rollout.weight_sync import Adapter, ServerLostError, parse_version
 from grpo.types import Completion, Group, RolloutRequest, Sampling
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class RolloutClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._max_n = max_n
         self._session: aiohttp.ClientSession | None = None
+        self.adapter: Adapter | None = None  # that the completions are to be sampled with
 
     async def __aenter__(self) -> RolloutClient:
         # No limit on connections: how many sequences run at once is the server's to decide.
@@ -74,7 +75,13 @@ class RolloutClient:
         return Group(request.prompt, tuple(done for part in parts for done in part[0]), dict(failures))
 
     async def _part(self, request: RolloutRequest, n: int) -> tuple[list[Completion], Counter[str]]:
-        body = {"token_ids": list(request.prompt.token_ids), "sampling_params": sampling_params(request.sampling, n)}
+        adapter = self.adapter
+        body: dict[str, Any] = {
+            "token_ids": list(request.prompt.token_ids),
+            "sampling_params": sampling_params(request.sampling, n),
+        }
+        if adapter is not None:
+            body["model"] = adapter.name
         try:
             answer = await self._post(body, n)
         except TimeoutError:
@@ -84,7 +91,7 @@ class RolloutClient:
             return [], Counter(refused=n)
         except ValueError:  # not JSON
             return [], Counter(malformed=n)
-        return read_answer(answer, n, self._tokenizer)
+        return read_answer(answer, n, self._tokenizer, adapter)
 
     async def _post(self, body: dict[str, Any], n: int) -> Any:
         """The decoded answer of the first attempt that gets one; transient errors are tried again."""
@@ -134,7 +141,9 @@ def sampling_params(sampling: Sampling, n: int) -> dict[str, Any]:
     }
 
 
-def read_answer(answer: Any, n: int, tokenizer: Decoder) -> tuple[list[Completion], Counter[str]]:
+def read_answer(
+    answer: Any, n: int, tokenizer: Decoder, adapter: Adapter | None = None
+) -> tuple[list[Completion], Counter[str]]:
     """The completions of a server's answer, and how many of the `n` are unusable, by cause."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list):
@@ -143,7 +152,7 @@ def read_answer(answer: Any, n: int, tokenizer: Decoder) -> tuple[list[Completio
     failures: Counter[str] = Counter()
     for choice in choices[:n]:
         try:
-            completion = read_choice(choice, tokenizer)
+            completion = read_choice(choice, tokenizer, adapter)
         except (KeyError, TypeError, ValueError, IndexError):  # the server's JSON is not what it should be
             failures["malformed"] += 1
             continue
@@ -156,8 +165,11 @@ def read_answer(answer: Any, n: int, tokenizer: Decoder) -> tuple[list[Completio
     return completions, failures
 
 
-def read_choice(choice: dict[str, Any], tokenizer: Decoder) -> Completion | None:
-    """One choice as a Completion, None if the server gave it up. Raises ValueError and its kin if malformed."""
+def read_choice(choice: dict[str, Any], tokenizer: Decoder, adapter: Adapter | None = None) -> Completion | None:
+    """One choice as a Completion, None if the server gave it up. Raises ValueError and its kin if malformed.
+
+    The version of a token is that of the server's weights, or of the adapter, if the request named one.
+    """
     reason = choice["finish_reason"]
     if reason in ("abort", "error"):
         return None
@@ -175,6 +187,8 @@ def read_choice(choice: dict[str, Any], tokenizer: Decoder) -> Completion | None
         if span["start"] != len(versions):
             raise ValueError(f"weight versions leave a gap at token {len(versions)}")
         versions += [parse_version(span["version"])] * (span["end"] - span["start"])
+    if adapter is not None:
+        versions = [adapter.version] * len(versions)
     return Completion(
         token_ids=token_ids,
         logprobs=logprobs,

@@ -9,11 +9,22 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors.torch import load_file
+
 from grpo.config import ModelSettings, RolloutSettings
 from grpo.rollout.client import Decoder, RolloutClient
 from grpo.rollout.engine import RolloutError, SyncReport, WeightSyncError
 from grpo.rollout.server import VLLMServer, build, healthy, place
-from grpo.rollout.weight_sync import ServerLostError, ShmTransfer, Staged, Transfer, push
+from grpo.rollout.weight_sync import (
+    Adapter,
+    ServerLostError,
+    ShmTransfer,
+    Staged,
+    Transfer,
+    checksum,
+    load_adapter,
+    push,
+)
 from grpo.types import Group, RolloutRequest
 
 if TYPE_CHECKING:
@@ -54,6 +65,7 @@ class VLLMEngine:
         self._client: RolloutClient | None = None
         self._stack = AsyncExitStack()
         self._staged: Staged | None = None
+        self._adapters: list[Adapter] = []  # the newest last; those that completions may still be using before it
         self._lives = 0  # how often a server was started; tells whether a failure was of the present one
         self._turn = asyncio.Lock()  # held while the server is being started or updated
 
@@ -97,6 +109,24 @@ class VLLMEngine:
                 raise
             self.version = version
         return SyncReport(version, time.monotonic() - started, staged.n_bytes, staged.checksum)
+
+    async def update_adapter(self, folder: Path, version: int) -> SyncReport:
+        """Serve the LoRA adapter in `folder` (as peft saves it) as `version`, over the weights of the start.
+
+        Needs model.lora.sync: adapter. Completions in flight finish with the adapter that they began with; the
+        folder must stay until the call after the next. Raises WeightSyncError if the server refuses it.
+        """
+        started = time.monotonic()
+        tensors = await asyncio.to_thread(load_file, folder / "adapter_model.safetensors")
+        async with self._turn:
+            self._adapters = [*self._adapters[-2:], Adapter(version, folder)]
+            try:
+                await self._load_adapter()
+            except ServerLostError as lost:
+                await self._restart(lost)
+            self.version = version
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return SyncReport(version, time.monotonic() - started, n_bytes, checksum(tensors))
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -149,6 +179,8 @@ class VLLMEngine:
             try:
                 if self._staged is not None:
                     await self._push_all(self._staged)
+                self._adapters = self._adapters[-1:]
+                await self._load_adapter()
                 return
             except ServerLostError as again:
                 lost = again
@@ -162,6 +194,16 @@ class VLLMEngine:
         )
         self._client = await self._stack.enter_async_context(client)
         self._lives += 1
+
+    async def _load_adapter(self) -> None:
+        """Load the newest adapter, if there is one, and drop the last but two."""
+        if not self._adapters or self._client is None:
+            return
+        superseded = self._adapters[0] if len(self._adapters) == 3 else None
+        timeout = self._settings.request_timeout
+        loads = [asyncio.to_thread(load_adapter, url, self._adapters[-1], superseded, timeout) for url in self._urls]
+        await asyncio.gather(*loads)
+        self._client.adapter = self._adapters[-1]
 
     async def _push_all(self, staged: Staged) -> None:
         timeout = self._settings.request_timeout

@@ -89,16 +89,16 @@ class Control:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        return self._call("POST", path, body)
+    def post(self, path: str, body: dict[str, Any] | None = None) -> None:
+        self._call("POST", path, body)
 
     def get(self, path: str) -> dict[str, Any]:
-        return self._call("GET", path, None)
+        return self._call("GET", path, None).json()
 
     def weight_version(self) -> int:
         return parse_version(self.get("/weight_info")["weight_version"])
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
             answer = self._http.request(method, path, json=body)
         except httpx.TimeoutException as error:
@@ -113,7 +113,7 @@ class Control:
             )
         if answer.is_error:
             raise WeightSyncError(f"{self.url} refused {path} ({answer.status_code}): {answer.text[:2000]}")
-        return answer.json()
+        return answer
 
 
 def parse_version(label: str) -> int:
@@ -133,6 +133,30 @@ def push(url: str, transfer: Transfer, version: int, timeout: float) -> None:
         served = control.weight_version()
     if served != version:
         raise WeightSyncError(f"{url} says that it serves weights {served} after it was sent {version}")
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter as peft saves it. Example: Adapter(version=3, folder=Path("run/adapters/3"))
+
+    The folder must stay as it is while completions may still be using it.
+    """
+
+    version: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What requests call it; a new name for each version, so that no cached key or value is of another one."""
+        return f"zero-{self.version}"
+
+
+def load_adapter(url: str, adapter: Adapter, superseded: Adapter | None, timeout: float) -> None:
+    """Make the server ready for requests that name the adapter, and drop one that nobody uses any more. Blocks."""
+    with Control(url, timeout) as control:
+        control.post("/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.folder.resolve())})
+        if superseded is not None:
+            control.post("/v1/unload_lora_adapter", {"lora_name": superseded.name})
 
 
 def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
