@@ -134,8 +134,10 @@ from pathlib import Path
 from grpo.config import ServerSettings
 from grpo.rollout.server import VLLMServer
 folder = Path(sys.argv[1])
-stubborn = "trap '' TERM INT HUP; setsid sh -c \\"trap '' TERM; echo ready; sleep 600; sleep 600\\" & sleep 600; sleep 600"
-server = VLLMServer(["sh", "-c", stubborn], {"PATH": "/usr/bin:/bin"}, ServerSettings(), folder.parent / "log", [folder])
+inner = "trap '' TERM; echo ready; sleep 600; sleep 600"
+script = f"trap '' TERM INT HUP; setsid sh -c \\"{inner}\\" & sleep 600; sleep 600"
+command, env = ["sh", "-c", script], {"PATH": "/usr/bin:/bin"}
+server = VLLMServer(command, env, ServerSettings(), folder.parent / "log", [folder])
 asyncio.run(server.start())
 """
     weights = tmp_path / "weights"

@@ -129,10 +129,12 @@ class VLLMEngine:
         return SyncReport(version, time.monotonic() - started, n_bytes, checksum(tensors))
 
     async def close(self) -> None:
-        await self._stack.aclose()
-        if self._server is not None:
-            await self._server.stop()
-        self._transfer.close()
+        try:
+            await self._stack.aclose()
+            if self._server is not None:
+                await self._server.stop()
+        finally:
+            self._transfer.close()
 
     async def _answer(self, index: int, request: RolloutRequest, room: asyncio.Semaphore) -> tuple[int, Group]:
         async with room:

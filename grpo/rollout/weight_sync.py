@@ -14,6 +14,7 @@ read by the worker-side engine in `vllm_plugin.py`. Between GPUs, `cuda_sync.py`
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -193,6 +194,7 @@ class ShmTransfer:
         name = f"zero-rl-{os.getpid()}-{uuid4().hex[:8]}"
         roots = [Path("/dev/shm"), Path(tempfile.gettempdir())]
         self.folders = [root / name for root in roots if root.is_dir()]
+        atexit.register(self.close)  # should nobody else come to call it; a killed process has its watcher
         self._path: Path | None = None
         self._staged: Staged | None = None
 
@@ -217,6 +219,7 @@ class ShmTransfer:
         pass  # nothing is set up with a server
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
 
