@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ from grpo.metrics import RunRecorder
 from grpo.model import ServedWeights, completion_logprobs
 from grpo.optim import MasterAdamW, learning_rate
 from grpo.pack import micro_batches, pack
-from grpo.rollout.engine import RolloutEngine, RolloutError, SyncReport
+from grpo.rollout.engine import AdapterEngine, RolloutEngine, RolloutError, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup, StepRollouts
 from grpo.types import Group, Sample
 from rewards import Reward, RewardSum
@@ -269,7 +270,15 @@ class GRPOTrainer:
 
     async def _sync(self, version: int) -> SyncReport:
         self.recorder.stage(f"sending weights, version {version}")
-        return await self.engine.update_weights(self.served, version)
+        lora = self.model_settings.lora
+        if lora is None or lora.sync == "merged":
+            return await self.engine.update_weights(self.served, version)
+        folder = self.run_dir / "adapters" / f"version-{version:06d}"
+        await asyncio.to_thread(self.model.save_pretrained, folder)
+        report = await cast("AdapterEngine", self.engine).update_adapter(folder, version)
+        for old in sorted(folder.parent.iterdir())[:-3]:  # completions in flight may still use the last ones
+            shutil.rmtree(old)
+        return report
 
     def _restore(self) -> int:
         """The step to go on from: that of the newest checkpoint, 0 if there is none."""

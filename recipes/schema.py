@@ -160,5 +160,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"eval.max_tokens: got {recipe.eval.max_tokens}, expected at most rollout.max_tokens "
             f"({rollout.max_tokens}): the server's context is made for that"
         )
+    lora = recipe.model.lora
+    if lora and lora.sync == "adapter" and rollout.engine == "transformers":
+        yield "model.lora.sync: engine: transformers has one set of weights; use merged, or engine: vllm"
     if server.urls and rollout.engine == "transformers":
         yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"

@@ -30,7 +30,9 @@ class RequestRefusedError(RuntimeError):
 
 
 class Decoder(Protocol):
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
+    """The part of a transformers tokenizer that is needed here."""
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool) -> Any: ...
 
 
 class RolloutClient:
@@ -193,6 +195,6 @@ def read_choice(choice: dict[str, Any], tokenizer: Decoder, adapter: Adapter | N
         token_ids=token_ids,
         logprobs=logprobs,
         versions=tuple(versions),
-        text=tokenizer.decode(token_ids, skip_special_tokens=True),
+        text=str(tokenizer.decode(token_ids, skip_special_tokens=True)),
         finish_reason=reason,
     )

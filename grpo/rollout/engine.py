@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from grpo.types import Group, RolloutRequest
@@ -61,3 +62,11 @@ class RolloutEngine(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class AdapterEngine(RolloutEngine, Protocol):
+    """An engine that can serve a LoRA adapter beside the weights of the start."""
+
+    async def update_adapter(self, folder: Path, version: int) -> SyncReport:
+        """Serve the adapter in `folder` (as peft saves it), which stays until the call after the next."""
+        ...

@@ -39,7 +39,7 @@ class Placement:
 def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placement:
     """The server takes the GPUs that the trainer leaves, and shares the trainer's where none is left.
 
-    `trainer_gpus` empty means GPU 0. Raises ValueError when the settings ask for what is not there.
+    `trainer_gpus` empty means GPU 0. Raises RolloutError when the settings ask for what is not there.
     """
     import torch
 
@@ -48,9 +48,9 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placeme
     free = [gpu for gpu in range(n_gpus) if gpu not in trainer]
     gpus = tuple(settings.gpus or free or range(n_gpus))
     if missing := [gpu for gpu in gpus if gpu >= n_gpus]:
-        raise ValueError(f"rollout.server.gpus names {missing}, this machine has {n_gpus} GPUs")
+        raise RolloutError(f"rollout.server.gpus names {missing}, this machine has {n_gpus} GPUs")
     if gpus and len(gpus) % settings.tensor_parallel:
-        raise ValueError(
+        raise RolloutError(
             f"rollout.server.tensor_parallel is {settings.tensor_parallel}: "
             f"the number of the server's GPUs must be a multiple of it, got {len(gpus)} {list(gpus)}"
         )
@@ -301,7 +301,7 @@ def build(
     trainer_gpus: Sequence[int] = (),
     folders: Sequence[Path] = (),
 ) -> VLLMServer:
-    """The server that these settings describe, not started. Raises RolloutError, ValueError on bad settings."""
+    """The server that these settings describe, not started. Raises RolloutError on bad settings."""
     check_model(model_path)
     where = place(rollout.server, trainer_gpus)
     command = command_line(model_path, model, rollout, where)
