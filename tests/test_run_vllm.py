@@ -34,27 +34,25 @@ def vllm_processes() -> list[psutil.Process]:
     return found
 
 
-def kill_engine_in_step(output: Path, step: int, killed: list[int]) -> None:
-    """Wait until step `step` samples, then kill -9 the process that holds the model."""
-    log, deadline = output / "logs" / "run.log", time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if log.exists() and f"step {step}: sampling" in log.read_text():
-            largest = max(vllm_processes(), key=lambda process: process.memory_info().rss)
-            largest.kill()
-            killed.append(largest.pid)
-            return
+def kill_engine_at(output: Path, stages: list[str], killed: list[str]) -> None:
+    """At each of these stages of the run, kill -9 the process that holds the model."""
+    log, deadline = output / "logs" / "run.log", time.monotonic() + 500
+    while len(killed) < len(stages) and time.monotonic() < deadline:
+        if log.exists() and stages[len(killed)] in log.read_text():
+            max(vllm_processes(), key=lambda process: process.memory_info().rss).kill()
+            killed.append(stages[len(killed)])
         time.sleep(0.01)
 
 
 def test_a_server_killed_in_mid_step_is_replaced_and_the_run_goes_on_with_the_newest_weights(tmp_path):
-    output, killed = tmp_path / "out", []
-    killer = threading.Thread(target=kill_engine_in_step, args=(output, 3, killed))
+    output, stages, killed = tmp_path / "out", ["step 2: sampling", "step 3: training"], []
+    killer = threading.Thread(target=kill_engine_at, args=(output, stages, killed))
     killer.start()
     lines = train(output, "train.steps=4")
     killer.join()
-    assert killed
+    assert killed == stages
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert [line["server_restarts"] for line in lines][-1] == 1
+    assert [line["server_restarts"] for line in lines] == [0, 1, 2, 2]
     assert all(line["failed"] == 0 for line in lines)  # every completion asked for came
     # What is served is what was trained, after the restart as before: fp32 log-probs agree to rounding.
     assert all(line["logprob_diff"] < 1e-4 for line in lines if line["trained_tokens"])
