@@ -143,8 +143,10 @@ def _accuracy(axes: Axes, run: Run) -> None:
         axes.fill_between(x, low, high, color=BLUE, alpha=0.12, linewidth=0)
         axes.errorbar(x, y, yerr=errors, color=BLUE, marker="o", capsize=4, label="held-out, 95% interval")
         for i in dict.fromkeys((0, len(x) - 1)):
+            below = low[i] > 10  # there is room between the interval and the axis
+            at, offset, va = (low[i], -6, "top") if below else (high[i], 6, "bottom")
             axes.annotate(
-                f"{y[i]:.1f}%", (x[i], low[i]), (0, -6), textcoords="offset points", ha="center", va="top", color=BLUE
+                f"{y[i]:.1f}%", (x[i], at), (0, offset), textcoords="offset points", ha="center", va=va, color=BLUE
             )
     axes.set(ylabel="accuracy (%)", ylim=(0, 100))
     axes.legend(loc="lower right")

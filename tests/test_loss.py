@@ -85,7 +85,7 @@ def trl_gradient(tmp_path, model, samples, old, kind, *, kl_coef=0.0, ref=None):
     args = GRPOConfig(
         output_dir=str(tmp_path),
         loss_type=kind,
-        beta=kl_coef,
+        use_bias_correction_kl=False,  # DeepSeek-V3.2's variant; ours is the published k3
         epsilon=0.2,
         epsilon_high=0.28,
         max_completion_length=MAX_TOKENS,
@@ -105,6 +105,7 @@ def trl_gradient(tmp_path, model, samples, old, kind, *, kl_coef=0.0, ref=None):
     # What TRL sets when it samples with vLLM: the truncated importance weights enter the loss.
     trainer.use_vllm, trainer.vllm_importance_sampling_correction = True, True
     trainer.current_gradient_accumulation_steps = 1
+    trainer.beta = kl_coef  # set late: its constructor would load a reference model from a hub
     prompt_width = max(len(s.prompt_ids) for s in samples)
     width = max(len(s.completion_ids) for s in samples)
 
