@@ -112,9 +112,17 @@ class Control:
             raise WeightSyncError(
                 f"{self.url} has no {path}: start it with VLLM_SERVER_DEV_MODE=1, as `zero serve MODEL` does"
             )
+        if answer.is_server_error and not self._healthy():  # the API still answers for an engine that has died
+            raise ServerLostError(f"the engine of {self.url} died before {path}: {answer.text[:500]}")
         if answer.is_error:
             raise WeightSyncError(f"{self.url} refused {path} ({answer.status_code}): {answer.text[:2000]}")
         return answer
+
+    def _healthy(self) -> bool:
+        try:
+            return self._http.get("/health").status_code == 200
+        except httpx.HTTPError:
+            return False
 
 
 def parse_version(label: str) -> int:
