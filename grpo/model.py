@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -71,6 +72,14 @@ def _cannot_load(path: str, error: Exception) -> ModelError:
         f"model.path: {path} cannot be loaded ({first_line}). Without a connection to the hub, "
         "give a local folder: --set model.path=DIR"
     )
+
+
+def max_positions(settings: ModelSettings) -> int:
+    """The longest sequence, prompt and completion, that the model takes."""
+    config = AutoConfig.from_pretrained(
+        settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    ).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize  # some architectures have no bound
 
 
 def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PreTrainedModel:

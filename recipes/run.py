@@ -16,7 +16,7 @@ from eval.run import evaluate
 from grpo.checkpoint import checkpoints
 from grpo.config import ModelSettings
 from grpo.metrics import RunRecorder
-from grpo.model import add_lora, load_model, load_tokenizer
+from grpo.model import add_lora, load_model, load_tokenizer, max_positions
 from grpo.prompts import render
 from grpo.rollout.engine import RolloutEngine
 from grpo.trainer import GRPOTrainer
@@ -137,6 +137,13 @@ def _engine(
 
 def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Prompt], list[Prompt], int]:
     """Training and held-out prompts, and how many were dropped because they are too long."""
+    room = max_positions(model_settings(recipe)) - recipe.rollout.max_tokens
+    longest = min(recipe.rollout.max_prompt_tokens, room)
+    if longest < 1:
+        raise TaskError(
+            f"rollout.max_tokens: {recipe.rollout.max_tokens} leaves no room for a prompt, the model takes "
+            f"{room + recipe.rollout.max_tokens} tokens in all; reduce it"
+        )
 
     def prompts(rows: list[Row]) -> tuple[list[Prompt], int]:
         settings = recipe.task
@@ -147,7 +154,7 @@ def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
             settings.system,
             settings.instruction,
             settings.prefill,
-            recipe.rollout.max_prompt_tokens,
+            longest,
         )
 
     train, dropped = prompts(task.train)
@@ -155,7 +162,7 @@ def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
     if not train or not held_out:
         raise TaskError(
             f"task {task.name}: every {'held-out' if train else 'training'} prompt is longer than "
-            f"rollout.max_prompt_tokens = {recipe.rollout.max_prompt_tokens}; raise it"
+            f"{longest} tokens, the smaller of rollout.max_prompt_tokens and what max_tokens leaves of the model"
         )
     return train, held_out, dropped + held_out_dropped
 
@@ -163,7 +170,7 @@ def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
 def _task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
     lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
     if dropped:
-        lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens")
+        lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
     if task.rejected:
         lines.append(f"  {len(task.rejected)} rejected, for example:")
         lines += [f"    {row}: {reason}" for row, reason in task.rejected[:3]]

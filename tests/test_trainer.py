@@ -21,6 +21,7 @@ from grpo.checkpoint import checkpoints
 from grpo.rollout.engine import RolloutError
 from recipes.load import load_recipe
 from recipes.run import run
+from recipes.tasks import TaskError
 from rewards import RewardError
 
 REWARDS = '''
@@ -207,6 +208,12 @@ def test_a_reward_that_breaks_its_contract_stops_the_run_and_is_named(recipe_fil
 def test_too_many_unscored_completions_stop_the_run(recipe_file, tmp_path):
     with pytest.raises(RolloutError, match=r"32 of 32 completions failed .*max_failed_share"):
         train(recipe_file, tmp_path / "out", "rewards.0.name=my_rewards.py:never")
+
+
+def test_defaults_that_exceed_the_models_length_are_cut_to_it_and_impossible_ones_are_refused(recipe_file, tmp_path):
+    train(recipe_file, tmp_path / "out", "rollout.max_prompt_tokens=4096", "train.steps=1")
+    with pytest.raises(TaskError, match=r"max_tokens: 1024 leaves no room for a prompt, the model takes 1024 tokens"):
+        train(recipe_file, tmp_path / "none", "rollout.max_tokens=1024", "train.tokens_per_micro_batch=64")
 
 
 def test_groups_without_contrast_train_nothing_and_say_so(recipe_file, tmp_path):

