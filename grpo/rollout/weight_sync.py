@@ -112,7 +112,10 @@ class Control:
             raise WeightSyncError(
                 f"{self.url} has no {path}: start it with VLLM_SERVER_DEV_MODE=1, as `zero serve MODEL` does"
             )
-        if answer.is_server_error and not self._healthy():  # the API still answers for an engine that has died
+        # The API still answers for an engine that has died. One whose worker refused the weights is paused, which
+        # /health calls unhealthy too, but it is alive.
+        refused = "collective_rpc method failed" in answer.text
+        if answer.is_server_error and not refused and not self._healthy():
             raise ServerLostError(f"the engine of {self.url} died before {path}: {answer.text[:500]}")
         if answer.is_error:
             raise WeightSyncError(f"{self.url} refused {path} ({answer.status_code}): {answer.text[:2000]}")
