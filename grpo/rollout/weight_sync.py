@@ -112,8 +112,8 @@ class Control:
             raise WeightSyncError(
                 f"{self.url} has no {path}: start it with VLLM_SERVER_DEV_MODE=1, as `zero serve MODEL` does"
             )
-        # The API still answers for an engine that has died. One whose worker refused the weights is paused, which
-        # /health calls unhealthy too, but it is alive.
+        # The API still answers for an engine that has died. /health was seen to fail after a worker refused the
+        # weights, too, though that engine lives on and serves: vLLM's words tell the two apart.
         refused = "collective_rpc method failed" in answer.text
         if answer.is_server_error and not refused and not self._healthy():
             raise ServerLostError(f"the engine of {self.url} died before {path}: {answer.text[:500]}")
