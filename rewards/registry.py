@@ -1,4 +1,4 @@
-"""Find a reward function by its name, its file or its module, and call what users wrote with errors that help."""
+"""Find a reward function by its name, entry point, file or module, and call what users wrote with errors that help."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,11 +18,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from rewards.accuracy import accuracy
+from rewards.chat import CompletionForm
 from rewards.countdown import countdown
 from rewards.format import format, format_graded
 from rewards.graded import Graded
 from rewards.types import RewardError, Score
 
+ENTRY_POINTS = "zero.rewards"  # the group in which a package names its rewards
 BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "accuracy": accuracy,
     "countdown": countdown,
@@ -36,9 +39,11 @@ class RewardSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str  # a built-in's name, path/to/file.py:function, or package.module:function
+    name: str  # a built-in's name, an installed entry point's, path/to/file.py:function, or package.module:function
     weight: float = Field(default=1.0, allow_inf_nan=False)
     args: dict[str, Any] = Field(default_factory=dict)  # keyword arguments, beside the columns
+    completions: CompletionForm | None = None  # None: as its annotation says, else as the template has them
+    timeout: float = Field(default=120.0, gt=0)  # seconds for one call in training, of a reward that is not built in
 
 
 def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:
@@ -48,12 +53,7 @@ def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:
     """
     place, colon, name = spec.rpartition(":")
     if not colon:
-        if spec in BUILT_IN:
-            return BUILT_IN[spec]
-        raise RewardError(
-            f"reward {spec!r}: no built-in has this name{_nearest(spec, BUILT_IN)}. Give one of {', '.join(BUILT_IN)}, "
-            "path/to/file.py:function or package.module:function"
-        )
+        return BUILT_IN[spec] if spec in BUILT_IN else _load_installed(spec)
     base = (base_dir or Path()).resolve()
     module = _load_file(spec, base / place) if place.endswith(".py") else _load_module(spec, place, base)
     function = getattr(module, name, None)
@@ -61,6 +61,18 @@ def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:
         public = [other for other in dir(module) if not other.startswith("_")]
         raise RewardError(f"reward {spec!r}: {place} has no function {name!r}{_nearest(name, public)}")
     return function
+
+
+def installed_rewards() -> dict[str, list[EntryPoint]]:
+    """The entry points of the group `zero.rewards`, by name; more than one where packages disagree.
+
+    One with a built-in's name is listed but never used: no package that is installed along changes what a recipe means.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value)):
+        if point.value not in [other.value for other in found.setdefault(point.name, [])]:
+            found[point.name].append(point)
+    return found
 
 
 def grader(name: str, **args: Any) -> Callable[[str, Mapping[str, Any]], Score]:
@@ -83,13 +95,15 @@ def user_code(name: str, function: Callable[..., Any] | None, doing: str) -> Ite
     """Turn whatever code of the user raises into a RewardError with its type, message, file and line."""
     try:
         yield
-    except Exception as failure:  # the one broad except: code that is not ours may raise anything
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as failure:  # the one broad except: code that is not ours may raise anything, even SystemExit
         raise RewardError(
             f"reward {name!r} raised {type(failure).__name__}: {failure}, while {doing} ({_where(failure, function)})"
         ) from failure
 
 
-def _where(failure: Exception, function: Callable[..., Any] | None) -> str:
+def _where(failure: BaseException, function: Callable[..., Any] | None) -> str:
     """File and line: of the syntax error, else the last in the function's own file, else where it was raised."""
     if isinstance(failure, SyntaxError) and failure.filename:
         return f"{failure.filename}:{failure.lineno}"
@@ -98,6 +112,25 @@ def _where(failure: Exception, function: Callable[..., Any] | None) -> str:
     own = [frame for frame in frames if code and frame.filename == code.co_filename]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
+
+
+def _load_installed(name: str) -> Callable[..., Any]:
+    installed = installed_rewards()
+    points = installed.get(name, [])
+    if not points:
+        names = [*BUILT_IN, *(other for other in installed if other not in BUILT_IN)]
+        raise RewardError(
+            f"reward {name!r}: no built-in and no installed entry point has this name{_nearest(name, names)}. Give one "
+            f"of {', '.join(names)}, path/to/file.py:function or package.module:function"
+        )
+    if len(points) > 1:
+        values = " and ".join(point.value for point in points)
+        raise RewardError(f"reward {name!r}: several packages install it, {values}: give one of these in its place")
+    with user_code(name, None, "being imported"):
+        function = points[0].load()
+    if not callable(function):
+        raise RewardError(f"reward {name!r}: the entry point {points[0].value} is no function, got {function!r}")
+    return function
 
 
 def _load_file(spec: str, path: Path) -> ModuleType:

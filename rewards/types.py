@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Outcome = Literal["correct", "wrong", "no_answer", "malformed", "timeout", "error"]
 
@@ -29,14 +29,28 @@ class Score:
 class Reward:
     """The weighted sum of a completion's rewards, and its parts. None: could not be scored.
 
-    `parts` holds each reward's own value before its weight, None where it does not apply.
+    `parts` holds each reward's own value before its weight, None where it does not apply; `extra` what rewards
+    logged about this completion with TRL's `log_extra`, as {"accuracy_reward/gold_parsed": "[42]"}.
 
     Example: Reward(value=1.2, parts={"accuracy": 1.0, "format": 1.0}, score=Score(...))
     """
 
     value: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
-    score: Score | None = None  # of the accuracy-like reward, where there is one
+    score: Score | None = None  # of a reward that failed, else of the accuracy-like one, where there is one
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """How far training is, for rewards that ask for `trainer_state`; names and meaning are those of transformers.
+
+    Example: TrainerState(global_step=4, max_steps=100, epoch=0.5)
+    """
+
+    global_step: int  # optimizer steps that the completions' own step comes after
+    max_steps: int
+    epoch: float
 
 
 class RewardError(ValueError):

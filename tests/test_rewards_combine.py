@@ -87,11 +87,13 @@ def test_only_named_columns_are_passed_without_kwargs_and_all_with_them(tmp_path
         "    assert prompts == ['p'] and completion_ids == [[1]] and trainer_state is None and level == [3]\n"
         "    return [1]\n"
         "def g(completions, **columns):\n"
-        "    return [len(columns)]\n",
+        "    assert set(columns) == {'prompts', 'completion_ids', 'level', 'answer', 'trainer_state', 'log_extra',\n"
+        "                            'log_metric'}\n"
+        "    return [2]\n",
     )
     columns = {"prompts": ["p"], "completion_ids": [[1]], "level": [3], "answer": ["42"]}
     (reward,) = reward_sum(spec, "mine.py:g", base=tmp_path).score(["x"], columns)
-    assert reward.parts == {"f": 1.0, "g": 4.0}
+    assert reward.parts == {"f": 1.0, "g": 2.0}
 
 
 def test_an_async_reward_runs_inside_and_outside_an_event_loop(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_a_wrong_column_is_named(columns: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("acuracy", "'acuracy': no built-in has this name; did you mean 'accuracy'?"),
+        ("acuracy", "'acuracy': no built-in and no installed .* has this name; did you mean 'accuracy'?"),
         ("mine.py", "path/to/file.py:function"),
         ("mni.py:f", "there is no file .*; did you mean 'mine.py'?"),
         ("mine.py:brevty", "has no function 'brevty'; did you mean 'brevity'?"),
