@@ -117,9 +117,11 @@ class RewardFunction:
     def _numbers(self, values: Any, completions: Sequence[Completion]) -> list[float | None]:
         values = _plain(values)
         if not isinstance(values, list | tuple):
-            raise RewardError(f"reward {self.spec!r} returned {type(values).__name__} {str(values)[:60]!r}: {_FIX}")
+            got = f"{type(values).__name__} {str(values)[:60]!r}"
+            raise RewardError(f"reward {self.spec!r} returned {got}: {_FIX}", "wrong-type")
         if len(values) != len(completions):
-            raise RewardError(f"reward {self.spec!r}: got {len(values)} values, expected {len(completions)}: {_FIX}")
+            got = f"got {len(values)} values, expected {len(completions)}"
+            raise RewardError(f"reward {self.spec!r}: {got}: {_FIX}", "wrong-length")
         return [self._number(_plain(value), text) for value, text in zip(values, completions, strict=True)]
 
     def _number(self, value: Any, completion: Completion) -> float | None:
@@ -129,7 +131,8 @@ class RewardFunction:
         problem = "is not finite" if number else f"is of type {type(value).__name__}"
         fix = _FIX_ONE if self._single else _FIX
         raise RewardError(
-            f"reward {self.spec!r} gave {value!r}, which {problem}, to {text_of(completion)[:80]!r}: {fix}"
+            f"reward {self.spec!r} gave {value!r}, which {problem}, to {text_of(completion)[:80]!r}: {fix}",
+            "not-finite" if number else "wrong-type",
         )
 
 

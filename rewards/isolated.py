@@ -37,7 +37,9 @@ class IsolatedReward:
     Raises RewardError as RewardFunction does.
     """
 
-    def __init__(self, settings: RewardSettings, base_dir: Path | None = None):
+    def __init__(self, settings: RewardSettings, base_dir: Path | None = None, quiet: bool = False):
+        """quiet: what the reward prints is thrown away."""
+        self._output = subprocess.DEVNULL if quiet else None
         self._settings, self._base_dir = settings, (base_dir or Path()).resolve()
         self._one_at_a_time = threading.Lock()
         self._closed = False
@@ -47,13 +49,20 @@ class IsolatedReward:
         self, completions: Sequence[Completion], columns: Mapping[str, Any], trainer_state: Any = None
     ) -> Returned:
         """As RewardFunction; where the child hangs or dies, a Score that says so for each completion."""
+        reply = self.ask(completions, columns, trainer_state)
+        return reply if isinstance(reply, Returned) else Returned([reply] * len(completions))
+
+    def ask(
+        self, completions: Sequence[Completion], columns: Mapping[str, Any], trainer_state: Any = None
+    ) -> Returned | Score:
+        """As RewardFunction; where the child hangs or dies, one Score that says so."""
         with self._one_at_a_time:
             if self._process.poll() is not None:
                 self._start()
             reply = self._ask((list(completions), dict(columns), trainer_state), self._settings.timeout)
         if isinstance(reply, RewardError):
             raise reply
-        return reply if isinstance(reply, Returned) else Returned([reply] * len(completions))
+        return reply
 
     def close(self) -> None:
         """End the child for good. A call that waits for it in another thread returns."""
@@ -74,6 +83,8 @@ class IsolatedReward:
                 f"from rewards.isolated import serve; serve({theirs.fileno()}, {os.getpid()})",
             ],
             stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is the parent's to handle

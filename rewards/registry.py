@@ -99,7 +99,8 @@ def user_code(name: str, function: Callable[..., Any] | None, doing: str) -> Ite
         raise
     except BaseException as failure:  # the one broad except: code that is not ours may raise anything, even SystemExit
         raise RewardError(
-            f"reward {name!r} raised {type(failure).__name__}: {failure}, while {doing} ({_where(failure, function)})"
+            f"reward {name!r} raised {type(failure).__name__}: {failure}, while {doing} ({_where(failure, function)})",
+            problem="raises",
         ) from failure
 
 

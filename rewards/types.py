@@ -53,5 +53,15 @@ class TrainerState:
     epoch: float
 
 
+Problem = Literal["raises", "wrong-type", "wrong-length", "not-finite"]
+
+
 class RewardError(ValueError):
-    """A reward function broke its contract: it raised, or its values have the wrong number, type or are not finite."""
+    """A reward function broke its contract: it raised, or its values have the wrong number, type or are not finite.
+
+    `problem` says which of these, where a call did; None where the function could not be loaded or called at all.
+    """
+
+    def __init__(self, message: str, problem: Problem | None = None):
+        super().__init__(message)
+        self.problem = problem
