@@ -108,3 +108,10 @@ class GRPOConfig(Settings):
     max_failed_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of a step's completions; above it the run stops
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     control: Literal["none", "random"] = "none"  # random: rewards are coin flips, to measure what learning is worth
+
+    @property
+    def advantage_kind(self) -> Literal["group_std", "group_mean"]:
+        """`advantage`, with auto resolved for the loss."""
+        if self.advantage != "auto":
+            return self.advantage
+        return "group_mean" if self.loss == "dr_grpo" else "group_std"

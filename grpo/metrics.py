@@ -30,6 +30,7 @@ The trainer gives these metrics; others are recorded as they come.
     | server_restarts        |           | since the run started                                                |
     | outcome/NAME           | share     | completions with this outcome of the verifier                        |
     | reward/NAME            |           | mean of one reward function, before its weight                       |
+    | logged/NAME            |           | mean of what rewards logged with `log_metric`                        |
 """
 
 from __future__ import annotations
@@ -50,17 +51,23 @@ from grpo.display import open_display
 from grpo.report import read_lines, read_run, run_title, terminal_curve, write_report
 from grpo.trackers import start_trackers
 
-# `rewards` is JSON, {"accuracy": 1.0, "format": null}: its keys differ between recipes, and one schema for all
-# lets `datasets` open any mixture of steps and runs.
+# JSON, such as {"accuracy": 1.0, "format": null}, where keys differ between recipes and tasks: one schema for all lets
+# `datasets` open any mixture of steps and runs.
+JSON_COLUMNS = ("rewards", "messages", "columns", "extra")
 ROLLOUT_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int32(), nullable=False),
+        pa.field("group", pa.int32()),  # number within the step: a prompt may come twice where epochs meet
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("prompt", pa.string()),
+        pa.field("prefill", pa.string()),  # the end of `prompt` that rewards read before `completion`
+        pa.field("messages", pa.string()),  # of a chat: the conversation that `prompt` renders
         pa.field("completion", pa.string()),
         pa.field("answer", pa.string()),
+        pa.field("columns", pa.string()),  # the dataset's others; what JSON cannot hold is its text
         pa.field("reward", pa.float64()),  # null: could not be scored
         pa.field("rewards", pa.string()),
+        pa.field("extra", pa.string()),  # what rewards logged with `log_extra`
         pa.field("outcome", pa.string()),
         pa.field("extracted", pa.string()),
         pa.field("reason", pa.string()),
@@ -125,10 +132,10 @@ class RunRecorder:
         self._track(step, {f"heldout/{key}": result[key] for key in ("accuracy", "low", "high", "n")})
 
     def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep every completion of a step. Keys of a row: ROLLOUT_SCHEMA's, `rewards` as a mapping."""
+        """Keep every completion of a step. Keys of a row: ROLLOUT_SCHEMA's, JSON_COLUMNS as plain data."""
         if not rows:  # `datasets` refuses a whole folder for one file without rows
             return
-        table = pa.Table.from_pylist([{**row, "rewards": json.dumps(row["rewards"])} for row in rows], ROLLOUT_SCHEMA)
+        table = pa.Table.from_pylist([_with_json(row) for row in rows], ROLLOUT_SCHEMA)
         path = self.run_dir / "rollouts" / f"step-{step:06d}.parquet"
         write_atomic(path, lambda partial: parquet.write_table(table, partial, compression="zstd"))
 
@@ -156,6 +163,11 @@ class RunRecorder:
 
     def _log(self, text: str) -> None:
         append_line(self.run_dir / "logs" / "run.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", sync=False)
+
+
+def _with_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    present = [name for name in JSON_COLUMNS if row.get(name) is not None]
+    return {**row, **{name: json.dumps(row[name], default=str, ensure_ascii=False) for name in present}}
 
 
 def _forget_beyond(run_dir: Path, resume_step: int) -> None:

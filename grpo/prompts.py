@@ -33,6 +33,7 @@ SYSTEM = (
     "Think before you answer. Enclose the reasoning in <think> </think> tags and the answer alone in "
     "<answer> </answer> tags: <think> reasoning here </think> <answer> answer here </answer>"
 )
+Conversation = tuple[dict[str, str], ...]
 OPENED = re.compile(r"<think>\s*\Z")
 
 
@@ -71,27 +72,33 @@ def render(
     Raises:
         PromptError: `chat` with a tokenizer that has no chat template, or one that takes no system prompt.
     """
+    conversations: list[Conversation]
     questions = [f"{row.question}\n{instruction}" if instruction else row.question for row in rows]
     if template == "chat":
-        texts = [_chat(tokenizer, question, SYSTEM if system is None else system) for question in questions]
+        conversations = [_conversation(question, SYSTEM if system is None else system) for question in questions]
+        texts = [_chat(tokenizer, messages) for messages in conversations]
     else:
+        conversations = [()] * len(questions)
         frame = R1_ZERO if template == "r1_zero" else template
         texts = [frame.replace("{question}", question) for question in questions]
     texts = [text + (prefill or "") for text in texts]
     # A chat template writes its special tokens itself; a raw text gets those that the model was trained to see.
     all_ids = tokenizer(texts, add_special_tokens=template != "chat")["input_ids"] if texts else []
     prompts = []
-    for row, text, ids in zip(rows, texts, all_ids, strict=True):
+    for row, messages, text, ids in zip(rows, conversations, texts, all_ids, strict=True):
         token_ids = _clean_ends(ids, text, tokenizer)
         if max_prompt_tokens is None or len(token_ids) <= max_prompt_tokens:
             own = text[_answer_starts(text, prefill or "") :]
-            prompts.append(
-                Prompt(id=row.id, text=text, token_ids=token_ids, answer=row.answer, prefill=own, columns=row.columns)
-            )
+            prompts.append(Prompt(row.id, text, token_ids, row.answer, own, row.columns, messages))
     return prompts, len(rows) - len(prompts)
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, question: str, system: str) -> str:
+def _conversation(question: str, system: str) -> Conversation:
+    user = {"role": "user", "content": question}
+    return ({"role": "system", "content": system}, user) if system else (user,)
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -99,10 +106,8 @@ def _chat(tokenizer: PreTrainedTokenizerBase, question: str, system: str) -> str
             "task.template: chat, but this model's tokenizer has no chat template; "
             "use r1_zero (made for base models) or a text that contains {question}"
         )
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": question})
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
         raise PromptError(
             f"task.template: the model's chat template refuses the conversation ({error}); if it takes no system "

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from grpo.advantage import Kind, group_advantages
+from grpo.advantage import group_advantages
 from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.loss import policy_loss, token_weights, truncated_correction
@@ -39,17 +39,19 @@ from grpo.optim import MasterAdamW, learning_rate
 from grpo.pack import micro_batches, pack
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, RolloutError, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup, StepRollouts
-from grpo.types import Group, Sample
+from grpo.scoring import reward_inputs
+from grpo.types import Completion, Group, Prompt, Sample
 from rewards import Reward, RewardSum
+from rewards.types import FAILURES, TrainerState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from grpo.types import Prompt
-
 # (step) -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
 
+SHOWN_FAILURES = 3  # completions that the error about too many failures quotes
+SHOWN_CHARACTERS = 120  # of each, and of its reason
 MISMATCH = 0.1  # mean |trainer - server| log-prob above which the run says so (bf16 noise is about 0.01 to 0.06)
 
 
@@ -96,6 +98,8 @@ class GRPOTrainer:
         self._device = next(model.parameters()).device
         self._facts: dict[str, Any] = {"wall_seconds": 0.0}  # goes into every checkpoint
         self._said: set[str] = set()
+        self._n_prompts = len(prompts)
+        self._logged: defaultdict[int, list[tuple[str, float]]] = defaultdict(list)  # by rewards, of steps being drawn
         # One thread, always the same: the event loop goes on serving requests while a step trains.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="train")
 
@@ -115,6 +119,7 @@ class GRPOTrainer:
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
             return self._summary(after)
         finally:
+            self.rewards.close()  # a thread may be waiting for one that hangs
             await self.scheduler.cancel()
             await self.engine.close()
             self._compute.shutdown()
@@ -133,6 +138,7 @@ class GRPOTrainer:
         sync = await self._sync(step)
         metrics = {
             **self._rollout_metrics(rollouts, advantages),
+            **_means("logged", self._logged.pop(step, [])),
             **trained,
             "learning_rate": learning_rate(self.config, step),
             "weight_version": sync.version,
@@ -157,22 +163,18 @@ class GRPOTrainer:
 
     # -- rewards and advantages ------------------------------------------------------------------
 
-    def _score(self, group: Group) -> tuple[Reward, ...]:
+    def _score(self, step: int, group: Group) -> tuple[Reward, ...]:
         """Scores what the model was given of its own turn plus what it wrote."""
-        prompt, n = group.prompt, len(group.completions)
-        if not n:
+        if not group.completions:
             return ()
-        columns: dict[str, list[Any]] = {name: [value] * n for name, value in prompt.columns.items()}
-        columns["answer"] = [prompt.answer] * n
-        columns["prompts"] = [prompt.text] * n
-        columns["completion_ids"] = [list(completion.token_ids) for completion in group.completions]
-        texts = [prompt.prefill + completion.text for completion in group.completions]
-        return tuple(self.rewards.score(texts, columns))
+        texts, columns = reward_inputs(group.prompt, group.completions)
+        epoch = (step - 1) * self.rollout.prompts_per_step / self._n_prompts
+        state = TrainerState(step - 1, self.config.steps, epoch)
+        log_metric = self._logged[step].append
+        return tuple(self.rewards.score(texts, columns, state, lambda name, value: log_metric((name, value))))
 
     def _advantages(self, step: int, groups: list[ScoredGroup]) -> list[list[float | None]]:
-        kind: Kind = "group_mean" if self.config.loss == "dr_grpo" else "group_std"
-        if self.config.advantage != "auto":
-            kind = self.config.advantage
+        kind = self.config.advantage_kind
         return [group_advantages(self._trained_rewards(step, scored), kind) for scored in groups]
 
     def _trained_rewards(self, step: int, scored: ScoredGroup) -> list[float | None]:
@@ -319,16 +321,24 @@ class GRPOTrainer:
     # -- what is said about a step -------------------------------------------------------------------
 
     def _refuse_failures(self, step: int, groups: list[ScoredGroup]) -> None:
-        causes: Counter[str] = Counter()
+        unscored = [
+            (scored.group.prompt, completion, reward)
+            for scored in groups
+            for completion, reward in zip(scored.group.completions, scored.rewards, strict=True)
+            if reward.value is None
+        ]
+        causes = Counter(_failure_cause(reward) for _, _, reward in unscored)
         for scored in groups:
             causes.update(scored.group.failures)
-            causes.update(_failure_cause(reward) for reward in scored.rewards if reward.value is None)
         asked = self.rollout.prompts_per_step * self.rollout.group_size
         failed = sum(causes.values())
         if failed > self.config.max_failed_share * asked:
+            counts = ", ".join(f"{cause} {count}" for cause, count in causes.most_common())
+            examples = "".join(f"\n  {_in_words(*example)}" for example in unscored[:SHOWN_FAILURES])
             raise RolloutError(
-                f"step {step}: {failed} of {asked} completions failed ({dict(causes)}), more than "
+                f"step {step}: {failed} of {asked} completions failed ({counts}), more than "
                 f"train.max_failed_share = {self.config.max_failed_share}. See logs/ in {self.run_dir}"
+                + (f". For example:{examples}" if examples else "")
             )
 
     def _rollout_metrics(self, rollouts: StepRollouts, advantages: list[list[float | None]]) -> dict[str, float]:
@@ -336,24 +346,21 @@ class GRPOTrainer:
         rewards = [r for scored in rollouts.groups for r in scored.rewards]
         values = [r.value for r in rewards if r.value is not None]
         outcomes = Counter(r.score.outcome for r in rewards if r.score is not None)
-        parts: dict[str, list[float]] = {}
-        for reward in rewards:
-            for name, value in reward.parts.items():
-                if value is not None:
-                    parts.setdefault(name, []).append(value)
+        graded = sum(count for name, count in outcomes.items() if name not in FAILURES)
+        parts = [(name, value) for r in rewards for name, value in r.parts.items() if value is not None]
         asked = self.rollout.prompts_per_step * self.rollout.group_size
         n = max(len(completions), 1)
         return {
             "reward": _mean(values),
             "reward_std": _mean([_std([r.value for r in s.rewards if r.value is not None]) for s in rollouts.groups]),
-            "accuracy": outcomes["correct"] / max(sum(outcomes.values()), 1),
+            "accuracy": outcomes["correct"] / max(graded, 1),
             "length": _mean([len(c.token_ids) for c in completions]),
             "truncated": sum(c.finish_reason == "length" for c in completions) / n,
             "tokens": sum(len(c.token_ids) for c in completions),
             "zero_variance_groups": _mean([float(not any(group)) for group in advantages]),
             "failed": (asked - len(values)) / asked,
             **{f"outcome/{name}": count / n for name, count in outcomes.items()},
-            **{f"reward/{name}": _mean(part) for name, part in parts.items()},
+            **_means("reward", parts),
         }
 
     def _explain(self, metrics: Mapping[str, float]) -> None:
@@ -389,11 +396,28 @@ _AT_START = ("logprob_diff", "kl_sampler", "entropy")
 
 
 def _failure_cause(reward: Reward) -> str:
-    return reward.score.outcome if reward.score is not None else "no reward applies"
+    """The outcome of the verdict that failed; without one, no reward had a value for the completion."""
+    return reward.score.outcome if reward.score and reward.score.outcome in FAILURES else "no reward applies"
+
+
+def _in_words(prompt: Prompt, completion: Completion, reward: Reward) -> str:
+    """`arithmetic/train/17: timeout, not settled in 3 CPU seconds; the completion ends in '... 9!!</answer>'`"""
+    cause = _failure_cause(reward)
+    reason = f", {reward.score.reason[:SHOWN_CHARACTERS]}" if reward.score and reward.score.outcome == cause else ""
+    start = "..." if len(completion.text) > SHOWN_CHARACTERS else ""
+    return f"{prompt.id}: {cause}{reason}; the completion ends in {start + completion.text[-SHOWN_CHARACTERS:]!r}"
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
+
+
+def _means(prefix: str, values: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """{"prefix/name": mean of the values of that name}"""
+    named: defaultdict[str, list[float]] = defaultdict(list)
+    for name, value in values:
+        named[name].append(value)
+    return {f"{prefix}/{name}": _mean(one) for name, one in named.items()}
 
 
 def _std(values: Sequence[float]) -> float:
@@ -406,12 +430,17 @@ def _rollout_rows(step: int, groups: list[ScoredGroup], advantages: list[list[fl
     return [
         {
             "step": step,
+            "group": number,
             "prompt_id": scored.group.prompt.id,
             "prompt": scored.group.prompt.text,
+            "prefill": scored.group.prompt.prefill,
+            "messages": list(scored.group.prompt.messages) or None,
             "completion": completion.text,
             "answer": scored.group.prompt.answer,
+            "columns": dict(scored.group.prompt.columns),
             "reward": reward.value,
             "rewards": dict(reward.parts),
+            "extra": dict(reward.extra),
             "outcome": reward.score.outcome if reward.score else None,
             "extracted": reward.score.extracted if reward.score else None,
             "reason": reward.score.reason if reward.score else None,
@@ -421,6 +450,6 @@ def _rollout_rows(step: int, groups: list[ScoredGroup], advantages: list[list[fl
             "logprobs": list(completion.logprobs),
             "versions": list(completion.versions),
         }
-        for scored, advantages_G in zip(groups, advantages, strict=True)
+        for number, (scored, advantages_G) in enumerate(zip(groups, advantages, strict=True))
         for completion, reward, advantage in zip(scored.group.completions, scored.rewards, advantages_G, strict=True)
     ]

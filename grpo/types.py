@@ -44,6 +44,7 @@ class Prompt:
     answer: str  # gold answer, as the verifier takes it
     prefill: str = ""  # the end of `text` that already belongs to the assistant's turn
     columns: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
+    messages: tuple[Mapping[str, str], ...] = ()  # of a chat template: the conversation that `text` renders
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     model = model_settings(recipe)
-    rewards = RewardSum(recipe.rewards)  # a bad spec is refused before anything is loaded
+    rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
     tokenizer = load_tokenizer(model)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     train, held_out, dropped = _prompts(recipe, task, tokenizer)

@@ -27,12 +27,17 @@ def recorder(run_dir: Path, **keywords) -> RunRecorder:
 def row(step: int, **changes):
     return {
         "step": step,
+        "group": 0,
         "prompt_id": "arithmetic/train/1",
         "prompt": "1+2=<think>",
+        "prefill": "<think>",
+        "messages": None,
         "completion": "3</think> <answer>3</answer>",
         "answer": "3",
+        "columns": {"level": 1},
         "reward": 1.0,
         "rewards": {"accuracy": 1.0, "format": None},
+        "extra": {},
         "outcome": "correct",
         "extracted": "3",
         "reason": "",
@@ -111,7 +116,8 @@ def test_datasets_opens_the_rollouts_of_all_steps_with_their_types(tmp_path):
     assert rows["step"][:] == [1, 3, 3]
     assert rows[0]["reward"] is None
     assert rows[0]["advantage"] is None
-    assert rows[1] == {**row(3), "rewards": '{"accuracy": 1.0, "format": null}'}
+    texts = {"rewards": '{"accuracy": 1.0, "format": null}', "columns": '{"level": 1}', "extra": "{}"}
+    assert rows[1] == {**row(3), **texts}
     assert rows[2]["completion"] == "é ✓ \U0001f600"
 
 

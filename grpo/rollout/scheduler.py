@@ -42,7 +42,7 @@ class Scheduler:
         engine: RolloutEngine,
         prompts: Sequence[Prompt],
         settings: RolloutSettings,
-        score: Callable[[Group], tuple[Reward, ...]],
+        score: Callable[[int, Group], tuple[Reward, ...]],
         seed: int,
         last_step: int,
     ) -> None:
@@ -78,7 +78,7 @@ class Scheduler:
         groups: list[ScoredGroup | None] = [None] * len(requests)
         async for index, group in self._engine.generate(requests):
             scoring = time.monotonic()
-            rewards = await asyncio.to_thread(self._score, group)
+            rewards = await asyncio.to_thread(self._score, step, group)
             seconds_reward += time.monotonic() - scoring
             groups[index] = ScoredGroup(group, rewards)
         seconds = time.monotonic() - started

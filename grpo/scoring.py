@@ -1,0 +1,28 @@
+"""What rewards are given of a group: the same in training and when a finished run is scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpo.types import Completion, Prompt
+from rewards.chat import in_form
+
+
+def reward_inputs(prompt: Prompt, completions: Sequence[Completion]) -> tuple[list[Any], dict[str, list[Any]]]:
+    """Completions and columns as TRL gives them: texts, or message lists where the prompt is a chat.
+
+    A completion is what the template opened (such as `<think>`) plus what the model wrote. `prompts` is what came
+    before: the conversation of a chat, else the text without what the template opened.
+    """
+    n = len(completions)
+    texts: list[Any] = [prompt.prefill + completion.text for completion in completions]
+    columns: dict[str, list[Any]] = {name: [value] * n for name, value in prompt.columns.items()}
+    columns["answer"] = [prompt.answer] * n
+    columns["completion_ids"] = [list(completion.token_ids) for completion in completions]
+    if prompt.messages:
+        texts = in_form(texts, "messages", "assistant")
+        columns["prompts"] = [[dict(message) for message in prompt.messages] for _ in range(n)]
+    else:
+        columns["prompts"] = [prompt.text.removesuffix(prompt.prefill)] * n
+    return texts, columns
