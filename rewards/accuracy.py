@@ -7,7 +7,7 @@ from typing import Any
 
 from rewards.extract import STRICT, Source
 from rewards.graded import Completion, Graded, text_of
-from rewards.math import verify
+from rewards.math import verify_all
 from rewards.types import Score
 
 
@@ -19,4 +19,4 @@ def accuracy(
 
     `read` says where the answer may stand (rewards/extract.py).
     """
-    return [verify(text_of(text), str(gold), read) for text, gold in zip(completions, answer, strict=True)]
+    return verify_all([text_of(text) for text in completions], [str(gold) for gold in answer], read)

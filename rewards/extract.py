@@ -28,7 +28,7 @@ from typing import Literal
 from rewards.latex import BRACE, tidy
 
 Source = Literal["tag", "boxed", "hashes", "phrase", "last_line"]
-STRICT: tuple[Source, ...] = ("tag", "boxed")
+STRICT: tuple[Source, ...] = ("tag", "boxed", "hashes")  # explicit marks
 MAX_ANSWER = 2000  # characters
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?: ?\{| (?P<bare>[^\s{}$\\]))")  # `\boxed 2` is LaTeX too

@@ -31,8 +31,10 @@ _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|operatorname)\s*
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is matched with its backslash: it is no brace
 _NAME = re.compile(r"\A((?:\\[a-zA-Z]+|[a-zA-Z])(?:_\{?\w+\}?)?'?(?:\([a-z]\))?) ?(?:=|\\in(?![a-zA-Z])) ?")
 _SEPARATOR = re.compile(r"[,;]|and|or")
-_TOKEN = re.compile(r"[,;()\[\]{}]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:begin|end)(?![a-zA-Z])")
-_OPENING, _CLOSING = {"(", "[", "{", "\\begin"}, {")", "]", "}", "\\end"}
+_TOKEN = re.compile(
+    r"[,;=()\[\]{}]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:begin|end|cup|langle|rangle)(?![a-zA-Z])"
+)
+_OPENING, _CLOSING = {"(", "[", "{", "\\begin", "\\langle"}, {")", "]", "}", "\\end", "\\rangle"}
 
 
 def tidy(text: str) -> str:
@@ -84,7 +86,7 @@ def split_list(text: str) -> tuple[str, list[str]]:
     "1\pm x" -> ("", ["1+x", "1-x"]); "(x)" -> ("", ["x"]), for one element in parentheses is no list.
     """
     kind, inner = _brackets(text)
-    elements = _split(inner)
+    elements = split_top(inner)
     if kind == "()" and len(elements) == 1:
         kind = ""
     if kind in ("", "{}"):
@@ -93,13 +95,18 @@ def split_list(text: str) -> tuple[str, list[str]]:
 
 
 def _both_signs(text: str) -> list[str]:
-    return [re.sub(r"\\pm ?", sign, text) for sign in "+-"] if text.count("\\pm") == 1 else [text]
+    """What one to three \\pm stand for, each sign with each."""
+    if not 1 <= text.count("\\pm") <= 3:
+        return [text]
+    return [one for sign in "+-" for one in _both_signs(re.sub(r"\\pm ?", sign, text, count=1))]
 
 
 def _brackets(text: str) -> tuple[str, str]:
     """The brackets that enclose the whole text, and what they enclose. "(1,2),(3,4)" is enclosed by none."""
     if text.startswith("\\{") and text.endswith("\\}"):
         kind, inner = "{}", text[2:-2]
+    elif text.startswith("\\langle") and text.endswith("\\rangle"):
+        kind, inner = "()", text[len("\\langle") : -len("\\rangle")]
     elif len(text) > 1 and text[0] in "([" and text[-1] in ")]":
         kind, inner = text[0] + text[-1], text[1:-1]
     else:
@@ -107,10 +114,11 @@ def _brackets(text: str) -> tuple[str, str]:
     return ("", text) if any(depth < 0 for _, depth in _nesting(inner)) else (kind, inner)
 
 
-def _split(text: str) -> list[str]:
+def split_top(text: str, separator: str = "") -> list[str]:
+    """Split where no bracket is open: at "=", "or" or "\\cup", or by default at what separates a list's elements."""
     elements, start = [], 0
     for token, depth in _nesting(text):
-        if depth == 0 and _SEPARATOR.fullmatch(token[0]):
+        if depth == 0 and (token[0] == separator if separator else _SEPARATOR.fullmatch(token[0])):
             elements.append(text[start : token.start()])
             start = token.end()
     return [*elements, text[start:]]

@@ -1,5 +1,5 @@
 r"""Numbers as people write them, exactly: integers, decimals, fractions, mixed numbers, scientific notation,
-thousands separators, percent, currency, a few units, a base. Fractions throughout, never floats.
+thousands separators, repeating decimals, ratios, "5 million", a base. Fractions throughout, never floats.
 
 Equal means the same value, and the same unit where both name one. A unit that only one side names is taken as
 given by the question; so is a base that the answer leaves out, but not one that it adds. 50% equals 50 (the
@@ -12,49 +12,35 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rewards.units import measure, same_unit
+
 MAX_LENGTH = 400  # characters of a number
 MAX_EXPONENT = 400  # of scientific notation, either sign
-
-_UNITS = {
-    spelling: names.split()[0]
-    for names in (
-        "$ dollar dollars usd", "€ euro euros eur", "£ pounds-sterling gbp", "cent cents", "% percent",
-        r"degree degrees ^\circ", "mm millimeter millimeters", "cm centimeter centimeters", "m meter meters metres",
-        "km kilometer kilometers", "inch inches in", "foot feet ft", "yard yards yd", "mile miles", "g gram grams",
-        "kg kilogram kilograms", "mg milligrams", "pound pounds lb lbs", "ounce ounces oz", "liter liters l",
-        "ml milliliters", "second seconds sec s", "minute minutes min", "hour hours hr hrs", "day days", "week weeks",
-        "month months", "year years", "mph", "unit units",
-    )
-    for spelling in names.split()
-}  # fmt: skip
 
 _INT = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?:{_INT}(?:\.\d*)?|\.\d+)"
 _PARENTHESES = re.compile(r"(-?)\(([^()]*)\)")  # -(1/2)
 _SIMPLE = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # powers of ten
 _NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)(?P<currency>[$€£]?)(?P<sign2>-?)"
+    rf"(?P<sign>[+-]?)"
     rf"(?:(?P<whole>\d+)(?: ?(?=\\frac)| (?=\d+/)))?"
-    rf"(?:\\frac(?:\{{(?P<n1>-?{_DECIMAL})\}}|(?P<n2>\d))(?:\{{(?P<d1>{_DECIMAL})\}}|(?P<d2>\d))"
-    rf"|(?P<n3>{_DECIMAL})/(?P<d3>{_DECIMAL})"
+    rf"(?:\\frac(?:\{{(?P<n1>-?{_DECIMAL})\}}|(?P<n2>\d))(?:\{{(?P<d1>-?{_DECIMAL})\}}|(?P<d2>\d))"
+    rf"|(?P<n3>{_DECIMAL})(?:/|:)(?P<d3>{_DECIMAL})"
     rf"|10\^(?P<brace2>\{{)?(?P<power>[+-]?\d+)(?(brace2)\}})"
-    rf"|(?P<decimal>{_DECIMAL})(?:_\{{?(?P<base>\d+)\}}?"
+    rf"|(?P<finite>\d*\.\d*)\\overline\{{(?P<period>\d+)\}}"
+    rf"|(?P<decimal>{_DECIMAL})(?:_\{{?(?P<base>\d+)\}}?| (?P<word>{'|'.join(_WORDS)})"
     rf"|(?:[eE]| ?(?:\\times|\\cdot|\*) ?10\^)(?P<brace>\{{)?(?P<exponent>[+-]?\d+)(?(brace)\}}))?)"
-    r"(?P<unit>(?:[^\d].*)?)"
 )
-_UNIT = re.compile(
-    r"(?:(?P<prefix>square|sq|cubic) )?(?P<name>[^\W\d_]+|[$€£%]|\^\\circ)(?: ?\^\{?(?P<power>[23])\}?)?"
-)
-_NOUN = re.compile(r" [^\W\d_]{3,}(?: [^\W\d_]+)*")  # a unit outside the table, as in "18 eggs"
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Example: "3 1/2 hours" -> Quantity(Fraction(7, 2), "hour"); "$5" -> Quantity(Fraction(5), "$")."""
+    """Example: "3 1/2 hours" -> Quantity(Fraction(7, 2), "h", ""); "11_2" -> Quantity(Fraction(11), "", "2")."""
 
     value: Fraction  # without the unit: 50 for "50%"
     unit: str = ""
-    known: bool = True  # whether the unit is one of the table
+    base: str = ""
 
 
 def quantity(text: str) -> Quantity | None:
@@ -63,18 +49,15 @@ def quantity(text: str) -> Quantity | None:
         return None
     if _SIMPLE.fullmatch(text):
         return Quantity(Fraction(text))
-    number = _NUMBER.fullmatch(_PARENTHESES.sub(r"\1\2", text) if _PARENTHESES.fullmatch(text) else text)
+    measured = measure(text)
+    body = measured.value
+    if in_parentheses := _PARENTHESES.fullmatch(body):
+        body = in_parentheses[1] + in_parentheses[2]
+    number = _NUMBER.fullmatch(body)
     value = _value(number) if number else None
     if number is None or value is None:
         return None
-    if (found := _unit(number["unit"])) is None:
-        return None
-    unit, known = found
-    if number["currency"] or number["base"]:
-        if unit not in ("", number["currency"]):
-            return None
-        unit, known = number["currency"] or f"base {int(number['base'])}", True
-    return Quantity(value, unit, known)
+    return Quantity(value, measured.unit, number["base"] or "")
 
 
 def _value(number: re.Match[str]) -> Fraction | None:
@@ -86,41 +69,34 @@ def _value(number: re.Match[str]) -> Fraction | None:
         value = (int(number["whole"]) if number["whole"] else 0) + _decimal(numerator) / denominator
     elif number["whole"]:
         return None
+    elif number["period"]:
+        value = _repeating(number["finite"], number["period"])
     else:
-        exponent = int(number["exponent"] or number["power"] or 0)
+        exponent = int(number["exponent"] or number["power"] or 0) + _WORDS.get(number["word"] or "", 0)
         if abs(exponent) > MAX_EXPONENT:
             return None
         value = _decimal(number["decimal"] or "1") * Fraction(10) ** exponent
-    if number["sign"] and number["sign2"]:
-        return None
-    return -value if "-" in (number["sign"], number["sign2"]) else value
+    return -value if number["sign"] == "-" else value
 
 
 def _decimal(digits: str) -> Fraction:
     return Fraction(digits.replace(",", "").replace(" ", "").rstrip("."))
 
 
-def _unit(text: str) -> tuple[str, bool] | None:
-    """The unit's one spelling, and whether it is in the table; None if the text is no unit ("x", ",2")."""
-    if not text.strip():
-        return "", True
-    unit = _UNIT.fullmatch(text.strip())
-    name = _UNITS.get(unit["name"].lower()) if unit else None
-    if unit is None or name is None:
-        return (text.strip(), False) if _NOUN.fullmatch(text) else None
-    if len(text) == 1 and text.isalpha():
-        return None  # "5m" is a product, "5 m" a length
-    power = unit["power"] or {"square": "2", "sq": "2", "cubic": "3"}.get(unit["prefix"] or "", "")
-    return name + power, True
+def _repeating(finite: str, period: str) -> Fraction:
+    """0.1\\overline{6} is 1/10 + 6/90."""
+    places = len(finite.partition(".")[2])
+    head = Fraction(finite) if finite.strip(".") else Fraction(0)
+    return head + Fraction(int(period), (10 ** len(period) - 1) * 10**places)
 
 
 def equal(answer: Quantity, gold: Quantity) -> bool:
-    """Same value, and same unit where both name one. A unit that is not known must be the gold's own."""
-    if answer.unit == gold.unit:
-        return answer.value == gold.value
-    if not answer.known or (answer.unit and gold.unit) or answer.unit.startswith("base"):
+    """Same value, and the same unit and base where both name one; only the gold answer may name its base alone."""
+    if answer.base not in ("", gold.base):
         return False
-    if "%" in (answer.unit, gold.unit):
-        percent, bare = (answer, gold) if answer.unit == "%" else (gold, answer)
-        return percent.value == 100 * bare.value or (percent.value == bare.value and abs(bare.value) >= 1)
-    return answer.value == gold.value
+    if "%" in (answer.unit, gold.unit) and answer.unit != gold.unit:
+        percent, other = (answer, gold) if answer.unit == "%" else (gold, answer)
+        if other.unit:
+            return False
+        return percent.value == 100 * other.value or (percent.value == other.value and abs(other.value) >= 1)
+    return answer.value == gold.value and same_unit(answer.unit, gold.unit)

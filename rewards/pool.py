@@ -24,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rewards.types import Outcome
@@ -132,6 +133,13 @@ class Pool:
                 self.workers.discard(worker)
                 worker = None
             self._idle.put(worker)
+
+    def ask_all(self, items: Sequence[Mapping[str, str]]) -> list[Answer]:
+        """`ask` for many, in order, by all workers at once."""
+        if len(items) < 2:
+            return [self.ask(item) for item in items]
+        with ThreadPoolExecutor(self._size) as threads:
+            return list(threads.map(self.ask, items))
 
     def close(self) -> None:
         """Kill every worker. The pool may be asked again."""

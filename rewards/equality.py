@@ -1,0 +1,308 @@
+r"""Whether two answers are equal. docs/verifier.md has the policy, tests/cases/compare.jsonl its table of cases.
+
+Forms are tried in this order, and the first that fits both answers decides:
+
+    text        the same but for spelling                    \dfrac12, \frac{1}{2}
+    numbers     exactly, with units (rewards/numeric.py)     0.5, 1/2, 50%
+    words       whatever the case; a few have synonyms       Evelyn, evelyn
+    chains      10 \cdot 9 = 90 answers 90                   every link must hold
+    matrices    entry by entry
+    ranges      intervals, unions, inequalities of one name  1<x<2, (1,2)
+    lists       sets in any order, tuples in theirs
+    relations   both sides, up to a constant factor          x+y=3, 2x+2y=6
+    values      where they are evaluated (rewards/expression.py)
+
+What none of them can read goes to Math-Verify, if both sides at least hold the same numbers and names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from rewards import numeric
+from rewards.expression import Expression, Unreadable, same_relation, same_value
+from rewards.latex import balanced, plain, split_list, split_name, split_top
+from rewards.types import FAILURES, Outcome
+from rewards.units import measure, same_unit
+
+Verdict = tuple[Outcome, str]
+Ask = Callable[[str, str], Verdict]  # (answer, gold) that no form could read
+
+_ARITHMETIC = re.compile(r"(?:[^a-zA-Z\\^!{}]|\\(?:times|cdot|div)(?![a-zA-Z]))*")
+_WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}")  # a choice, a name; "xy" and "abc" may be products
+_SYNONYMS = {
+    spelling: names[0]
+    for names in (
+        (
+            r"\emptyset",
+            r"\varnothing",
+            r"\{\}",
+            "empty set",
+            "no solution",
+            "no solutions",
+            "no real solutions",
+            "none",
+        ),
+        (
+            r"(-\infty,\infty)",
+            r"\mathbb{R}",
+            r"\mathbb R",
+            r"\R",
+            "all real numbers",
+            "all reals",
+            r"(-\infty,+\infty)",
+        ),
+        (r"\infty", r"+\infty", "infinity", "inf"),
+        (r"-\infty", "-infinity", "-inf"),
+        ("undefined", "does not exist", "dne"),
+    )
+    for spelling in names
+}
+_ENVIRONMENT = re.compile(r"\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\}", re.DOTALL)
+_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
+_RELATION = re.compile(r"<|>|\\(?:leq|geq|neq)(?![a-zA-Z])|(?<!:)=")
+_TURNED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\neq": r"\neq"}
+_VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:alpha|beta|theta|lambda|mu|phi)")
+_ATOM = re.compile(r"\d+|(?<!\\)[a-zA-Z]")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+
+
+def decide(answer: str, gold: str, ask: Ask) -> Verdict:
+    """The verdict on two tidied answers (rewards.latex.tidy)."""
+    if _key(answer) == _key(gold):
+        return _verdict(True, answer, gold)
+    answer, gold, named = _without_names(answer, gold)
+    if named and (verdict := _chain(answer, gold, ask, named)):
+        return verdict
+    for form in _FORMS:
+        if (verdict := form(answer, gold, ask)) is not None:
+            return verdict
+    return _asked(answer, gold, ask)
+
+
+def _key(text: str) -> str:
+    text = re.sub(r"(?<!\d) | (?!\d)", "", plain(text))  # "1 8" is not 18
+    return _SYNONYMS.get(text, text)
+
+
+def _verdict(equal: bool, answer: str, gold: str) -> Verdict:
+    return ("correct", f"{answer} is {gold}") if equal else ("wrong", f"{answer} is not {gold}")
+
+
+def _without_names(answer: str, gold: str) -> tuple[str, str, bool]:
+    """x=5 is 5 where only one side is named, or both alike. Also whether the answer lost a name."""
+    if len(split_top(answer)) > 1 or len(split_top(gold)) > 1:
+        return answer, gold, False  # x=1,y=2 is a list of named values
+    (answer_name, answer_body), (gold_name, gold_body) = split_name(answer), split_name(gold)
+    if answer_name and gold_name and answer_name != gold_name:
+        return answer, gold, False
+    return answer_body, gold_body, bool(answer_name)
+
+
+# -- Forms: a verdict, or None if the form does not fit -----------------------------------------------------------
+
+
+def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    wanted, got = numeric.quantity(gold), numeric.quantity(answer)
+    if wanted and got:
+        return _verdict(numeric.equal(got, wanted), answer, gold)
+    if wanted and _ARITHMETIC.fullmatch(answer) and len(split_top(answer)) == 1 and "=" not in answer:
+        return "wrong", f"{answer} is not evaluated"  # the question's own sum, say
+    return None
+
+
+def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    answer, gold = plain(answer), plain(gold)
+    mine, wanted = (_SYNONYMS.get(text.casefold(), text.casefold()) for text in (answer, gold))
+    if mine == wanted and (len(gold) > 1 or answer == gold):
+        return _verdict(True, answer, gold)
+    if r"\infty" in (mine.lstrip("+-"), wanted.lstrip("+-")):
+        return _verdict(False, answer, gold)
+    if _WORDS.fullmatch(gold) and re.fullmatch(r"[a-zA-Z '-]*", answer):
+        return _verdict(False, answer, gold)
+    return None
+
+
+def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | None:
+    """10 \\cdot 9 = 90 answers 90. Links with variables need a name before them: V = \\pi r^2 = 9\\pi."""
+    links = split_top(answer, "=")
+    if len(links) == 1 or len(split_top(gold, "=")) > 1:
+        return None
+    try:
+        steps = [Expression(link) for link in links[:-1]]
+        end = Expression(measure(links[-1]).value)
+    except Unreadable:
+        return None
+    if any(not named if step.names else same_value(step, end) is not True for step in steps):
+        return "wrong", f"{answer} does not hold, or is an equation"
+    return decide(links[-1], gold, ask)
+
+
+def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = _entries(answer), _entries(gold)
+    if mine is None and wanted is None:
+        return None
+    if mine is None or wanted is None or [len(row) for row in mine] != [len(row) for row in wanted]:
+        return "wrong", f"{answer} is no matrix of the shape of {gold}"
+    return _in_order([cell for row in mine for cell in row], [cell for row in wanted for cell in row], ask)
+
+
+def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    if not re.search(r"\\cup(?![a-zA-Z])|[<>]|\\[lg]eq(?![a-zA-Z])", answer + gold):
+        return None
+    mine, wanted = _intervals(answer), _intervals(gold)
+    if mine is None or wanted is None:
+        return None
+    return _in_any_order(mine, wanted, ask)
+
+
+def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = measure(answer), measure(gold)
+    (kind, elements), (gold_kind, golds) = split_list(plain(mine.value)), split_list(plain(wanted.value))
+    if (kind or len(elements) > 1) and (gold_kind or len(golds) > 1):
+        unordered = gold_kind in ("", "{}")
+        if not same_unit(mine.unit, wanted.unit):
+            return "wrong", f"unit {mine.unit}, expected {wanted.unit}"
+        if kind != gold_kind and not (unordered and kind in ("", "{}")):
+            return "wrong", f"brackets {kind or 'missing'}, expected {gold_kind or 'none'}"
+        if unordered and len({bool(_names(elements)), bool(_names(golds))}) == 2:  # x=1,y=2 against 1,2
+            unordered, elements, golds = False, _bodies(elements), _bodies(golds)
+        return (_in_any_order if unordered else _in_order)(elements, golds, ask)
+    if kind or gold_kind or len(elements) != len(golds):
+        return "wrong", f"of {answer} and {gold}, one is a list and the other is not"
+    if ([elements[0]], [golds[0]]) != ([plain(mine.value)], [plain(wanted.value)]):  # without their parentheses
+        return decide(elements[0], golds[0], ask)
+    return None
+
+
+def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = _relation(answer), _relation(gold)
+    if mine is None and wanted is None:
+        return None
+    if mine is None or wanted is None:
+        if bool(_RELATION.search(answer)) != bool(_RELATION.search(gold)):
+            return "wrong", f"of {answer} and {gold}, one is a relation and the other is not"
+        return None
+    (sign, sides), (gold_sign, gold_sides) = mine, wanted
+    try:
+        factor = same_relation([Expression(side) for side in sides], [Expression(side) for side in gold_sides])
+    except Unreadable:
+        return None
+    if factor is None:
+        return None
+    return _verdict(factor != 0 and sign == (gold_sign if factor > 0 else _TURNED[gold_sign]), answer, gold)
+
+
+def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = measure(answer), measure(gold)
+    try:
+        same = same_value(Expression(plain(mine.value)), Expression(plain(wanted.value)))
+    except Unreadable:
+        return None
+    if same is None:
+        return None
+    return _verdict(same and same_unit(mine.unit, wanted.unit), answer, gold)
+
+
+_FORMS = (_numbers, _words, _chain, _matrices, _ranges, _lists, _relations, _values)
+
+
+def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
+    """Math-Verify reads what it can and drops the rest, so that it is asked only where nothing can be dropped."""
+    if not balanced(answer):
+        return "wrong", f"the braces of {answer} do not match"
+    if _atoms(answer) != _atoms(gold):
+        return "wrong", f"{answer} cannot be read as {gold}"
+    return ask(answer, gold)
+
+
+def _atoms(text: str) -> list[str]:
+    """The numbers and single letters, in any order."""
+    return sorted(_ATOM.findall(_COMMAND.sub(" ", plain(text))))
+
+
+# -- Parts ---------------------------------------------------------------------------------------------------------
+
+
+def _in_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+    if len(answers) != len(golds):
+        return "wrong", f"{len(answers)} elements, expected {len(golds)}"
+    for answer, gold in zip(answers, golds, strict=True):
+        verdict = decide(answer, gold, ask)
+        if verdict[0] != "correct":
+            return verdict
+    return "correct", "every element is equal"
+
+
+def _in_any_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+    if len(answers) != len(golds):
+        return "wrong", f"{len(answers)} elements, expected {len(golds)}"
+    left = list(answers)
+    for gold in golds:
+        failed: Verdict = ("wrong", f"{gold} is missing")
+        for position, answer in enumerate(left):
+            verdict = decide(answer, gold, ask)
+            if verdict[0] == "correct":
+                del left[position]
+                break
+            if verdict[0] in FAILURES:
+                failed = verdict
+        else:
+            return failed
+    return "correct", "every element is equal"
+
+
+def _names(elements: Sequence[str]) -> bool:
+    """Whether the elements have names that differ: the x and y of x=1,y=2."""
+    names = {split_name(element)[0] for element in elements}
+    return len(names) > 1 and "" not in names
+
+
+def _bodies(elements: Sequence[str]) -> list[str]:
+    return [split_name(element)[1] for element in elements]
+
+
+def _entries(text: str) -> list[list[str]] | None:
+    """The rows of a matrix."""
+    found = _ENVIRONMENT.fullmatch(text)
+    if not found or found[1] not in _MATRICES or "\\begin" in found[2]:
+        return None
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2]) if row.strip() and row.strip() != r"\hline"]
+    return [[cell.strip() for cell in row.split("&")] for row in rows]
+
+
+def _intervals(text: str) -> list[str] | None:
+    """A union's intervals, in bracket notation; inequalities turned into them. None if a part is neither."""
+    parts = [part for piece in split_top(split_name(plain(text))[1], r"\cup") for part in split_top(piece, "or")]
+    found = [_interval(part.strip()) for part in parts]
+    return None if None in found else [one for one in found if one]
+
+
+def _interval(text: str) -> str | None:
+    kind, ends = split_list(text)
+    if kind in ("()", "[)", "(]", "[]") and len(ends) == 2:
+        return text
+    if kind == "{}" and len(ends) == 1:
+        return text
+    signs = [found[0] for found in _RELATION.finditer(text)]
+    sides = [side.strip() for side in _RELATION.split(text)]
+    if len(signs) not in (1, 2) or any(sign in ("=", r"\neq") for sign in signs):
+        return None
+    if signs[0] in (">", r"\geq"):
+        signs, sides = [_TURNED[sign] for sign in reversed(signs)], sides[::-1]
+    if any(sign in (">", r"\geq") for sign in signs):
+        return None
+    low, high = {"<": "(", r"\leq": "["}, {"<": ")", r"\leq": "]"}
+    if len(signs) == 2:
+        return f"{low[signs[0]]}{sides[0]},{sides[2]}{high[signs[1]]}" if _VARIABLE.fullmatch(sides[1]) else None
+    if _VARIABLE.fullmatch(sides[0]):
+        return f"(-\\infty,{sides[1]}{high[signs[0]]}"
+    return f"{low[signs[0]]}{sides[0]},\\infty)" if _VARIABLE.fullmatch(sides[1]) else None
+
+
+def _relation(text: str) -> tuple[str, list[str]] | None:
+    """The one sign of a relation, and its two sides."""
+    text = plain(text)
+    signs = _RELATION.findall(text)
+    return (signs[0], _RELATION.split(text)) if len(signs) == 1 else None
