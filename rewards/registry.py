@@ -19,19 +19,35 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rewards.accuracy import accuracy
 from rewards.chat import CompletionForm
+from rewards.choice import multiple_choice
 from rewards.countdown import countdown
 from rewards.format import format, format_graded
 from rewards.graded import Graded
+from rewards.language import language_consistency
+from rewards.length import cosine_length, soft_overlong
+from rewards.number import number
+from rewards.repetition import repetition_penalty
 from rewards.types import RewardError, Score
 
 ENTRY_POINTS = "zero.rewards"  # the group in which a package names its rewards
 BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "accuracy": accuracy,
+    "cosine_length": cosine_length,
     "countdown": countdown,
     "format": format,
     "format_graded": format_graded,
+    "language_consistency": language_consistency,
+    "multiple_choice": multiple_choice,
+    "number": number,
+    "repetition_penalty": repetition_penalty,
+    "soft_overlong": soft_overlong,
 }
-_GRADERS: Mapping[str, Graded] = {"math": accuracy, "countdown": countdown}
+_GRADERS: Mapping[str, Graded] = {
+    "math": accuracy,
+    "countdown": countdown,
+    "multiple_choice": multiple_choice,
+    "number": number,
+}
 
 
 class RewardSettings(BaseModel):
@@ -76,9 +92,10 @@ def installed_rewards() -> dict[str, list[EntryPoint]]:
 
 
 def grader(name: str, **args: Any) -> Callable[[str, Mapping[str, Any]], Score]:
-    """What an evaluation grades with: (completion, row of columns) -> Score. Names: math, countdown.
+    """What an evaluation grades with: (completion, row of columns) -> Score.
 
-    `args` as for the reward of the same kind, such as read=("boxed",). Raises RewardError on an unknown name.
+    Names: math, countdown, multiple_choice, number. `args` as for the reward of the same kind, such as
+    read=("boxed",). Raises RewardError on an unknown name.
     """
     if name not in _GRADERS:
         raise RewardError(f"no grader {name!r}{_nearest(name, _GRADERS)}; there are {', '.join(_GRADERS)}")
