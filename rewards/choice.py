@@ -12,14 +12,14 @@ nothing if it
 - names several options (`A or B`, `A, B`, `AB`, `B) or C)`), unless the gold answer is such a set: then the same
   set in any order;
 - contradicts itself: `B) Paris` where Paris is choice C, or `A` where A is the text of choice B;
-- hides the letter in a sentence: `B because ...`, `not A`. Text after `B)` may mention another option only if it is
-  the choice's own text.
+- hides the letter in a sentence: `B because ...`, `not A`; or mentions another after it, `B) no, C`. Only the
+  choice's own text may do that, where the row has `choices`: `B) vitamin C`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -38,9 +38,12 @@ _BETWEEN = re.compile(
     r"[\s,;/&]+|\b(?:and|or|both|the|correct|final|answers?|options?|choices?|is|are)\b", re.IGNORECASE
 )
 _LABELLED = re.compile(r"[(\[]?(?P<letter>[A-Za-z])[)\].:]+\s*(?P<text>.+)", re.DOTALL)
-# Another option beside the labelled one: `or C`, `, C`, `(C)`, `C.`; not the article of `, a town`.
-_ANOTHER = re.compile(
-    r"(?:\b(?:and|or)\b|[,;/&])\s*[(\[]?(?![ai]\s+[a-z])[a-z]\b|(?<!\S)[(\[]?[a-z][)\].:](?!\w)", re.IGNORECASE
+_ANOTHER = re.compile(  # option beside the labelled one; not the article of `, a town`, nor the unit of `20 J`
+    r"""(?:\b(?:and|or)\b|[,;/&])\s*[(\[]?(?![ai]\s+[a-z])[a-z]\b           # `or C`, `, c`
+      | (?<!\S)[(\[]?[a-z][)\].:](?!\w)                                     # `(C)`, `c.`
+      | (?-i:(?<![\d\u00b0])(?<![\d\u00b0]\s)\b(?![AI]\s+[a-z])[A-J]\b)      # `no wait C`
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 
 
@@ -69,6 +72,9 @@ def verify_choice(
     reading = read_answer(completion, read)
     if reading.answer is None:
         return score(reading.failure or "no_answer", None, reading.reason)
+    if isinstance(choices, str | Mapping):
+        kind = type(choices).__name__
+        return score("error", reading.answer, f"the column choices has a {kind}, expected a list of texts")
     texts = [str(text) for text in choices or ()]
     wanted, named = gold_options(gold, texts), named_options(reading.answer, texts)
     if not wanted:
