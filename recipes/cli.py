@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -75,6 +75,33 @@ def recipes() -> None:
     for name, (_, comment) in builtin_recipes().items():
         table.add_row(name, comment)
     Console().print(table)
+
+
+@main.command()
+def score(
+    data: Annotated[
+        Path,
+        typer.Option(help="FILE.jsonl with `completion`, `answer` and the reward's columns; or a run's directory."),
+    ],
+    reward: Annotated[
+        list[str],
+        typer.Option(metavar="SPEC", help="A built-in's or an installed name, file.py:function, module:function."),
+    ],
+    output: Annotated[Path | None, typer.Option(help="Gets one JSON line a completion, in order.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="One for each --reward, in their order.")] = None,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An argument of the reward; of several: NAME.KEY=VALUE."),
+    ] = None,
+    completions: Annotated[
+        Literal["text", "messages"] | None, typer.Option(help="What the rewards are given, whatever the data has.")
+    ] = None,
+) -> None:
+    """Score completions of a file, or of a run again under another reward."""
+    with _exit_codes():
+        from recipes.score import score as score_data
+
+        typer.echo(score_data(reward, data, output, weight or [], arg or [], completions))
 
 
 @main.command()
@@ -163,12 +190,22 @@ def _exit_codes() -> Iterator[None]:
     from recipes.import_gguf import ImportGGUFError
     from recipes.load import RecipeError
     from recipes.plan import PlanError
+    from recipes.score import ScoreError
     from recipes.tasks import TaskError
     from rewards import RewardError
 
     try:
         yield
-    except (RecipeError, TaskError, PlanError, PromptError, RewardError, ModelError, ImportGGUFError) as error:
+    except (
+        RecipeError,
+        TaskError,
+        PlanError,
+        PromptError,
+        RewardError,
+        ScoreError,
+        ModelError,
+        ImportGGUFError,
+    ) as error:
         _fail(error, 2)
     except (RolloutError, FloatingPointError, OSError) as error:
         _fail(error, 1)

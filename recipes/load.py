@@ -83,6 +83,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+def yaml_value(text: str) -> Any:
+    """The value of KEY=VALUE on the command line. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
 def _find(spec: str) -> Path:
     path = Path(spec).expanduser()
     if path.is_file():
@@ -135,7 +140,7 @@ def _override(data: dict[str, Any], where: dict[Key, str], override: str) -> Non
     if not equals or not dotted:
         raise RecipeError(f"{source}: expected key=value, such as train.steps=50")
     try:
-        value = yaml.load(text, _Loader)
+        value = yaml_value(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: {text!r} is not a YAML value; quote it") from error
     key: Key = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
