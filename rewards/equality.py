@@ -59,6 +59,7 @@ _SYNONYMS = {
     )
     for spelling in names
 }
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit) ?\{[^{}\\]{2,}\}")
 _ENVIRONMENT = re.compile(r"\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\}", re.DOTALL)
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
 _RELATION = re.compile(r"<|>|\\(?:leq|geq|neq)(?![a-zA-Z])|(?<!:)=")
@@ -83,6 +84,7 @@ def decide(answer: str, gold: str, ask: Ask) -> Verdict:
 
 def _key(text: str) -> str:
     text = re.sub(r"(?<!\d) | (?!\d)", "", plain(text))  # "1 8" is not 18
+    text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
     return _SYNONYMS.get(text, text)
 
 
@@ -91,20 +93,29 @@ def _verdict(equal: bool, answer: str, gold: str) -> Verdict:
 
 
 def _without_names(answer: str, gold: str) -> tuple[str, str, bool]:
-    """x=5 is 5 where only one side is named, or both alike. Also whether the answer lost a name."""
-    if len(split_top(answer)) > 1 or len(split_top(gold)) > 1:
-        return answer, gold, False  # x=1,y=2 is a list of named values
-    (answer_name, answer_body), (gold_name, gold_body) = split_name(answer), split_name(gold)
-    if answer_name and gold_name and answer_name != gold_name:
+    """x=5 is 5, unless the other side has another name or is an equation. Also whether the answer lost a name.
+
+    x=1,y=2 is a list of named values, and keeps the names.
+    """
+    (name, body), (gold_name, gold_body) = split_name(answer), split_name(gold)
+    name, gold_name = "" if _several(body) else name, "" if _several(gold_body) else gold_name
+    if name and name != gold_name and (gold_name or ("=" in gold and not _several(gold))):
         return answer, gold, False
-    return answer_body, gold_body, bool(answer_name)
+    if gold_name and not name and "=" in answer and not _several(answer):
+        return answer, gold, False
+    return body if name else answer, gold_body if gold_name else gold, bool(name)
+
+
+def _several(text: str) -> bool:
+    return len(split_top(text)) > 1 and numeric.quantity(text) is None
 
 
 # -- Forms: a verdict, or None if the form does not fit -----------------------------------------------------------
 
 
 def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
-    wanted, got = numeric.quantity(gold), numeric.quantity(answer)
+    wanted = numeric.quantity(gold)
+    got = numeric.quantity(answer, letters=wanted is not None)
     if wanted and got:
         return _verdict(numeric.equal(got, wanted), answer, gold)
     if wanted and _ARITHMETIC.fullmatch(answer) and len(split_top(answer)) == 1 and "=" not in answer:
@@ -113,13 +124,14 @@ def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
 
 
 def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    marked = _TEXT.fullmatch(answer) or _TEXT.fullmatch(gold)
     answer, gold = plain(answer), plain(gold)
     mine, wanted = (_SYNONYMS.get(text.casefold(), text.casefold()) for text in (answer, gold))
     if mine == wanted and (len(gold) > 1 or answer == gold):
         return _verdict(True, answer, gold)
     if r"\infty" in (mine.lstrip("+-"), wanted.lstrip("+-")):
         return _verdict(False, answer, gold)
-    if _WORDS.fullmatch(gold) and re.fullmatch(r"[a-zA-Z '-]*", answer):
+    if (marked or _WORDS.fullmatch(gold)) and re.fullmatch(r"[a-zA-Z '-]*", answer + gold):
         return _verdict(False, answer, gold)
     return None
 
@@ -127,7 +139,7 @@ def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
 def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | None:
     """10 \\cdot 9 = 90 answers 90. Links with variables need a name before them: V = \\pi r^2 = 9\\pi."""
     links = split_top(answer, "=")
-    if len(links) == 1 or len(split_top(gold, "=")) > 1:
+    if len(links) == 1 or _several(answer) or len(split_top(gold, "=")) > 1:
         return None
     try:
         steps = [Expression(link) for link in links[:-1]]
@@ -159,15 +171,15 @@ def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
 
 def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
     mine, wanted = measure(answer), measure(gold)
-    (kind, elements), (gold_kind, golds) = split_list(plain(mine.value)), split_list(plain(wanted.value))
+    (kind, elements), (gold_kind, golds) = _elements(mine.value), _elements(wanted.value)
     if (kind or len(elements) > 1) and (gold_kind or len(golds) > 1):
-        unordered = gold_kind in ("", "{}")
         if not same_unit(mine.unit, wanted.unit):
             return "wrong", f"unit {mine.unit}, expected {wanted.unit}"
+        if _named(elements) != _named(golds):  # x=1,y=2 against (1,2)
+            return _in_order(_by_name(elements), _by_name(golds), ask)
+        unordered = gold_kind in ("", "{}")
         if kind != gold_kind and not (unordered and kind in ("", "{}")):
             return "wrong", f"brackets {kind or 'missing'}, expected {gold_kind or 'none'}"
-        if unordered and len({bool(_names(elements)), bool(_names(golds))}) == 2:  # x=1,y=2 against 1,2
-            unordered, elements, golds = False, _bodies(elements), _bodies(golds)
         return (_in_any_order if unordered else _in_order)(elements, golds, ask)
     if kind or gold_kind or len(elements) != len(golds):
         return "wrong", f"of {answer} and {gold}, one is a list and the other is not"
@@ -212,9 +224,18 @@ def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
     """Math-Verify reads what it can and drops the rest, so that it is asked only where nothing can be dropped."""
     if not balanced(answer):
         return "wrong", f"the braces of {answer} do not match"
+    if _readable(gold) and not _readable(answer):
+        return "wrong", f"{answer} cannot be read"
     if _atoms(answer) != _atoms(gold):
         return "wrong", f"{answer} cannot be read as {gold}"
     return ask(answer, gold)
+
+
+def _readable(text: str) -> bool:
+    try:
+        return bool(Expression(plain(measure(text).value)))
+    except Unreadable:
+        return False
 
 
 def _atoms(text: str) -> list[str]:
@@ -253,14 +274,19 @@ def _in_any_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Ver
     return "correct", "every element is equal"
 
 
-def _names(elements: Sequence[str]) -> bool:
+def _elements(text: str) -> tuple[str, list[str]]:
+    return ("", [text]) if numeric.quantity(text) else split_list(plain(text))
+
+
+def _named(elements: Sequence[str]) -> bool:
     """Whether the elements have names that differ: the x and y of x=1,y=2."""
     names = {split_name(element)[0] for element in elements}
     return len(names) > 1 and "" not in names
 
 
-def _bodies(elements: Sequence[str]) -> list[str]:
-    return [split_name(element)[1] for element in elements]
+def _by_name(elements: Sequence[str]) -> list[str]:
+    """The values in the order of their names, where they have names: 1 and 2 of y=2,x=1."""
+    return [split_name(element)[1] for element in (sorted(elements) if _named(elements) else elements)]
 
 
 def _entries(text: str) -> list[list[str]] | None:

@@ -36,8 +36,10 @@ Node = Callable[[Mapping[str, Value]], Value]  # the values of the variables -> 
 
 # What the variables are set to: rationals of both signs, none of them special.
 _SAMPLES = [Fraction(n, 97) for n in (131, -173, 257, 61, -41, 349, 223, -307, 19, 283, -89, 151, 379, -233, 113)]
+_WHOLE = [Fraction(n) for n in (5, 11, 4, 9, 13, 6, 17, 8, 12, 19, 7, 15, 10, 14, 16)]
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.\d+|\d+|\.\d+)|(\\(?:[a-zA-Z]+|[{}|]))|([a-zA-Z]+)|([-+*/^_!|()\[\]{}]))")
+_MIXED = re.compile(r"\\frac(?:\{\d+\}(?:\{\d+\}|\d)|\d(?:\d(?!\d)|\{\d+\}))")
 _FUNCTIONS = {
     **{f"\\{name}": name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp")},
     **{f"\\{name}": name for name in ("asin", "acos", "atan", "ln", "log")},
@@ -46,7 +48,7 @@ _FUNCTIONS = {
 _CONSTANTS = {"\\pi": "pi", "e": "e", "i": "j"}
 _LETTERS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau phi"
-    " varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
+    " varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar odot"
 )
 _GREEK = {f"\\{name}" for name in _LETTERS.split()}
 _ACCENTS = "mathbf mathcal vec hat overline bar boldsymbol tilde overrightarrow"
@@ -128,16 +130,19 @@ def same_relation(one: Sequence[Expression], other: Sequence[Expression]) -> int
 def _at_points(expressions: Sequence[Expression]) -> list[list[Value]]:
     """The values of all, at each point where all are defined; nothing if one is too large."""
     names = sorted(frozenset().union(*(expression.names for expression in expressions)))
-    found = []
-    for point in range(POINTS if names else 1):
-        values = {name: _SAMPLES[(7 * i + point) % len(_SAMPLES)] + i // 15 for i, name in enumerate(names)}
-        try:
-            found.append([expression.at(values) for expression in expressions])
-        except Undefined:
-            continue
-        except TooLarge:
-            return []
-    return found
+    for samples in (_SAMPLES, _WHOLE):  # a factorial has values at whole numbers only
+        found = []
+        for point in range(POINTS if names else 1):
+            values = {name: samples[(7 * i + point) % len(samples)] + i // 15 for i, name in enumerate(names)}
+            try:
+                found.append([expression.at(values) for expression in expressions])
+            except Undefined:
+                continue
+            except TooLarge:
+                return []
+        if found:
+            return found
+    return []
 
 
 # -- Arithmetic ----------------------------------------------------------------------------------------------------
@@ -290,7 +295,8 @@ _BRACKETS: Mapping[str, Callable[[Value], Value]] = {
 
 
 def _tokens(text: str) -> list[str]:
-    tokens, position, text = [], 0, text.strip()
+    tokens: list[str] = []
+    position, text = 0, text.strip()
     while position < len(text):
         found = _TOKEN.match(text, position)
         if not found:
@@ -435,11 +441,21 @@ class _Parser:
             name = _CONSTANTS[token]
             node = lambda _: _context().mpc(0, 1) if name == "j" else +getattr(_context(), name)  # noqa: E731
         elif token[0].isdigit() or token[0] == ".":
-            node = _constant(Fraction(token))
+            node = self._number(token)
         else:
             node = self._name(token)
         self._depth -= 1
         return node
+
+    def _number(self, token: str) -> Node:
+        """A number, or a mixed one: 2\\frac{1}{3}."""
+        following = "".join(self._tokens[self._position : self._position + 7])
+        mixed = _MIXED.match(following) if token.isdigit() else None
+        if not mixed:
+            return _constant(Fraction(token))
+        self._next()
+        fraction = _apply(_quotient, self._argument(), self._argument())
+        return _apply(_sum, _constant(Fraction(token)), fraction)
 
     def _bracketed(self, opening: str) -> Node:
         outer, self._in_bars = self._in_bars, opening == "|"

@@ -6,51 +6,62 @@ import re
 from collections.abc import Iterator
 
 _SPELLINGS = {
-    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\left": "", "\\right": "", "\\displaystyle": "",
-    "\\le": "\\leq", "\\ge": "\\geq", "\\ne": "\\neq",
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\displaystyle": "", "\\limits": "",
+    "\\left": "", "\\right": "", "\\big": "", "\\Big": "", "\\bigl": "", "\\bigr": "", "\\Bigl": "", "\\Bigr": "",
+    "\\le": "\\leq", "\\ge": "\\geq", "\\ne": "\\neq", "\\leqslant": "\\leq", "\\geqslant": "\\geq", "\\lt": "<",
+    "\\gt": ">", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\vert": "|", "\\mid": "|", "\\ast": "*", "\\colon": ":",
+    "\\degree": "^\\circ",
 }  # fmt: skip
 _SPELLING = re.compile("(?:" + "|".join(map(re.escape, _SPELLINGS)) + ")(?![a-zA-Z])")
-_SYMBOLS = str.maketrans(
-    {
-        "\N{MINUS SIGN}": "-",
-        "\N{EN DASH}": "-",
-        "\N{MULTIPLICATION SIGN}": r"\times ",
-        "\N{DIVISION SIGN}": r"\div ",
-        "\N{MIDDLE DOT}": r"\cdot ",
-        "\N{INFINITY}": r"\infty ",
-        "\N{LESS-THAN OR EQUAL TO}": r"\leq ",
-        "\N{GREATER-THAN OR EQUAL TO}": r"\geq ",
-        "\N{UNION}": r"\cup ",
-        "\N{GREEK SMALL LETTER PI}": r"\pi ",
-        "\N{DEGREE SIGN}": r"^\circ",
-        "\N{NO-BREAK SPACE}": " ",
-        "~": " ",
-    }
-)
+_SYMBOLS = str.maketrans({
+    "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "\N{DIVISION SIGN}": r"\div ",
+    "\N{MIDDLE DOT}": r"\cdot ", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "∈": r"\in ",
+    "\N{UNION}": r"\cup ", "∅": r"\emptyset ", "\N{DOUBLE-STRUCK CAPITAL R}": r"\mathbb{R}", "°": r"^\circ",
+    "√": r"\sqrt ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "π": r"\pi ", "θ": r"\theta ",
+    "\N{NO-BREAK SPACE}": " ", "~": " ",
+})  # fmt: skip
+_SPACE = re.compile(r"(?<!\\)\\(?:[,!;: ]|q?quad(?![a-zA-Z]))")
+_CURRENCY = re.compile(r"[^$]*(?:\$ ?-?\d[^$]*)+")
+_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|operatorname)\s*\{([^{}]*)\}")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is matched with its backslash: it is no brace
-_NAME = re.compile(r"\A((?:\\[a-zA-Z]+|[a-zA-Z])(?:_\{?\w+\}?)?'?(?:\([a-z]\))?) ?(?:=|\\in(?![a-zA-Z])) ?")
+_NAME = re.compile(  # x, x_1, f(x), P(A), AB, \\angle ABC, \\text{area}, area
+    r"\A(m?(?:\\angle ?)?(?:\\(?:text|mathrm|mathbf|overline|vec)\{[^{}=]*\}|\\[a-zA-Z]+|[A-Z]{1,4}|[a-z]|[A-Za-z]{4,}"
+    r"(?: [a-z]+){0,3})(?:_\{?\w+\}?)?'?(?:\([A-Za-z](?:,[a-z])*\))?) ?(?:=|\\in(?![a-zA-Z])) ?"
+)
 _SEPARATOR = re.compile(r"[,;]|and|or")
 _TOKEN = re.compile(
     r"[,;=()\[\]{}]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:begin|end|cup|langle|rangle)(?![a-zA-Z])"
 )
+_SPACED = re.compile(r", |;|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
+_GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d])")
+_BRACED = re.compile(r"(?:\\boxed|\\fbox)?\{(.*(?<!\\))\}", re.DOTALL)
 _OPENING, _CLOSING = {"(", "[", "{", "\\begin", "\\langle"}, {")", "]", "}", "\\end", "\\rangle"}
 
 
 def tidy(text: str) -> str:
-    r"""Drop delimiters and spacing that carry no meaning. Example: "$\left(\dfrac12,\, 3\right)$." -> "(\frac12,3)"."""
-    text = text.translate(_SYMBOLS).strip().strip("*").rstrip(" .,;")
-    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        if len(text) >= len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
-            text = text[len(opening) : -len(closing)]
+    r"""Drop delimiters and spacing that carry no meaning. Example: "$\left(\dfrac12,\, 3\right)$." -> "(\frac12, 3)".
+
+    The space after a comma stays: "1, 234" is a list.
+    """
+    text = _DELIMITER.sub("", text.translate(_SYMBOLS)).strip().strip("*`").strip().rstrip(" .,;")
+    if not (text.count("$") == 1 or _CURRENCY.fullmatch(text)) or (text[:1] == text[-1:] == "$"):
+        text = re.sub(r"(?<!\\)\$", "", text)
     text = text.replace("{,}", ",").replace(r"\$", "$").replace(r"\%", "%").replace("^{\\circ}", "^\\circ")
     if "\\" in text:
-        text = re.sub(
-            r"(?<!\\)\\[,!;: ]|\\q?quad(?![a-zA-Z])", lambda found: "" if found[0] in (r"\,", r"\!") else " ", text
-        )
+        text = _SPACE.sub(lambda space: "" if space[0] in (r"\,", r"\!") else " ", text.replace(",\\! ", ","))
         text = _SPELLING.sub(lambda found: _SPELLINGS[found[0]], text)
+        text = re.sub(r"(\\(?:frac|sqrt|binom)) (?=[\d{\\\[])", r"\1", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(" .,;")
-    return re.sub(r" ?([,;(){}=<>|^_+*/-]) ?", r"\1", text)
+    text = re.sub(r" ?([:;(){}=<>|^_+*/-]) ?", r"\1", text).replace(" ,", ",")
+    while (braced := _BRACED.fullmatch(text)) and _encloses(braced[1]):
+        text = braced[1].strip().rstrip(" .,;")
+    return text
+
+
+def _encloses(inner: str) -> bool:
+    """Whether the brackets around this text belong to each other."""
+    return all(depth >= 0 for _, depth in _nesting(inner))
 
 
 def plain(text: str) -> str:
@@ -111,17 +122,26 @@ def _brackets(text: str) -> tuple[str, str]:
         kind, inner = text[0] + text[-1], text[1:-1]
     else:
         return "", text
-    return ("", text) if any(depth < 0 for _, depth in _nesting(inner)) else (kind, inner)
+    return (kind, inner) if _encloses(inner) else ("", text)
 
 
 def split_top(text: str, separator: str = "") -> list[str]:
     """Split where no bracket is open: at "=", "or" or "\\cup", or by default at what separates a list's elements."""
     elements, start = [], 0
+    thousands = _thousands(text) if not separator else set()
     for token, depth in _nesting(text):
-        if depth == 0 and (token[0] == separator if separator else _SEPARATOR.fullmatch(token[0])):
+        splits = token[0] == separator if separator else _SEPARATOR.fullmatch(token[0])
+        if depth == 0 and splits and token.start() not in thousands:
             elements.append(text[start : token.start()])
             start = token.end()
     return [*elements, text[start:]]
+
+
+def _thousands(text: str) -> set[int]:
+    """Where commas group digits: in a list that separates its elements by more than a comma, as 1,000, 2,000 does."""
+    if not _SPACED.search(text):
+        return set()
+    return {comma for found in _GROUPED.finditer(text) for comma in range(*found.span()) if text[comma] == ","}
 
 
 def _nesting(text: str) -> Iterator[tuple[re.Match[str], int]]:

@@ -19,7 +19,7 @@ MAX_EXPONENT = 400  # of scientific notation, either sign
 
 _INT = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?:{_INT}(?:\.\d*)?|\.\d+)"
-_PARENTHESES = re.compile(r"(-?)\(([^()]*)\)")  # -(1/2)
+_PARENTHESES = re.compile(r"(-?)\(([^(),]*)\)")  # -(1/2), but not the pair (20,100)
 _SIMPLE = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # powers of ten
 _NUMBER = re.compile(
@@ -43,13 +43,16 @@ class Quantity:
     base: str = ""
 
 
-def quantity(text: str) -> Quantity | None:
-    """The number that a tidied answer is, or None if it is not one (or one over the size limits)."""
+def quantity(text: str, letters: bool = False) -> Quantity | None:
+    """The number that a tidied answer is, or None if it is not one (or one over the size limits).
+
+    letters: whether the unit may be a single letter, which could be a variable: "5 m".
+    """
     if len(text) > MAX_LENGTH:
         return None
     if _SIMPLE.fullmatch(text):
         return Quantity(Fraction(text))
-    measured = measure(text)
+    measured = measure(text, letters)
     body = measured.value
     if in_parentheses := _PARENTHESES.fullmatch(body):
         body = in_parentheses[1] + in_parentheses[2]

@@ -33,6 +33,7 @@ _CHANGES = (
 )
 _NO_UNITS = {*_CHANGES.split(), *_MULTIPLIERS.split("|")}
 _PREFIX = re.compile(r"([+-]?)([$€£]) ?(-?)(?=[\d.\\])")
+_ANGLE = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")  # its degrees are no unit of the value
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|hbox|textup|textbf|textit|operatorname) ?\{([^{}\\]*)\}")
 _ENDING = re.compile(
     r"(?:(?P<sign> ?[%€£$¢])|(?P<degrees>(?: ?\^\\circ| ?\\degree)(?: ?[CF])?)"
@@ -50,9 +51,12 @@ class Measure:
     unit: str
 
 
-def measure(text: str) -> Measure:
-    """Split a tidied answer. Whatever follows the value and is no unit stays with the value."""
-    body, unit = _without_ending(text)
+def measure(text: str, letters: bool = False) -> Measure:
+    """Split a tidied answer. Whatever follows the value and is no unit stays with the value.
+
+    letters: whether a plain "m", "g" or "s" is a unit. In \\text{...} any letters are.
+    """
+    body, unit = _without_ending(text, letters)
     if prefix := _PREFIX.match(body):
         if unit in ("", prefix[2]) or unit.startswith(("per ", "/", "each")):
             return Measure(prefix[1] + prefix[3] + body[prefix.end() :], prefix[2])
@@ -69,12 +73,14 @@ def _singular(unit: str) -> str:
     return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in unit.split())
 
 
-def _without_ending(text: str) -> tuple[str, str]:
+def _without_ending(text: str, letters: bool) -> tuple[str, str]:
     marked = _marked(text)
     if marked is not None:
         return marked
+    if whole := _TEXT.fullmatch(text):
+        text = whole[1].strip()
     ending = _ENDING.search(text)
-    if not ending or not ending.start():
+    if not ending or not ending.start() or (ending["degrees"] and _ANGLE.search(text)):
         return text, ""
     body = text[: ending.start()].rstrip()
     if ending["sign"]:
@@ -82,7 +88,7 @@ def _without_ending(text: str) -> tuple[str, str]:
     if ending["degrees"]:
         return body, "^\\circ" + ending["degrees"].strip().removeprefix("^\\circ").removeprefix("\\degree").strip()
     words = ending["words"].rstrip(".")
-    unit = _unit(words, ending["power"], ending["per"] or "", text[ending.start("words") - 1], body[-1:])
+    unit = _unit(words, ending["power"], ending["per"] or "", text[ending.start("words") - 1], body[-1:], letters)
     return (body, unit) if unit else (text, "")
 
 
@@ -95,7 +101,12 @@ def _marked(text: str) -> tuple[str, str] | None:
     after = re.fullmatch(r" ?(?:\^\{?(-?[123])\}?)?", text[last.end() :])
     words = last[1].replace("~", " ").strip().rstrip(".")
     body = text[: last.start()].rstrip().removesuffix("^\\circ")
-    if not after or not words or not re.fullmatch(r"[a-zA-Z%$€£ /.-]+", words) or not re.search(r"[\w)}\]!|]\Z", body):
+    if (
+        not after
+        or not words
+        or not re.fullmatch(r"[a-zA-Z%$€£ /.()-]+", words)
+        or not re.search(r"[\w)}\]!|]\Z", body)
+    ):
         return None
     first = words.split()[0].lower()
     if first in _NO_UNITS or any(word in _NO_UNITS for word in words.lower().split()):
@@ -103,7 +114,7 @@ def _marked(text: str) -> tuple[str, str] | None:
     return body, _name(words, after[1])
 
 
-def _unit(words: str, power: str | None, per: str, before: str, last: str) -> str:
+def _unit(words: str, power: str | None, per: str, before: str, last: str, letters: bool) -> str:
     r"""The unit that plain words are; "" if they are none. "5 m" is a length, "5m" a product.
 
     before: the character before the words; last: the value's last one.
@@ -112,7 +123,7 @@ def _unit(words: str, power: str | None, per: str, before: str, last: str) -> st
     if any(word in _NO_UNITS - {"squared", "cubed"} for word in re.split(r"[ /-]", words.lower())):
         return ""
     known = first in _UNITS or first in _POWERS
-    if before != " " and len(first) == 1:
+    if len(first) == 1 and not per and (before != " " or not letters or first not in ("m", "g", "s")):
         return ""
     if not known and (before != " " or last.isalpha() or len(first) < 3):
         return ""
