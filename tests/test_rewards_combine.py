@@ -12,7 +12,6 @@ import pytest
 from pydantic import ValidationError
 
 from rewards import Reward, RewardError, RewardSettings, RewardSum, Score, grader, load_reward
-from rewards import math as grading
 
 RIGHT, WRONG = "<think>t</think><answer>42</answer>", "<think>t</think> <answer>41</answer>"
 
@@ -45,18 +44,28 @@ def test_weights_multiply_parts_and_the_score_is_the_verdict() -> None:
     assert wrong.score.outcome == "wrong"
 
 
+VERDICT = """
+from rewards import Score
+from rewards.graded import Graded
+calls = []
+
+@Graded
+def f(completions, **columns):
+    calls.append(completions)
+    return [Score(None, None, text, "by the test") for text in completions]
+"""
+
+
 @pytest.mark.parametrize("outcome", ["timeout", "error"])
-def test_a_failed_verdict_leaves_the_whole_value_none(outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading._pool, "ask", lambda item: (outcome, "by the test"))
-    (reward,) = reward_sum("accuracy", "format").score(["<think>t</think><answer>x!</answer>"], {"answer": ["x"]})
-    assert reward == Reward(None, {"accuracy": None, "format": 1.0}, Score(None, "x!", outcome, "by the test"))  # type: ignore[arg-type]
+def test_a_failed_verdict_leaves_the_whole_value_none_and_is_the_score(tmp_path: Path, outcome: Any) -> None:
+    (reward,) = reward_sum("accuracy", write(tmp_path, VERDICT), base=tmp_path).score([outcome], {"answer": ["42"]})
+    assert reward == Reward(None, {"accuracy": 0.0, "f": None}, Score(None, None, outcome, "by the test"))
 
 
-def test_a_completion_is_graded_once_for_its_value_and_its_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(grading._pool, "ask", lambda item: asked.append(item) or ("wrong", ""))
-    reward_sum("accuracy").score(["\\boxed{x!}", "\\boxed{y!}"], {"answer": ["x", "x"]})
-    assert [item["answer"] for item in asked] == ["x!", "y!"]
+def test_a_completion_is_graded_once_for_its_value_and_its_score(tmp_path: Path) -> None:
+    rewards = reward_sum(write(tmp_path, VERDICT), base=tmp_path)
+    rewards.score(["timeout", "error"], {})
+    assert rewards._functions["f"]._function.scores.__globals__["calls"] == [["timeout", "error"]]
 
 
 def test_none_does_not_apply_and_all_none_is_none(tmp_path: Path) -> None:
@@ -107,6 +116,161 @@ def test_an_async_reward_runs_inside_and_outside_an_event_loop(tmp_path: Path) -
         return rewards.score(["a"], {})
 
     assert rewards.score(["a"], {}) == asyncio.run(inside()) == [Reward(0.5, {"f": 0.5}, None)]
+
+
+# -- forms of a reward -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def f(completion, answer):\n    return None if answer is None else len(completion) + answer",
+        "async def f(completion, answer):\n    return None if answer is None else len(completion) + answer",
+        "def f(completions, answer):\n"
+        "    return [None if a is None else len(c) + a for c, a in zip(completions, answer)]",
+        "class F:\n    async def __call__(self, completions, answer, **columns):\n"
+        "        return [None if a is None else len(c) + a for c, a in zip(completions, answer)]\nf = F()",
+        "def f(extra):\n    def g(completion, answer):\n"
+        "        return None if answer is None else len(completion) + answer\n    return g",
+    ],
+    ids=["single", "async single", "batch", "async object", "factory of a single"],
+)
+def test_batch_single_async_and_made_rewards_give_the_same_values(tmp_path: Path, body: str) -> None:
+    args = {"extra": 1} if "extra" in body else {}
+    rewards = reward_sum({"name": write(tmp_path, body), "args": args}, base=tmp_path)
+    values = [reward.value for reward in rewards.score(["a", "bcd", ""], {"answer": [10, 20, None]})]
+    assert values == [11.0, 23.0, None]
+
+
+def test_a_single_reward_gets_its_rows_own_values(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path,
+        "def f(completion, prompt, completion_ids, level, trainer_state, log_metric, k=1, **columns):\n"
+        "    log_metric('level', level)\n"
+        "    assert (prompt, completion_ids, trainer_state, columns) == ('p', [level], 7, {'other': 'o'})\n"
+        "    return k * level\n",
+    )
+    columns = {"prompts": ["p", "p"], "completion_ids": [[3], [4]], "level": [3, 4], "other": ["o", "o"]}
+    metrics = []
+    rewards = reward_sum({"name": spec, "args": {"k": 10}}, base=tmp_path)
+    scored = rewards.score(["a", "b"], columns, 7, lambda *metric: metrics.append(metric))
+    assert [reward.value for reward in scored] == [30.0, 40.0]
+    assert metrics == [("level", 3.0), ("level", 4.0)]
+
+
+def test_the_calls_of_an_async_single_reward_wait_together(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path,
+        "import asyncio\nwaiting = []\n"
+        "async def f(completion):\n"
+        "    waiting.append(completion)\n"
+        "    while len(waiting) < 3:\n"  # one after the other, the first would wait for ever
+        "        await asyncio.sleep(0)\n"
+        "    return 1\n",
+    )
+    assert [reward.value for reward in reward_sum(spec, base=tmp_path).score(["a", "b", "c"], {})] == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "numpy.array([0.5, 1.0])",
+        "numpy.array([0.5, 1.0], dtype='float32')",
+        "[numpy.float32(0.5), numpy.int64(1)]",
+        "[0.5, numpy.bool_(True)]",
+        "torch.tensor([0.5, 1.0])",
+        "torch.tensor([0.5, 1.0], dtype=torch.bfloat16, requires_grad=True)",
+        "[torch.tensor(0.5), torch.tensor(1)]",
+        "(0.5, True)",
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path, values: str) -> None:
+    spec = write(tmp_path, f"import numpy, torch\ndef f(completions):\n    return {values}\n")
+    assert [reward.value for reward in reward_sum(spec, base=tmp_path).score(["a", "b"], {})] == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("numpy.array(1.0)", "returned float '1.0'"),
+        ("numpy.array([1.0])", "got 1 values, expected 2"),
+        ("numpy.zeros((2, 1))", r"gave \[0.0\], which is of type list"),
+        ("numpy.array([1.0, numpy.nan])", "gave nan, which is not finite, to 'b'"),
+        ("['x', numpy.str_('y')]", "gave 'x', which is of type str"),
+        ("[1 + 2j, 1]", "which is of type complex"),
+    ],
+)
+def test_an_array_of_another_shape_or_kind_is_refused(tmp_path: Path, values: str, message: str) -> None:
+    spec = write(tmp_path, f"import numpy\ndef f(completions):\n    return {values}\n")
+    with pytest.raises(RewardError, match=message):
+        reward_sum(spec, base=tmp_path).score(["a", "b"], {})
+
+
+TEXT = "x"
+CHAT = [{"role": "assistant", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "setting", "given", "got"),
+    [
+        ("completions", None, TEXT, TEXT),
+        ("completions", None, CHAT, CHAT),
+        ("completions", "messages", TEXT, CHAT),
+        ("completions", "text", CHAT, TEXT),
+        ("completions: list[str]", None, CHAT, TEXT),
+        ("completions: list[str]", "messages", CHAT, CHAT),
+        ("completions: Sequence[str]", None, CHAT, TEXT),
+        ("completions: list[list[dict[str, str]]]", None, TEXT, CHAT),
+        ("completions: typing.List[typing.List[typing.Dict[str, typing.Any]]]", None, TEXT, CHAT),
+        ("completions: 'list[list[dict]]'", None, TEXT, CHAT),
+        ("completions: list[str] | list[list[dict]]", None, CHAT, CHAT),
+        ("completions: list", None, TEXT, TEXT),
+        ("completion: str", None, CHAT, TEXT),
+        ("completion: list[dict[str, str]]", None, TEXT, CHAT),
+        ("completion", None, CHAT, CHAT),
+    ],
+)
+def test_completions_come_as_the_setting_the_annotation_or_the_template_says(
+    tmp_path: Path, parameter: str, setting: Any, given: Any, got: Any
+) -> None:
+    body = "seen.append(completion)\n    return 1"
+    if parameter.startswith("completions"):
+        body = "seen.extend(completions)\n    return [1]"
+    head = "import typing\nfrom collections.abc import Sequence\nseen = []\n"
+    spec = write(tmp_path, f"{head}def f({parameter}):\n    {body}\n")
+    rewards = reward_sum({"name": spec, "completions": setting}, base=tmp_path)
+    rewards.score([given], {})
+    assert rewards._functions["f"]._function.__globals__["seen"] == [got]
+
+
+def test_prompts_come_in_the_form_of_the_completions(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path,
+        "def f(completions: list[str], prompts):\n    return [float(prompts == ['q'])]\n"
+        "def g(completions: list[list[dict]], prompts):\n"
+        "    return [float(prompts == [[{'role': 'user', 'content': 'q'}]])]\n",
+    )
+    rewards = reward_sum(spec, "mine.py:g", base=tmp_path)
+    for prompt in ("q", [{"role": "user", "content": "q"}]):
+        (reward,) = rewards.score(["x"], {"prompts": [prompt]})
+        assert reward.parts == {"f": 1.0, "g": 1.0}
+
+
+def test_log_extra_is_kept_by_completion_and_of_another_length_refused(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path,
+        "import numpy\ndef f(completions, log_extra):\n    log_extra('n', numpy.array([1, 2]))\n    return [0, 0]\n"
+        "def g(completions, log_extra):\n    log_extra('n', [1])\n    return [0, 0]\n",
+    )
+    assert [reward.extra for reward in reward_sum(spec, base=tmp_path).score(["a", "b"], {})] == [
+        {"f/n": 1},
+        {"f/n": 2},
+    ]
+    with pytest.raises(RewardError, match=r"'mine.py:g': log_extra\('n'\) got 1 values, expected 2"):
+        reward_sum("mine.py:g", base=tmp_path).score(["a", "b"], {})
+
+
+# -- what a reward does wrong ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -175,25 +339,6 @@ def test_settings_refuse_unknown_keys_unknown_arguments_and_equal_names() -> Non
 def test_arguments_reach_the_reward() -> None:
     (reward,) = reward_sum({"name": "accuracy", "args": {"read": ["hashes"]}}).score(["#### 42"], {"answer": ["42"]})
     assert reward.value == 1.0
-
-
-def test_trl_rewards_work_unchanged() -> None:
-    rewards = reward_sum(
-        "trl.rewards:think_format_reward",
-        "trl.rewards:accuracy_reward",
-        {
-            "name": "trl.rewards:get_soft_overlong_punishment",
-            "args": {"max_completion_len": 10, "soft_punish_cache": 4},
-        },
-    )
-    texts = ["<think>t</think>\\boxed{42}", "\\boxed{41}"]
-    chats = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {"solution": ["$42$", "$42$"], "completion_ids": [[1] * 6, [1] * 8]}
-    first, second = rewards.score(chats, columns)
-    # Soft over-long punishment (DAPO): 0 up to 10 - 4 = 6 tokens, then (6 - 8) / 4 = -0.5.
-    assert list(first.parts.values()) == [1.0, 1.0, 0.0]
-    assert list(second.parts.values()) == [0.0, 0.0, -0.5]
-    assert (first.value, second.value) == (2.0, -0.5)
 
 
 def test_graders_take_a_row_of_columns() -> None:
