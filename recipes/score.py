@@ -35,6 +35,7 @@ from rewards.types import TrainerState
 
 EXAMPLES = 3  # changed advantages that are shown
 CHARACTERS = 200  # of a problem and of a completion's end
+ROUNDING = 1e-9  # advantages this small are 0: a reward at the mean of its group, but for rounding
 _SIGNS = {1: "+", -1: "-", 0: "0", None: "none"}
 
 
@@ -287,7 +288,7 @@ def _example(one: Rescored) -> list[str]:
 
 
 def _sign(advantage: float | None) -> int | None:
-    return None if advantage is None else (advantage > 0) - (advantage < 0)
+    return None if advantage is None else (advantage > ROUNDING) - (advantage < -ROUNDING)
 
 
 def _mean(values: Iterable[float | None]) -> str:
