@@ -93,6 +93,9 @@ def score(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An argument of the reward; of several: NAME.KEY=VALUE."),
     ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="ARGUMENT=COLUMN", help="Which column an argument of the reward takes.")
+    ] = None,
     completions: Annotated[
         Literal["text", "messages"] | None, typer.Option(help="What the rewards are given, whatever the data has.")
     ] = None,
@@ -101,7 +104,7 @@ def score(
     with _exit_codes():
         from recipes.score import score as score_data
 
-        typer.echo(score_data(reward, data, output, weight or [], arg or [], completions))
+        typer.echo(score_data(reward, data, output, weight or [], arg or [], column or [], completions))
 
 
 @main.command()

@@ -67,6 +67,7 @@ def score(
     output: Path | None = None,
     weights: Sequence[float] = (),
     args: Sequence[str] = (),
+    columns: Sequence[str] = (),
     completions: CompletionForm | None = None,
 ) -> str:
     """Score `data` (a .jsonl file or a run's directory), write the lines to `output`; returns the summary.
@@ -74,13 +75,14 @@ def score(
     Args:
         weights: one for each of `specs`, in their order; none is 1 for each.
         args: KEY=VALUE for the only reward, or NAME.KEY=VALUE; the value is YAML.
+        columns: ARGUMENT=COLUMN, which column an argument takes.
         completions: give texts or message lists, whatever the data has.
 
     Raises ScoreError on bad data, RewardError on a bad reward, RecipeError if the run's recipe cannot be read.
     """
     if output and output.resolve() == data.resolve():
         raise ScoreError(f"--output {output} is the data itself; name another file")
-    rewards = RewardSum(reward_settings(specs, weights, args, completions))
+    rewards = RewardSum(reward_settings(specs, weights, args, columns, completions))
     if data.is_dir():
         rescored = list(rescore_run(rewards, data))
         scored, lines = [one.reward for one in rescored], [_line(one.reward) | _change(one) for one in rescored]
@@ -94,7 +96,11 @@ def score(
 
 
 def reward_settings(
-    specs: Sequence[str], weights: Sequence[float], args: Sequence[str], completions: CompletionForm | None
+    specs: Sequence[str],
+    weights: Sequence[float],
+    args: Sequence[str],
+    columns: Sequence[str],
+    completions: CompletionForm | None,
 ) -> list[RewardSettings]:
     """The rewards that the options of `zero score` describe. Raises ScoreError if they do not fit together."""
     if weights and (len(weights) != len(specs) or not all(map(math.isfinite, weights))):
@@ -110,10 +116,20 @@ def reward_settings(
             named[name][key] = yaml_value(text)
         except yaml.YAMLError as error:
             raise ScoreError(f"--arg {arg}: {text!r} is not a YAML value; quote it") from error
+    renamed = dict(_argument_and_column(column) for column in columns)
     return [
-        RewardSettings(name=spec, weight=weight, args=named[spec.rpartition(":")[2]], completions=completions)
+        RewardSettings(
+            name=spec, weight=weight, args=named[spec.rpartition(":")[2]], columns=renamed, completions=completions
+        )
         for spec, weight in zip(specs, weights or [1.0] * len(specs), strict=True)
     ]
+
+
+def _argument_and_column(column: str) -> tuple[str, str]:
+    argument, equals, name = column.partition("=")
+    if not (argument and equals and name):
+        raise ScoreError(f"--column {column}: expected ARGUMENT=COLUMN, such as solution=answer")
+    return argument, name
 
 
 # -- a file ----------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class RewardFunction:
     """
 
     def __init__(self, settings: RewardSettings, base_dir: Path | None = None):
-        self.spec, self._args = settings.name, settings.args
+        self.spec, self._args, self._renamed = settings.name, settings.args, settings.columns
         self._function = load_reward(settings.name, base_dir)
         self._read_signature()
         if not self._takes_any and not self._takes(*_WRITTEN):  # it makes the reward, as TRL's get_... do
@@ -68,7 +68,7 @@ class RewardFunction:
     ) -> Returned:
         """Score completions. Raises RewardError if a column is missing or the function broke its contract."""
         log = _Log()
-        rows = {**columns, "completions": in_form(completions, self._form, "assistant")}
+        rows = {**self._with_renamed(columns), "completions": in_form(completions, self._form, "assistant")}
         if "prompts" in columns:
             rows["prompts"] = in_form(columns["prompts"], self._form, "user")
         fixed = {"trainer_state": trainer_state, "log_metric": log.metric}
@@ -87,13 +87,24 @@ class RewardFunction:
         columns = {singular.get(name, name): values for name, values in rows.items()}
         return [{**fixed, **dict(zip(columns, row, strict=True))} for row in zip(*columns.values(), strict=True)]
 
+    def _with_renamed(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        if unknown := set(self._renamed.values()) - set(columns):
+            has = sorted(columns)
+            raise RewardError(
+                f"reward {self.spec!r}: columns: no column {', '.join(sorted(unknown))}; the data has {has}"
+            )
+        return {**columns, **{name: columns[source] for name, source in self._renamed.items()}}
+
     def _chosen(self, offered: Mapping[str, Any]) -> dict[str, Any]:
         """Of what is offered, with the settings' arguments on top, what the function takes."""
         offered = {**offered, **self._args}
         for name in self._named:
             if name not in offered and self._parameters[name].default is inspect.Parameter.empty:
                 has = sorted(set(offered) - {"trainer_state", "log_extra", "log_metric", *_WRITTEN[:2], *self._args})
-                raise RewardError(f"reward {self.spec!r} needs the column {name!r}; the data has {has}")
+                raise RewardError(
+                    f"reward {self.spec!r} needs the column {name!r}; the data has {has} "
+                    f"(columns: {name}=NAME gives it another)"
+                )
         return dict(offered) if self._takes_any else {name: offered[name] for name in self._named if name in offered}
 
     def _takes(self, *names: str) -> bool:

@@ -58,6 +58,7 @@ class RewardSettings(BaseModel):
     name: str  # a built-in's name, an installed entry point's, path/to/file.py:function, or package.module:function
     weight: float = Field(default=1.0, allow_inf_nan=False)
     args: dict[str, Any] = Field(default_factory=dict)  # keyword arguments, beside the columns
+    columns: dict[str, str] = Field(default_factory=dict)  # argument: column it is to take, such as solution: answer
     completions: CompletionForm | None = None  # None: as its annotation says, else as the template has them
     timeout: float = Field(default=120.0, gt=0)  # seconds for one call in training, of a reward that is not built in
 

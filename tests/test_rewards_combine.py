@@ -243,6 +243,16 @@ def test_completions_come_as_the_setting_the_annotation_or_the_template_says(
     assert rewards._functions["f"]._function.__globals__["seen"] == [got]
 
 
+def test_an_argument_takes_the_column_that_the_settings_name(tmp_path: Path) -> None:
+    spec = write(
+        tmp_path, "def f(completions, solution, answer):\n    return [a + b for a, b in zip(solution, answer)]\n"
+    )
+    rewards = reward_sum({"name": spec, "columns": {"solution": "answer", "answer": "level"}}, base=tmp_path)
+    assert rewards.score(["x"], {"answer": [40], "level": [2]})[0].value == 42
+    with pytest.raises(RewardError, match=r"no column answer; the data has \['level'\]"):
+        rewards.score(["x"], {"level": [2]})
+
+
 def test_prompts_come_in_the_form_of_the_completions(tmp_path: Path) -> None:
     spec = write(
         tmp_path,

@@ -129,6 +129,13 @@ def test_trl_rewards_score_texts_and_chats_alike(tmp_path):
             assert [line["value"] for line in lines(tmp_path / "out.jsonl")] == values
 
 
+def test_an_argument_may_take_a_column_of_another_name(tmp_path):
+    data = write(tmp_path / "data.jsonl", [{"completion": "\\boxed{42}", "answer": gold} for gold in ("42", "41")])
+    options = ["--reward", "trl.rewards:accuracy_reward", "--column", "solution=answer"]
+    assert "mean 0.5000 of 2" in zero_score(*options, "--data", data).stdout
+    assert "(columns: solution=NAME gives it another)" in zero_score(*options[:2], "--data", data).stderr
+
+
 def test_what_a_line_separator_or_null_byte_in_a_text_does_to_the_lines_is_nothing(tmp_path):
     rows = [{"completion": f"\u2028\x00\x85<answer>{n}</answer>", "answer": "42"} for n in (41, 42)]
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
@@ -177,6 +184,11 @@ def test_bad_data_is_one_message_that_names_file_and_line(tmp_path, content, mes
         ),
         (["--reward", "accuracy", "--weight", "inf"], "expected a finite number"),
         (["--reward", "accuracy", "--reward", "accuracy"], "each with a name of its own"),
+        (["--reward", "accuracy", "--column", "answer"], "--column answer: expected ARGUMENT=COLUMN"),
+        (
+            ["--reward", "accuracy", "--column", "answer=gold"],
+            "columns: no column gold; the data has ['answer', 'level']",
+        ),
         (["--reward", "trl.rewards:get_soft_overlong_punishment"], "missing 2 required positional arguments"),
     ],
 )
