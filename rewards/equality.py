@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from rewards import numeric
 from rewards.expression import Expression, Unreadable, same_relation, same_value
-from rewards.latex import balanced, plain, split_list, split_name, split_top
+from rewards.latex import balanced, outside, plain, split_list, split_name, split_top
 from rewards.types import FAILURES, Outcome
 from rewards.units import measure, same_unit
 
@@ -193,7 +193,7 @@ def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
     if mine is None and wanted is None:
         return None
     if mine is None or wanted is None:
-        if bool(_RELATION.search(answer)) != bool(_RELATION.search(gold)):
+        if bool(outside(answer, _RELATION)) != bool(outside(gold, _RELATION)):
             return "wrong", f"of {answer} and {gold}, one is a relation and the other is not"
         return None
     (sign, sides), (gold_sign, gold_sides) = mine, wanted
@@ -330,5 +330,7 @@ def _interval(text: str) -> str | None:
 def _relation(text: str) -> tuple[str, list[str]] | None:
     """The one sign of a relation, and its two sides."""
     text = plain(text)
-    signs = _RELATION.findall(text)
-    return (signs[0], _RELATION.split(text)) if len(signs) == 1 else None
+    signs = outside(text, _RELATION)
+    if len(signs) != 1:
+        return None
+    return signs[0][0], [text[: signs[0].start()], text[signs[0].end() :]]

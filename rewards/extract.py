@@ -12,26 +12,34 @@ What counts, in this order:
        phrase     the answer is 42         to the end of the sentence
        last_line  42                       the last line that is not blank
 
-3. Several answers that say the same are one; several that differ are `malformed`, and so are an unclosed
-   tag or box, text after `</answer>`, and answers over MAX_ANSWER characters. An empty answer is `no_answer`.
+3. Several answers that are equal are one, the last. Boxes with nothing but commas, `and` or `or` between them are
+   one list: `\boxed{1} and \boxed{2}` answers 1, 2, and no question whose answer is 2. Several answers that differ
+   are `malformed`, and so are an unclosed tag or box, text after `</answer>`, and answers over MAX_ANSWER
+   characters. An empty answer is `no_answer`.
 
 Every reader is one pass over the text, so that megabytes of braces take milliseconds.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rewards.equality import decide
 from rewards.latex import BRACE, tidy
 
 Source = Literal["tag", "boxed", "hashes", "phrase", "last_line"]
 STRICT: tuple[Source, ...] = ("tag", "boxed", "hashes")  # explicit marks
 MAX_ANSWER = 2000  # characters
+MAX_ANSWERS = 20  # that differ in spelling and are compared
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?: ?\{| (?P<bare>[^\s{}$\\]))")  # `\boxed 2` is LaTeX too
+_BETWEEN = re.compile(
+    r"(?:\s|[$,;]|\\[,; ()\[\]]|and|or|\\(?:quad|(?:text|mbox)\{ ?(?:and|or),? ?\}))*"
+)  # boxes of one list
 _HASHES = re.compile(r"####[^\S\n]*([^\n]*)")
 _PHRASE = re.compile(r"\banswer is:?[^\S\n]*([^\n]*?)(?=\.\s|\.?\Z|\.?\n)", re.IGNORECASE)
 
@@ -57,22 +65,36 @@ def after_thinking(text: str) -> str | None:
 
 def boxed(text: str) -> list[str]:
     r"""The contents of every outermost \boxed{}, in order. Malformed if one is not closed."""
-    contents, position = [], 0
+    return [text[start:end] for start, end, _ in _boxes(text)]
+
+
+def _boxes(text: str) -> list[tuple[int, int, int]]:
+    """For each box, where its content starts and ends, and where the box ends."""
+    found, position = [], 0
     while opening := _BOX.search(text, position):
-        position = opening.end()
+        start = position = opening.end()
         if opening["bare"]:
-            contents.append(opening["bare"])
+            found.append((start - 1, start, start))
             continue
         depth = 1
-        for brace in BRACE.finditer(text, position):
+        for brace in BRACE.finditer(text, start):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
                 break
         else:
             raise Malformed(r"\boxed{ is not closed")
-        contents.append(text[position : brace.start()])
         position = brace.end()
-    return contents
+        found.append((start, brace.start(), position))
+    return found
+
+
+def _boxed_answers(text: str) -> list[str]:
+    """The boxes, or the one list that they are."""
+    boxes = _boxes(text)
+    contents = [text[start:end] for start, end, _ in boxes]
+    between = [text[end : text.rfind("\\", end, start)] for (_, _, end), (start, _, _) in itertools.pairwise(boxes)]
+    one_list = len(boxes) > 1 and all(len(gap) < 30 and _BETWEEN.fullmatch(gap) for gap in between)
+    return [", ".join(contents)] if one_list and len(set(contents)) > 1 else contents
 
 
 def _tags(text: str) -> list[str]:
@@ -96,7 +118,7 @@ def _last_line(text: str) -> list[str]:
 
 _READERS: Mapping[Source, Callable[[str], list[str]]] = {
     "tag": _tags,
-    "boxed": boxed,
+    "boxed": _boxed_answers,
     "hashes": _HASHES.findall,
     "phrase": _PHRASE.findall,
     "last_line": _last_line,
@@ -113,10 +135,15 @@ def _single(answers: list[str]) -> str:
     if max(map(len, answers)) > MAX_ANSWER:
         raise Malformed(f"an answer of more than {MAX_ANSWER} characters")
     answers = [_unbox(answer.strip()).strip() for answer in answers]
-    if len({tidy(answer) for answer in answers}) > 1:
+    spellings = list(dict.fromkeys(tidy(answer) for answer in answers))
+    if len(spellings) > MAX_ANSWERS or not all(_equal(spelling, spellings[-1]) for spelling in spellings):
         shown = ", ".join(repr(answer[:40]) for answer in answers[:3])
         raise Malformed(f"{len(answers)} answers that differ: {shown}")
     return answers[-1]
+
+
+def _equal(one: str, other: str) -> bool:
+    return one == other or decide(one, other, lambda *_: ("wrong", ""))[0] == "correct"
 
 
 def read_answer(completion: str, read: Sequence[Source] = STRICT) -> Reading:

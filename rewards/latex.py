@@ -2,6 +2,7 @@ r"""Answers as text: one spelling for what means the same, and lists taken apart
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator
 
@@ -27,7 +28,7 @@ _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|operatorname)\s*
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is matched with its backslash: it is no brace
 _NAME = re.compile(  # x, x_1, f(x), P(A), AB, \\angle ABC, \\text{area}, area
     r"\A(m?(?:\\angle ?)?(?:\\(?:text|mathrm|mathbf|overline|vec)\{[^{}=]*\}|\\[a-zA-Z]+|[A-Z]{1,4}|[a-z]|[A-Za-z]{4,}"
-    r"(?: [a-z]+){0,3})(?:_\{?\w+\}?)?'?(?:\([A-Za-z](?:,[a-z])*\))?) ?(?:=|\\in(?![a-zA-Z])) ?"
+    r"(?: [a-z]+){0,3})(?:_(?:\{\w+\}|\w))?'?(?:\([A-Za-z](?:,[a-z])*\))?) ?(?:=|\\in(?![a-zA-Z])) ?"
 )
 _SEPARATOR = re.compile(r"[,;]|and|or")
 _TOKEN = re.compile(
@@ -49,7 +50,7 @@ def tidy(text: str) -> str:
         text = re.sub(r"(?<!\\)\$", "", text)
     text = text.replace("{,}", ",").replace(r"\$", "$").replace(r"\%", "%").replace("^{\\circ}", "^\\circ")
     if "\\" in text:
-        text = _SPACE.sub(lambda space: "" if space[0] in (r"\,", r"\!") else " ", text.replace(",\\! ", ","))
+        text = _SPACE.sub(lambda space: "" if space[0] in (r"\,", r"\!") else " ", re.sub(r", ?\\! ?", ",", text))
         text = _SPELLING.sub(lambda found: _SPELLINGS[found[0]], text)
         text = re.sub(r"(\\(?:frac|sqrt|binom)) (?=[\d{\\\[])", r"\1", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(" .,;")
@@ -135,6 +136,16 @@ def split_top(text: str, separator: str = "") -> list[str]:
             elements.append(text[start : token.start()])
             start = token.end()
     return [*elements, text[start:]]
+
+
+def outside(text: str, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+    """The matches of `pattern` where no bracket is open."""
+    found = list(pattern.finditer(text))
+    if not found:
+        return []
+    tokens = [(token.start(), depth) for token, depth in _nesting(text)]
+    places = [start for start, _ in tokens]
+    return [one for one in found if not (i := bisect.bisect(places, one.start())) or not tokens[i - 1][1]]
 
 
 def _thousands(text: str) -> set[int]:

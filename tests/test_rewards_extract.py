@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from rewards.extract import read_answer
+from rewards.extract import STRICT, read_answer
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "cases" / "extract.jsonl").open(encoding="utf-8")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case["completion"][:50]))
 def test_reads_what_the_table_says(case: dict) -> None:
-    reading = read_answer(case["completion"], case.get("read", ("tag", "boxed")))
+    reading = read_answer(case["completion"], case.get("read", STRICT))
     assert (reading.failure, reading.answer) == (case["outcome"], case["answer"])
 
 
