@@ -7,6 +7,8 @@ probe.py         one at a time, then in batches, in a process that is killed at 
 exploits.py      whether it grades answers, and what a policy would learn from it
    │
 findings.py      what is wrong, by name
+
+The check always ends, whatever the reward does.
 """
 
 from __future__ import annotations

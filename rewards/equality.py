@@ -22,14 +22,15 @@ from collections.abc import Callable, Sequence
 
 from rewards import numeric
 from rewards.expression import Expression, Unreadable, same_relation, same_value
-from rewards.latex import balanced, outside, plain, split_list, split_name, split_top
+from rewards.latex import TEXT, balanced, outside, plain, split_list, split_name, split_top
 from rewards.types import FAILURES, Outcome
 from rewards.units import measure, same_unit
 
 Verdict = tuple[Outcome, str]
 Ask = Callable[[str, str], Verdict]  # (answer, gold) that no form could read
 
-_ARITHMETIC = re.compile(r"(?:[^a-zA-Z\\^!{}]|\\(?:times|cdot|div)(?![a-zA-Z]))*")
+_RATIONAL = re.compile(r"(?:[^a-zA-Z\\^!]|\\(?:times|cdot|div|frac)(?![a-zA-Z]))*")
+_OPERATION = re.compile(r"[\d)}] ?(?:[-+*(]|\\(?:times|cdot|div)(?![a-zA-Z]))")
 _WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}")  # a choice, a name; "xy" and "abc" may be products
 _SYNONYMS = {
     spelling: names[0]
@@ -59,8 +60,8 @@ _SYNONYMS = {
     )
     for spelling in names
 }
-_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit) ?\{[^{}\\]{2,}\}")
-_ENVIRONMENT = re.compile(r"\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\}", re.DOTALL)
+_TEXT = re.compile(rf"\\(?:{TEXT}) ?\{{[^{{}}\\]{{2,}}\}}")
+_ENVIRONMENT = re.compile(r"[(\[|]?\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\}[)\]|]?", re.DOTALL)
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
 _RELATION = re.compile(r"<|>|\\(?:leq|geq|neq)(?![a-zA-Z])|(?<!:)=")
 _TURNED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\neq": r"\neq"}
@@ -118,7 +119,7 @@ def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
     got = numeric.quantity(answer, letters=wanted is not None)
     if wanted and got:
         return _verdict(numeric.equal(got, wanted), answer, gold)
-    if wanted and _ARITHMETIC.fullmatch(answer) and len(split_top(answer)) == 1 and "=" not in answer:
+    if wanted and _RATIONAL.fullmatch(answer) and _OPERATION.search(answer) and "=" not in answer:
         return "wrong", f"{answer} is not evaluated"  # the question's own sum, say
     return None
 

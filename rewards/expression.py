@@ -452,6 +452,8 @@ class _Parser:
         following = "".join(self._tokens[self._position : self._position + 7])
         mixed = _MIXED.match(following) if token.isdigit() else None
         if not mixed:
+            if re.match(r"\\frac\{?[-+]", following):
+                raise Unreadable("a mixed number with a sign inside")
             return _constant(Fraction(token))
         self._next()
         fraction = _apply(_quotient, self._argument(), self._argument())

@@ -24,7 +24,8 @@ _SYMBOLS = str.maketrans({
 _SPACE = re.compile(r"(?<!\\)\\(?:[,!;: ]|q?quad(?![a-zA-Z]))")
 _CURRENCY = re.compile(r"[^$]*(?:\$ ?-?\d[^$]*)+")
 _DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
-_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|operatorname)\s*\{([^{}]*)\}")
+TEXT = "text|mbox|hbox|mathrm|textrm|textnormal|textup|textbf|textit|operatorname"  # commands whose argument is text
+_TEXT = re.compile(rf"\\(?:{TEXT}|mathbf)\s*\{{([^{{}}]*)\}}")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is matched with its backslash: it is no brace
 _NAME = re.compile(  # x, x_1, f(x), P(A), AB, \\angle ABC, \\text{area}, area
     r"\A(m?(?:\\angle ?)?(?:\\(?:text|mathrm|mathbf|overline|vec)\{[^{}=]*\}|\\[a-zA-Z]+|[A-Z]{1,4}|[a-z]|[A-Za-z]{4,}"
@@ -53,6 +54,7 @@ def tidy(text: str) -> str:
         text = _SPACE.sub(lambda space: "" if space[0] in (r"\,", r"\!") else " ", re.sub(r", ?\\! ?", ",", text))
         text = _SPELLING.sub(lambda found: _SPELLINGS[found[0]], text)
         text = re.sub(r"(\\(?:frac|sqrt|binom)) (?=[\d{\\\[])", r"\1", text)
+        text = re.sub(r"\\frac(\d)(\d)(?!\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(" .,;")
     text = re.sub(r" ?([:;(){}=<>|^_+*/-]) ?", r"\1", text).replace(" ,", ",")
     while (braced := _BRACED.fullmatch(text)) and _encloses(braced[1]):
@@ -127,13 +129,18 @@ def _brackets(text: str) -> tuple[str, str]:
 
 
 def split_top(text: str, separator: str = "") -> list[str]:
-    """Split where no bracket is open: at "=", "or" or "\\cup", or by default at what separates a list's elements."""
+    """Split where no bracket is open: at "=", "or" or "\\cup", or by default at what separates a list's elements.
+
+    "1, 2, and 3" has three elements, "1,,2" as well.
+    """
     elements, start = [], 0
     thousands = _thousands(text) if not separator else set()
     for token, depth in _nesting(text):
         splits = token[0] == separator if separator else _SEPARATOR.fullmatch(token[0])
         if depth == 0 and splits and token.start() not in thousands:
-            elements.append(text[start : token.start()])
+            element = text[start : token.start()]
+            if separator or element.strip() or not token[0].isalpha():
+                elements.append(element)
             start = token.end()
     return [*elements, text[start:]]
 

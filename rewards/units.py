@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from rewards.latex import TEXT
+
 # One line, one unit: the first spelling is its name.
 _SPELLINGS = (
     "$ dollar dollars usd buck bucks", "€ euro euros eur", "£ pounds-sterling gbp", "cent cents ¢",
@@ -34,7 +36,7 @@ _CHANGES = (
 _NO_UNITS = {*_CHANGES.split(), *_MULTIPLIERS.split("|")}
 _PREFIX = re.compile(r"([+-]?)([$€£]) ?(-?)(?=[\d.\\])")
 _ANGLE = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")  # its degrees are no unit of the value
-_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|hbox|textup|textbf|textit|operatorname) ?\{([^{}\\]*)\}")
+_TEXT = re.compile(rf"\\(?:{TEXT}) ?\{{([^{{}}\\]*)\}}")
 _ENDING = re.compile(
     r"(?:(?P<sign> ?[%€£$¢])|(?P<degrees>(?: ?\^\\circ| ?\\degree)(?: ?[CF])?)"
     rf"|(?:(?<=[\d)}}\]!]) ?|(?<=[a-zA-Z]) )(?P<words>(?!(?:{_MULTIPLIERS})\b)"
