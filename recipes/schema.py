@@ -40,8 +40,8 @@ class TaskSettings(Settings):
     answer_pattern: str | None = None  # "boxed", or a regex: group 1 of its last match in the answer column is the gold
     config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
-    verifier: Literal["math", "countdown"] | None = None  # None: the task's own, else math
-    read: list[Source] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer> or \boxed
+    verifier: Literal["math", "countdown", "multiple_choice", "number"] | None = None  # None: the task's own, else math
+    read: list[Source] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
     template: str = "r1_zero"  # r1_zero (base models), chat (chat models) or a text that contains {question}
     system: str | None = None  # chat: the system prompt; None: ask for <think> and <answer>; "": none
     instruction: str | None = None  # appended to every question

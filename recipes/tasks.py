@@ -18,6 +18,7 @@ from typing import Any
 from recipes.generated import generate
 from recipes.schema import BOXED, GENERATED, TaskSettings
 from rewards import Score, grader
+from rewards.choice import gold_options
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say
 HELD_OUT_SHARE = 10  # of a dataset's only split, one row in ten is held out
@@ -88,8 +89,9 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
         has = ", ".join(train[0].columns)
         raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
-    train = _checked(_not_repeated(train, held_out, rejected), check, rejected)
-    held_out = _checked(_sample(held_out, eval_problems, seed), check, rejected)
+    write = _letters if verifier == "multiple_choice" else _as_it_stands
+    train = _checked(_not_repeated(train, held_out, rejected), check, write, rejected)
+    held_out = _checked(_sample(held_out, eval_problems, seed), check, write, rejected)
     if not train or not held_out:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
         raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
@@ -103,16 +105,28 @@ def _sample(rows: list[Row], n: int | None, seed: int) -> list[Row]:
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), n))]
 
 
-def _checked(rows: Iterable[Row], grade: Grade, rejected: list[tuple[str, str]]) -> list[Row]:
-    """The rows whose gold answer passes the verifier. A problem that no answer solves would teach noise."""
+def _checked(
+    rows: Iterable[Row], grade: Grade, write: Callable[[Row], str], rejected: list[tuple[str, str]]
+) -> list[Row]:
+    """The rows whose gold answer passes as a model would `write` it. A problem that no answer solves teaches noise."""
     passed = []
     for row in rows:
-        score = grade(f"<answer>{row.answer}</answer>", {**row.columns, "answer": row.answer})
+        score = grade(f"<answer>{write(row)}</answer>", {**row.columns, "answer": row.answer})
         if score.outcome == "correct":
             passed.append(row)
         else:
             rejected.append((row.id, f"gold answer {row.answer!r} does not pass the verifier: {score.reason}"))
     return passed
+
+
+def _as_it_stands(row: Row) -> str:
+    return row.answer
+
+
+def _letters(row: Row) -> str:
+    """The right options of a multiple-choice row, whose gold answer may be an index or a choice's text."""
+    options = gold_options(row.answer, row.columns.get("choices") or ())
+    return ", ".join(chr(ord("A") + option) for option in sorted(options))
 
 
 def _not_repeated(train: list[Row], held_out: list[Row], rejected: list[tuple[str, str]]) -> list[Row]:

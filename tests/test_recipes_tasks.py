@@ -212,3 +212,20 @@ def test_a_generators_own_complaint_is_a_task_error():
 )
 def test_gold_answers_are_read_from_the_column(value, pattern, gold):
     assert gold_answer(value, pattern) == gold
+
+
+@pytest.mark.parametrize("gold", ["C", 2, "Rome"])
+def test_the_gold_of_a_multiple_choice_row_may_be_a_letter_an_index_or_a_text(tmp_path, gold):
+    choices = ["Paris", "Oslo", "Rome"]
+    path = write(tmp_path / "d.jsonl", [{"q": f"Italy, {i}?", "a": gold, "choices": choices} for i in range(20)])
+    task = load_task(custom(path, verifier="multiple_choice"), 5, 0)
+    row = task.train[0]
+    assert task.rejected == []
+    for answer, outcome in [("C", "correct"), ("(C) Rome", "correct"), ("Rome", "correct"), ("B", "wrong")]:
+        assert task.grade(f"<answer>{answer}</answer>", {**row.columns, "answer": row.answer}).outcome == outcome
+
+
+def test_a_task_of_numbers_refuses_golds_that_are_none(tmp_path):
+    path = write(tmp_path / "d.jsonl", [*sums(20), {"q": "who?", "a": "Evelyn"}])
+    task = load_task(custom(path, verifier="number"), 5, 0)
+    assert [row for row, _ in task.rejected] == ["d.jsonl/train/20"]
