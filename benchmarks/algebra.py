@@ -63,6 +63,12 @@ def equal(left: sp.Expr, right: sp.Expr) -> bool | None:
     return True
 
 
+def reads_equal(left: str, right: str) -> bool:
+    """Whether both are read, and have the same value."""
+    first, second = read(left), read(right)
+    return first is not None and second is not None and equal(first, second) is True
+
+
 class _Reader:
     def __init__(self, text: str):
         text = _SPACING.sub(" ", text).strip()
@@ -183,8 +189,8 @@ class _Reader:
         degree = sp.Integer(2)
         if self._peek() == "[":
             self._next()
-            kind, token = self._next()
-            if kind != "number":
+            _, token = self._next()
+            if not token.isdecimal():
                 raise Unreadable(token)
             degree = sp.Integer(token)
             self._expect("]")

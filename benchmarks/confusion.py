@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.changes import UNEVALUATED
 from benchmarks.golds import SETS, Gold, read_golds
 from benchmarks.pairs import Pair, pairs
 from rewards import Score
@@ -23,7 +24,6 @@ from rewards.math import verify_all
 
 OUTCOMES = ("correct", "wrong", "no_answer", "malformed", "timeout", "error")
 SHOWN = 50
-APART = "unevaluated"  # right in value, refused by the policy: no false positive, whatever the verdict
 
 
 def in_tags(answer: str) -> str:
@@ -55,7 +55,7 @@ def graded(labelled: Sequence[Pair]) -> list[Score]:
 
 def disagrees(pair: Pair, score: Score) -> bool:
     """A verdict other than the label; a failure to give one is no agreement."""
-    return pair.kind != APART and score.value != float(pair.equal)
+    return pair.kind not in UNEVALUATED and score.value != float(pair.equal)
 
 
 def table(rows: Iterable[tuple[Pair, Score]], key: Callable[[Pair], str], title: str) -> list[str]:
@@ -73,7 +73,7 @@ def table(rows: Iterable[tuple[Pair, Score]], key: Callable[[Pair], str], title:
 
 
 def _label(pair: Pair) -> str:
-    return "unevaluated" if pair.kind == APART else "must pass" if pair.equal else "must fail"
+    return "unevaluated" if pair.kind in UNEVALUATED else "must pass" if pair.equal else "must fail"
 
 
 def main() -> None:

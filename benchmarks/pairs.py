@@ -10,17 +10,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from random import Random
 
-from benchmarks import shapes
+from benchmarks import near_misses, rewritings, shapes  # noqa: F401 - they register their changes
+from benchmarks.changes import NEAR_MISSES, REWRITINGS, UNEVALUATED, Change
 from benchmarks.golds import Gold
-from benchmarks.near_misses import NEAR_MISSES, UNEVALUATED
-from benchmarks.rewritings import REWRITINGS, Change
 
-# How many rewritings, and as many near misses, each gold of a set gets at most.
-PER_GOLD: Mapping[str, int] = {"gsm8k": 2, "math": 3}
-PER_GOLD_OF_SMALL_SETS = 10
+# How many rewritings, and as many near misses, a gold gets at most: fewer where there are thousands of its like.
+PER_GOLD = 10
+PER_INTEGER_OF_LARGE_SETS = 2
+LARGE_SETS = ("gsm8k", "math")
+SHARE_AT_THE_ENDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ def pairs(golds: Iterable[Gold], seed: int = 0) -> Iterator[Pair]:
         if not gold.text:
             continue
         draw = Random(f"{seed}/{gold.row}")
-        limit = PER_GOLD.get(gold.dataset, PER_GOLD_OF_SMALL_SETS)
+        number = shapes.number(gold.text)
+        many = gold.dataset in LARGE_SETS and number and number.value.denominator == 1
+        limit = PER_INTEGER_OF_LARGE_SETS if many else PER_GOLD
         for changes, equal, n in ((REWRITINGS, True, limit), (NEAR_MISSES, False, limit), (UNEVALUATED, False, 1)):
             yield from _of_one(gold, changes, equal, n, draw, used)
         yield from _at_the_ends(gold, draw)
@@ -66,13 +68,19 @@ def _of_one(
 
 
 def _at_the_ends(gold: Gold, draw: Random) -> Iterator[Pair]:
-    """Golds of our own where floats give out: a number far from 1, and one that differs in its last digit."""
-    found = shapes.number(gold.text)
-    if not found or not found.is_integer or draw.random() > 0.05:
-        return
-    n = int(abs(found.value))
-    zeros = "0" * draw.choice([12, 16, 20, 30])
-    huge, tiny = f"1{zeros}{n}", f"0.{zeros}{n + 1}"
-    for text, other, kind in ((huge, f"1{zeros}{n + 1}", "huge"), (tiny, f"0.{zeros}{n + 2}", "tiny")):
-        if Fraction(text) != Fraction(other) and len(other) == len(text):
-            yield Pair(gold.dataset, gold.row, text, other, f"{kind}_last_digit", False)
+    """Golds of our own where floats give out: far from 1, against an answer that differs in the last digit."""
+    for kind, text, other in _where_floats_end(gold.text, "0" * draw.choice([12, 16, 20, 30])):
+        if draw.random() < SHARE_AT_THE_ENDS:
+            yield Pair(gold.dataset, gold.row, text, other, kind, False)
+
+
+def _where_floats_end(gold: str, zeros: str) -> Iterator[tuple[str, str, str]]:
+    """Example: "12", "000" -> ("huge_last_digit", "100012", "100013"), ("tiny_last_digit", "0.00012", "0.00013")."""
+    number, value = shapes.number(gold), shapes.expression(gold)
+    if number and number.is_integer and number.is_bare and number.value >= 0:
+        n = int(number.value)
+        yield "huge_last_digit", f"1{zeros}{n}", f"1{zeros}{n + 1}"
+        yield "tiny_last_digit", f"0.{zeros}{n}5", f"0.{zeros}{n}6"
+    elif value is not None and value.is_number and not number:
+        far = f"10^{{{len(zeros)}}}({gold})"
+        yield "huge_expression", f"{far} + 1", f"{far} + 2"

@@ -26,6 +26,8 @@ _NUMBER = re.compile(
 )
 _MATRIX = re.compile(r"\\begin\{(pmatrix|bmatrix)\}(.*?)\\end\{\1\}", re.DOTALL)
 _BRACKETS = re.compile(r"\(|\)|\[|\]|\\\{|\\\}|\{|\}|\\begin|\\end")
+_AND = re.compile(r" ?\\text ?\{ ?,? ?(?:and|or) ?\} ?")
+_LETTERS = re.compile(r"\A\\text\{([A-Z](?:, ?[A-Z])+)\}\Z")
 _SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|~|\s+")
 
 
@@ -144,6 +146,7 @@ def number(text: str) -> Number | None:
 @lru_cache(maxsize=4096)
 def items(text: str) -> Items | None:
     """A list, a tuple, a set or an interval of at least two elements; a set may have one."""
+    text = _LETTERS.sub(r"\1", _AND.sub(", ", text))
     text = _SPACING.sub(" ", text).strip() if "\\text" not in text else text
     if "\\begin" in text or "\\pm" in text or "=" in text or "\\cup" in text or _grouped(text):
         return None
@@ -278,11 +281,23 @@ def same(left: str, right: str) -> bool | None:
     first, second = number(left), number(right)
     if first and second:
         return first.value == second.value if first.after == second.after else None
-    if left == right:
-        return True
+    if left == right or (choice(left) and choice(right)):
+        return left == right
+    pair, other = items(left), items(right)
+    if pair and other:
+        return _same_items(pair, other)
     a, b = algebra.read(left), algebra.read(right)
     if a is not None and b is not None:
         return algebra.equal(a, b)
     if "\\infty" in (left.lstrip("+-"), right.lstrip("+-")) and (a is not None or b is not None):
         return False
     return None if "\\infty" not in left + right else left.lstrip("+") == right.lstrip("+")
+
+
+def _same_items(left: Items, right: Items) -> bool | None:
+    if not left.ordered or (left.opening, left.closing) != (right.opening, right.closing):
+        return None
+    if len(left.elements) != len(right.elements):
+        return False
+    verdicts = [same(a, b) for a, b in zip(left.elements, right.elements, strict=True)]
+    return False if False in verdicts else None if None in verdicts else True
