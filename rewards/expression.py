@@ -406,7 +406,9 @@ class _Parser:
 
     def _power(self) -> Node:
         node = self._atom()
+        depth = self._depth
         while sign := self._accept("!", "^"):
+            self._deeper()
             if sign == "!":
                 node = _apply(_factorial, node)
             elif self._accept("\\circ"):
@@ -414,19 +416,25 @@ class _Parser:
                 node = _apply(lambda value: _product(value, _context().pi / 180), node)
             else:
                 node = _apply(_power, node, self._exponent())
+        self._depth = depth
         return node
 
     def _exponent(self) -> Node:
         negative = bool(self._accept("-"))
         node = self._atom()
         if self._accept("^"):  # 2^3^2 is 2^9
+            self._deeper()
             node = _apply(_power, node, self._exponent())
+            self._depth -= 1
         return _negative(node) if negative else node
 
-    def _atom(self) -> Node:
+    def _deeper(self) -> None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unreadable(f"nested more than {MAX_DEPTH} times")
+
+    def _atom(self) -> Node:
+        self._deeper()
         token = self._next()
         if token in _CLOSING:
             node = self._bracketed(token)

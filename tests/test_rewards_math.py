@@ -91,10 +91,8 @@ def test_deep_nesting_is_malformed_in_no_time(opening: str) -> None:
     assert compare(opening * 400 + "x" + ")" * 400, "x").outcome == "malformed"
 
 
-def test_random_texts_get_a_verdict_and_never_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading._pool, "ask", lambda item: ("wrong", ""))
-    draw = random.Random(0)
-    tokens = [
+PIECES = [
+    *(
         "1",
         "23",
         ".",
@@ -111,32 +109,66 @@ def test_random_texts_get_a_verdict_and_never_an_exception(monkeypatch: pytest.M
         "}",
         "\\{",
         "\\}",
-        "\\frac",
-        "\\pm",
         " ",
-    ]
-    tokens += [
         "%",
         "$",
         "^",
         "_",
         "x",
         "e",
-        "\\",
+        "!",
+    ),
+    *(
+        "\\frac",
+        "\\frac{1}{",
+        "\\pm",
+        "\\sqrt",
+        "\\sin ",
+        "\\ln(x)+",
         "\\text{",
         "\\boxed{",
+        "\\times",
+        "\\cup",
+        "\\overline{6}",
+    ),
+    *(
         " or ",
         "\0",
         "\u0664",
         "10^",
-        "\\times",
         "cm",
-        "=",
-    ]
+        "1<",
+        "99^99*",
+        "99!*",
+        "x^2",
+        "\\begin{pmatrix}",
+        "&",
+        "\\\\",
+        "|",
+        "π",
+        "1,111 ",
+        ";",
+    ),
+]
+
+
+def test_random_texts_get_a_verdict_and_never_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grading._pool, "ask", lambda item: ("wrong", ""))
+    draw = random.Random(0)
     for _ in range(5000):
-        answer, gold = ("".join(draw.choices(tokens, k=draw.randrange(1, 12))) for _ in range(2))
+        answer, gold = ("".join(draw.choices(PIECES, k=draw.randrange(1, 12))) for _ in range(2))
         assert verify(f"<answer>{answer}</answer>", gold + "1").value in (0.0, 1.0)
-        assert compare(gold, gold).outcome in ("correct", "error")
+        assert compare(gold, gold).outcome in ("correct", "error", "malformed")
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_piece_repeated_to_the_limit_is_settled_in_this_process_and_is_no_answer(
+    piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grading._pool, "ask", lambda item: pytest.fail(f"asked a worker about {item}"))
+    for gold in ("42", "x^2+y", "1, 2", "(1,2]", "5 cm", "Evelyn", "x+y=3", "1<x<2", "\\sqrt{x}+\\sin x"):
+        for answer in (piece * (2000 // len(piece)), "7" + piece * (1900 // len(piece)) + "7"):
+            assert compare(answer, gold).value == 0.0
 
 
 def test_an_unfinished_thought_that_holds_the_answer_earns_nothing() -> None:
