@@ -212,3 +212,8 @@ def equation_changed(gold: str, draw: Random) -> str | None:
         return None
     ratio = sp.simplify((after[0] - after[1]) / (before[0] - before[1]))
     return changed if ratio.free_symbols else None
+
+
+@near_miss
+def factorial_lost(gold: str, draw: Random) -> str | None:
+    return gold.replace("!", "", 1) if re.search(r"[a-z)] ?!", gold) and "\\!" not in gold else None

@@ -240,3 +240,12 @@ def fraction_rounded(gold: str, draw: Random) -> str | None:
         return None
     d = 10 ** draw.choice([3, 6, 12])
     return _changed(gold, f"\\frac{{{int(abs(found.value) * d)}}}{{{d}}}")
+
+
+@near_miss
+def vanishing_term(gold: str, draw: Random) -> str | None:
+    """12 -> 12 + e^{-1000}."""
+    found = shapes.number(gold)
+    if not found or not found.is_bare or found.is_scientific:
+        return None
+    return gold + draw.choice([" + e^{-1000}", " - 2^{-500}", " + 10^{-50}", " + \\pi^{-99}"])

@@ -8,7 +8,7 @@ from random import Random
 
 from benchmarks import shapes
 from benchmarks.changes import near_miss
-from benchmarks.rewritings.units import unit_spellings
+from benchmarks.rewritings.units import expression_unit, unit_spellings
 
 
 @near_miss
@@ -62,3 +62,10 @@ def another_currency(gold: str, draw: Random) -> str | None:
     if not found or not found.before or found.after or not found.value:
         return None
     return draw.choice(["\N{EURO SIGN}{}", "\N{POUND SIGN}{}", "{} euros", "{} cents"]).format(found.bare)
+
+
+@near_miss
+def expression_unit_changed(gold: str, draw: Random) -> str | None:
+    """12\\sqrt{13}\\text{ feet} -> 12\\sqrt{13}\\text{ kg}."""
+    found = expression_unit(gold)
+    return f"{found[0]}\\text{{ {draw.choice(['kg', 'hours', 'dollars'])}}}" if found else None

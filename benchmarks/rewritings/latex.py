@@ -155,3 +155,23 @@ def unicode_root(gold: str, draw: Random) -> str | None:
     """2\\sqrt{3} -> 2\N{SQUARE ROOT}3, x^2 -> x\N{SUPERSCRIPT TWO}."""
     changed = replaced(r"\\sqrt ?\{(\d+)\}(?![\w\\])", "\N{SQUARE ROOT}\\1", gold)
     return changed or replaced(r"(?<=[a-z)])\^2(?!\d)", "\N{SUPERSCRIPT TWO}", gold)
+
+
+@rewriting
+def spaces_around(gold: str, draw: Random) -> str | None:
+    before, after = draw.choice([("", "\\,"), ("\\; ", " \\;"), ("~", "~"), ("", "\\ "), ("\\quad ", ""), ("\n", "\n")])
+    return None if "$" in gold else f"{before}{gold}{after}"
+
+
+@rewriting
+def font(gold: str, draw: Random) -> str | None:
+    if not shapes.number(gold) and shapes.expression(gold) is None:
+        return None
+    names = ("\\boldsymbol{{{}}}", "\\mathbf{{{}}}", "{{\\bf {}}}", "\\textcolor{{red}}{{{}}}", "\\color{{blue}}{{{}}}")
+    return draw.choice(names).format(gold)
+
+
+@rewriting
+def over(gold: str, draw: Random) -> str | None:
+    """\\frac{1}{2} -> {1 \\over 2}."""
+    return replaced(r"\\[dt]?frac ?\{([^{}]*)\} ?\{([^{}]*)\}", r"{\1 \\over \2}", gold)

@@ -117,20 +117,45 @@ def in_interval(gold: str, draw: Random) -> str | None:
     return f"x \\in {gold}" if (found and found.interval) or shapes.union(gold) else None
 
 
-@rewriting
-def interval_as_inequality(gold: str, draw: Random) -> str | None:
-    """[0, 1) -> 0 \\le x < 1."""
-    found = shapes.items(gold)
-    if not found or not found.interval or any("x" in element for element in found.elements):
-        return None
+def _inequality(found: shapes.Items) -> str | None:
+    """[0, 1) -> 0 \\le x < 1; None for the whole line."""
     low, high = found.elements
     below, above = ("\\le" if found.opening == "[" else "<"), ("\\le" if found.closing == "]" else "<")
     at_least = "\\ge" if found.opening == "[" else ">"
-    if low == "-\\infty" and "\\infty" not in high:
-        return f"x {above} {high}"
-    if "\\infty" in high and "\\infty" not in low:
-        return f"x {at_least} {low}"
-    return f"{low} {below} x {above} {high}" if "\\infty" not in low + high else None
+    if low == "-\\infty":
+        return f"x {above} {high}" if "\\infty" not in high else None
+    return f"x {at_least} {low}" if "\\infty" in high else f"{low} {below} x {above} {high}"
+
+
+@rewriting
+def interval_as_inequality(gold: str, draw: Random) -> str | None:
+    found = shapes.items(gold)
+    return _inequality(found) if found and found.interval and "x" not in gold else None
+
+
+@rewriting
+def interval_as_set_builder(gold: str, draw: Random) -> str | None:
+    """[0, 1) -> \\{x \\mid 0 \\le x < 1\\}."""
+    inequality = interval_as_inequality(gold, draw)
+    return f"\\{{x {draw.choice([':', '|', chr(92) + 'mid'])} {inequality}\\}}" if inequality else None
+
+
+@rewriting
+def union_as_inequalities(gold: str, draw: Random) -> str | None:
+    """(-\\infty, -1] \\cup [1, \\infty) -> x \\le -1 \\text{ or } x \\ge 1."""
+    inequalities = [_inequality(part) for part in shapes.union(gold) or [] if len(part.elements) == 2]
+    if len(inequalities) < 2 or not all(inequalities) or "x" in gold:
+        return None
+    return draw.choice([" \\text{ or } ", " or "]).join(one for one in inequalities if one)
+
+
+@rewriting
+def line_without_points(gold: str, draw: Random) -> str | None:
+    """(-\\infty, 3) \\cup (3, \\infty) -> \\mathbb{R} \\setminus \\{3\\}."""
+    found = re.fullmatch(r"\(-\\infty, ?([-\d]+)\) ?\\cup ?\(([-\d]+), ?\\infty\)", gold)
+    if not found or found[1] != found[2]:
+        return None
+    return draw.choice([f"\\mathbb{{R}} \\setminus \\{{{found[1]}\\}}", f"x \\neq {found[1]}"])
 
 
 @rewriting
@@ -218,4 +243,6 @@ def base_braces(gold: str, draw: Random) -> str | None:
     if not found:
         return None
     braced = f"{found[0]}_{{{found[1]}}}"
+    if draw.random() < 0.3:
+        return f"({found[0]})_{{{found[1]}}}"
     return braced if gold != braced else f"{found[0]}_{found[1]}" if found[1] < 10 else None

@@ -211,3 +211,20 @@ def unnamed(gold: str, draw: Random) -> str | None:
     """x = 5 -> 5."""
     found = shapes.named(gold)
     return found[1] if found and (shapes.number(found[1]) or shapes.expression(found[1]) is not None) else None
+
+
+@rewriting
+def repeating_decimal(gold: str, draw: Random) -> str | None:
+    """\\frac{1}{6} -> 0.1\\overline{6}."""
+    found = shapes.number(gold)
+    if not found or not found.is_fraction or _decimal(abs(found.value)):
+        return None
+    whole, rest = divmod(abs(found.value), 1)
+    digits, seen = "", {}
+    while rest not in seen:
+        seen[rest] = len(digits)
+        digit, rest = divmod(rest * 10, 1)
+        digits += str(digit)
+    start = seen[rest]
+    sign = "bar" if len(digits) - start == 1 and draw.random() < 0.3 else "overline"
+    return found.with_value(f"{whole}.{digits[:start]}\\{sign}{{{digits[start:]}}}") if len(digits) < 10 else None

@@ -2,6 +2,7 @@ r"""A unit added, left out or spelled otherwise, as the policy allows (docs/rewa
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 from benchmarks import shapes
@@ -95,3 +96,28 @@ def percent_spelling(gold: str, draw: Random) -> str | None:
     return found.bare + draw.choice(
         [new for new in ("%", "\\%", " \\%", " percent", "\\text{ percent}") if new != found.after]
     )
+
+
+_OF_EXPRESSION = re.compile(r"(.*[\w})]) ?\\(?:text|mbox) ?\{ ?(square )?([a-z]+)\}")
+
+
+def expression_unit(gold: str) -> tuple[str, str] | None:
+    """12\\sqrt{13}\\text{ feet} -> ("12\\sqrt{13}", "feet")."""
+    found = _OF_EXPRESSION.fullmatch(gold)
+    if not found or not unit_spellings(found[3]) or shapes.expression(found[1]) is None:
+        return None
+    return found[1].strip(), (found[2] or "") + found[3]
+
+
+@rewriting
+def expression_unit_dropped(gold: str, draw: Random) -> str | None:
+    found = expression_unit(gold)
+    return found[0] if found else None
+
+
+@rewriting
+def expression_unit_added(gold: str, draw: Random) -> str | None:
+    value = shapes.expression(gold)
+    if value is None or not value.is_real:
+        return None
+    return gold + draw.choice(["\\text{ cm}", "\\text{ feet}", " \\, \\mathrm{km}", "\\text{ meters}"])
