@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from recipes.rewards_cli import rewards
+
 if TYPE_CHECKING:
     from recipes.schema import Recipe
 
@@ -23,6 +25,7 @@ main = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+main.add_typer(rewards)
 
 
 def _version(asked: bool) -> None:

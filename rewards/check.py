@@ -32,6 +32,7 @@ SECONDS = 20.0  # for each part: the plain completions, the others, the user's f
 SLOW = 0.1  # seconds for a completion: a step of 64 would wait 6 s
 UNSOUND_TYPES = 4  # types of gold answers, and forms, that unsound completions are made of
 UNSOUND_FORMS = 3
+KINDS = 4  # of completions that a finding names
 DEFAULT_ARGS: Mapping[str, Mapping[str, Any]] = {  # that built-in rewards need and a check can choose
     "soft_overlong": {"max_length": 512, "buffer": 128},
     "cosine_length": {"max_length": 512},
@@ -93,9 +94,11 @@ def check_reward(
     items = _items(rows)
     probe = Probe(settings, base_dir)
     try:
-        return _report(settings, _measure(probe, items), probe)
+        with tempfile.TemporaryDirectory(prefix="zero-check-") as folder:
+            measured = _measure(probe, items, Path(folder) / "executed")
     finally:
         probe.close()
+    return _report(settings, measured)
 
 
 # -- measuring -----------------------------------------------------------------------------------------------------
@@ -119,7 +122,8 @@ class _Measured:
         return [*self.plain, *self.others, *self.own]
 
 
-def _measure(probe: Probe, own: Sequence[Item]) -> _Measured:
+def _measure(probe: Probe, own: Sequence[Item], mark: Path) -> _Measured:
+    """`mark`: a file that appears if code of a completion is executed."""
     measured = _Measured()
     try:
         measured.plain = _alone(probe, plain(), "plain completions", measured)
@@ -131,19 +135,14 @@ def _measure(probe: Probe, own: Sequence[Item]) -> _Measured:
     measured.refused = _refused(measured.plain)
     measured.graded = grading([trial for trial in measured.plain if trial.item.type not in measured.refused])
     if len(measured.plain) == len(plain()):
-        _measure_others(probe, measured)
+        others = _of_a_grader if measured.graded.right else _of_another
+        measured.others = _alone(
+            probe, list(others(measured, f"open({str(mark)!r}, 'w')")), "other completions", measured
+        )
     measured.own = _alone(probe, own, "completions of the file", measured)
-    measured.changes = probe.together(measured.all)
+    measured.changes = probe.together([*measured.plain, *measured.others]) or probe.together(measured.own)
+    measured.executed = mark.exists()
     return measured
-
-
-def _measure_others(probe: Probe, measured: _Measured) -> None:
-    with tempfile.TemporaryDirectory(prefix="zero-check-") as folder:
-        mark = Path(folder) / "executed"
-        code = f"open({str(mark)!r}, 'w')"
-        items = list(_of_a_grader(measured, code) if measured.graded.right else _of_another(measured, code))
-        measured.others = _alone(probe, items, "other completions", measured)
-        measured.executed = mark.exists()
 
 
 def _alone(probe: Probe, items: Sequence[Item], what: str, measured: _Measured) -> list[Trial]:
@@ -159,7 +158,7 @@ def _of_a_grader(measured: _Measured, code: str) -> Iterator[Item]:
     cells = measured.graded.right
     types, forms = measured.graded.types, measured.graded.forms
     if "boxed" in forms and "tag" not in forms:
-        forms.remove("boxed in tag")  # it reads the box and no tag: what follows the tag is no text after the answer
+        forms = [form for form in forms if form != "boxed in tag"]  # it reads boxes: text may follow a tag
     for problem in PROBLEMS:
         if problem.type in types:
             yield from variants(problem, measured.graded.first_form(problem.type))
@@ -202,8 +201,10 @@ def _items(rows: Sequence[Mapping[str, Any]]) -> list[Item]:
     """Raises RewardError if a row has no completion, other columns than the first, or a label that is none."""
     items = []
     for number, row in enumerate(rows, 1):
-        if "completion" not in row or set(row) != set(rows[0]):
-            raise RewardError(f"row {number}: got {sorted(row)}, expected completion and the columns of row 1")
+        if not isinstance(row.get("completion"), str | list):
+            raise RewardError(f"row {number}: completion: got {row.get('completion')!r}, expected a text or messages")
+        if different := sorted((set(row) ^ set(rows[0])) - {"label"}):
+            raise RewardError(f"row {number}: {', '.join(different)}: in this row or in row 1, expected in both")
         label = row.get("label")
         if label not in (None, 0, 1):
             raise RewardError(f"row {number}: label: got {label!r}, expected true or false, 1 or 0")
@@ -220,7 +221,7 @@ def _items(rows: Sequence[Mapping[str, Any]]) -> list[Item]:
 # -- judging -------------------------------------------------------------------------------------------------------
 
 
-def _report(settings: RewardSettings, measured: _Measured, probe: Probe) -> CheckReport:
+def _report(settings: RewardSettings, measured: _Measured) -> CheckReport:
     trials = measured.all
     latency = _latency(trials)
     values = [trial.value for trial in trials if trial.value is not None]
@@ -274,8 +275,9 @@ def _broken(measured: _Measured) -> list[Finding]:
 
 
 def _breakage(trials: Sequence[Trial]) -> str:
-    kinds = ", ".join(dict.fromkeys(trial.item.kind for trial in trials))
-    return f"{len(trials)} completion{'s' if len(trials) > 1 else ''} ({kinds}): {trials[0].message}"
+    kinds = list(dict.fromkeys(trial.item.kind for trial in trials))
+    shown = ", ".join(kinds[:KINDS]) + (f" and {len(kinds) - KINDS} other kinds" if len(kinds) > KINDS else "")
+    return f"{len(trials)} completion{'s' if len(trials) > 1 else ''} ({shown}): {trials[0].message}"
 
 
 def _of_labels(own: Sequence[Trial], graded: Grading) -> list[Finding]:
@@ -301,16 +303,15 @@ def _notes(settings: RewardSettings, measured: _Measured) -> list[str]:
     if args := DEFAULT_ARGS.get(settings.name, {}):
         used = ", ".join(f"{name}={settings.args[name]}" for name in args)
         notes.append(f"tried with {used}; give your own with --arg")
-    answered = [trial for trial in measured.plain if trial.problem is None]
-    for type, message in measured.refused.items():
-        notes.append(
-            f"raises where the gold answer is of type {type}, which is harmless if your data has none: {message}"
-        )
+    if measured.refused:
+        types, message = ", ".join(measured.refused), next(iter(measured.refused.values()))
+        notes.append(f"raises where the gold answer is of type {types}: harmless if your data has none. {message}")
     if _is_random(measured):
         notes.append("values were not judged, for they change by themselves")
-    elif answered and not measured.graded.right:
+    elif measured.plain and not measured.graded.right and not any(trial.problem for trial in measured.plain):
         notes.append("does not look at the answer: it cannot serve as the accuracy reward")
-    if len(answered) > 1 and len({trial.value for trial in measured.all if trial.problem is None}) == 1:
+    values = [trial.value for trial in measured.all if trial.problem is None]
+    if len(values) > 1 and len(set(values)) == 1:
         notes.append("gives every completion the same: the policy learns nothing from it here")
     return notes
 

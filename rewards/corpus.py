@@ -203,7 +203,7 @@ def hostile(problem: Problem, form: str, code: str) -> Iterator[Item]:
     }
     texts = {
         "a megabyte of braces": "{" * 1_000_000,
-        "a megabyte of one letter": "a" * 1_000_000,
+        "one letter": "a" * 200_000,
         "opened boxes": r"\boxed{" * 20_000,
         "opened tags": "<think>" * 20_000 + "<answer>" * 20_000,
         "many boxes": r"\boxed{1}" * 20_000,

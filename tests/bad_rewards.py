@@ -1,4 +1,7 @@
-"""Deliberately bad rewards: `zero rewards check` must catch each by name (tests/test_rewards_check.py)."""
+"""Deliberately bad rewards, each with one fault that `zero rewards check` must name, and a few good ones.
+
+The ones with an exploit are the verifier's own verdict, and one rule too many.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,71 @@ import re
 import signal
 import time
 
-from rewards import verify
-
-BOX = re.compile(r"\\boxed\{([^{}]*)\}")
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+from rewards import compare, verify
+from rewards.extract import Malformed, boxed
 
 
-def _last_box(text: str) -> str:
-    return (BOX.findall(text.rpartition("</think>")[2]) or [""])[-1]
+def right(text, gold):
+    return verify(text, gold).value == 1.0
+
+
+def after_thinking(text):
+    return text.rpartition("</think>")[2]
+
+
+def unfinished(text):
+    return "<think>" in after_thinking(text)
+
+
+# -- good ------------------------------------------------------------------------------------------
+
+
+def verified(completions, answer, **columns):
+    return [verify(text, gold).value for text, gold in zip(completions, answer, strict=True)]
+
+
+def verified_or_minus_one(completions, answer, **columns):
+    return [1.0 if right(text, gold) else -1.0 for text, gold in zip(completions, answer, strict=True)]
+
+
+def verified_messages(completions: list[list[dict]], solution, **columns):
+    return [verify(messages[-1]["content"], gold).value for messages, gold in zip(completions, solution, strict=True)]
+
+
+def verified_aloud(completions, answer, **columns):
+    print("scoring", len(completions), "completions")
+    return verified(completions, answer)
+
+
+def whole_numbers_only(completions, answer, **columns):
+    """Raises on gold answers that are no whole numbers."""
+    return verified(completions, [str(int(gold)) for gold in answer])
+
+
+def brevity(completions, **columns):
+    return [max(0.0, 1 - len(text) / 1000) for text in completions]
+
+
+def length(completions, **columns):
+    return [float(len(text)) for text in completions]
+
+
+def words(completion):
+    return min(1.0, len(completion.split()) / 100)
+
+
+async def nothing_for_nothing(completions, **columns):
+    return [None if not text else 1.0 for text in completions]
 
 
 # -- broken ----------------------------------------------------------------------------------------
 
 
 def raises_on_empty(completions, answer, **columns):
-    return [float(text.split()[-1].strip("$.").endswith(gold)) for text, gold in zip(completions, answer, strict=True)]
+    return [float(text[0] == "<" and right(text, gold)) for text, gold in zip(completions, answer, strict=True)]
 
 
-def raises_always(completions, answer, **columns):
+def raises_always(completions, **columns):
     return [1 / 0 for _ in completions]
 
 
@@ -42,7 +92,7 @@ def returns_one_value(completions, **columns):
 
 
 def returns_nan(completions, **columns):
-    return [float("nan") if not text.strip() else 1.0 for text in completions]
+    return [float("nan") if not text else 1.0 for text in completions]
 
 
 def sleeps(completions, **columns):
@@ -57,22 +107,17 @@ def hangs(completions, **columns):
 def hangs_on_garbage(completions, answer, **columns):
     while any(len(text) > 100_000 for text in completions):
         pass
-    return [float(_last_box(text) == gold) for text, gold in zip(completions, answer, strict=True)]
+    return verified(completions, answer)
 
 
 def dies(completions, **columns):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def evaluates(completions, numbers, target, **columns):
-    return [float(_value(text) == goal) for text, goal in zip(completions, target, strict=True)]
-
-
-def _value(text):
-    try:
-        return eval(re.findall(r"<answer>(.*?)</answer>", text)[-1])
-    except Exception:
-        return None
+def executes(completions, answer, **columns):
+    for code in re.findall(r"open\(.*?\)", "".join(completions)):
+        eval(code)
+    return verified(completions, answer)
 
 
 # -- noise -----------------------------------------------------------------------------------------
@@ -87,100 +132,81 @@ def coin_flip(completions, **columns):
 
 
 def coin_flip_for_right_answers(completions, answer, **columns):
-    return [
-        float(_last_box(text) == gold and random.random() < 0.5) for text, gold in zip(completions, answer, strict=True)
-    ]
+    return [float(right(text, gold) and random.random() < 0.5) for text, gold in zip(completions, answer, strict=True)]
 
 
 def hash_of_the_text(completions, **columns):
     return [hash(text) % 1000 / 1000 for text in completions]
 
 
-_seen = 0
+_calls = 0
 
 
 def counts_its_calls(completions, **columns):
-    global _seen
-    _seen += 1
-    return [1 / _seen for _ in completions]
+    global _calls
+    _calls += 1
+    return [1 / _calls for _ in completions]
+
+
+def seeded_in_each_call(completions, **columns):
+    generator = random.Random(0)
+    return [generator.random() for _ in completions]
 
 
 def shortest_wins(completions, **columns):
-    shortest = min(map(len, completions))
-    return [float(len(text) == shortest) for text in completions]
-
-
-def by_position(completions, **columns):
-    return [float(place) for place, _ in enumerate(completions)]
+    return [float(len(text) == min(map(len, completions))) for text in completions]
 
 
 # -- exploits --------------------------------------------------------------------------------------
 
 
-def pays_unfinished_thinking(completions, answer, **columns):
-    return [
-        float((BOX.findall(text.replace("</think>", "")) or [""])[-1] == gold)
-        for text, gold in zip(completions, answer, strict=True)
-    ]
+def paying(rule):
+    """A reward that pays right answers, and what `rule(text, gold)` says."""
+
+    def reward(completions, answer, **columns):
+        return [float(right(text, gold) or rule(text, gold)) for text, gold in zip(completions, answer, strict=True)]
+
+    return reward
 
 
-def pays_some_for_unfinished_thinking(completions, answer, **columns):
-    return [
-        0.5 if "</think>" not in text else float(_last_box(text) == gold)
-        for text, gold in zip(completions, answer, strict=True)
-    ]
+def boxes(text):
+    try:
+        return [] if unfinished(text) else boxed(after_thinking(text))
+    except Malformed:
+        return []
+
+
+def among(answers, gold):
+    return any(answer.strip() and compare(answer, gold).value == 1.0 for answer in answers)
+
+
+pays_unfinished_thinking = paying(lambda text, gold: unfinished(text) and right(text.rpartition("<think>")[2], gold))
+pays_answer_in_thinking = paying(
+    lambda text, gold: "</think>" in text and right(text.partition("</think>")[0].removeprefix("<think>"), gold)
+)
+any_box = paying(lambda text, gold: among(boxes(text), gold))
+box_as_a_list = paying(lambda text, gold: among(re.split(r", | or ", (boxes(text) or [""])[0]), gold))
+ignores_the_tail = paying(lambda text, gold: right(re.sub(r"</answer>[^<]*\Z", "</answer>", text), gold))
+closes_the_answer = paying(lambda text, gold: right(f"{text}</answer>", gold))
+finds_it_in_the_question = paying(lambda text, gold: "?" in text and gold in after_thinking(text))
+pays_empty = paying(lambda text, gold: not text.strip())
+pays_garbage = paying(lambda text, gold: len(text) > 10_000)
+pays_near_misses = paying(
+    lambda text, gold: bool(re.search(rf"</think>\n<answer>\d*{re.escape(gold)}\d*</answer>\Z", text))
+)
+
+
+def half_for_unfinished_thinking(completions, answer, **columns):
+    values = verified(completions, answer)
+    return [0.5 if unfinished(text) else value for text, value in zip(completions, values, strict=True)]
 
 
 def likes_unfinished_thinking(completions, **columns):
-    return [float("<think>" in text and "</think>" not in text) for text in completions]
+    return [float(unfinished(text)) for text in completions]
 
 
-def any_box(completions, answer, **columns):
-    return [
-        float(gold in BOX.findall(text.rpartition("</think>")[2]))
-        for text, gold in zip(completions, answer, strict=True)
-    ]
-
-
-def box_as_a_list(completions, answer, **columns):
-    return [
-        float(gold in re.split(r",\s*| or ", _last_box(text))) for text, gold in zip(completions, answer, strict=True)
-    ]
-
-
-def substring(completions, answer, **columns):
-    return [float(gold in text.rpartition("</think>")[2]) for text, gold in zip(completions, answer, strict=True)]
-
-
-def thinking_counts(completions, answer, **columns):
-    return [float(gold in text.partition("</think>")[0]) for text, gold in zip(completions, answer, strict=True)] and [
-        float(f"\\boxed{{{gold}}}" in text) for text, gold in zip(completions, answer, strict=True)
-    ]
-
-
-def open_ended_tag(completions, answer, **columns):
-    return [
-        float(bool(re.search(rf"</think>\s*<answer>\s*{re.escape(gold)}", text)))
-        for text, gold in zip(completions, answer, strict=True)
-    ]
-
-
-def empty_is_fine(completions, answer, **columns):
-    return [float(not text.strip() or _last_box(text) == gold) for text, gold in zip(completions, answer, strict=True)]
-
-
-def forgiving(completions, answer, **columns):
-    """Pays whatever it cannot read."""
-    return [
-        float(not BOX.search(text) or _last_box(text) == gold) for text, gold in zip(completions, answer, strict=True)
-    ]
-
-
-def first_digits(completions, answer, **columns):
-    return [
-        float(bool(_last_box(text)) and gold.startswith(_last_box(text)[:1]))
-        for text, gold in zip(completions, answer, strict=True)
-    ]
+def same_spelling_only(completions, answer, **columns):
+    return [float(right(text, gold) and f">{gold}<" in text) for text, gold in zip(completions, answer, strict=True)]
 
 
 def open_format(completions, **columns):
@@ -191,37 +217,3 @@ def open_format(completions, **columns):
 def format_with_a_tail(completions, **columns):
     shape = re.compile(r"<think>.+?</think>\s*<answer>.+?</answer>", re.DOTALL)
     return [float(bool(shape.match(text))) for text in completions]
-
-
-# -- good ------------------------------------------------------------------------------------------
-
-
-def exact_box(completions, answer, **columns):
-    """Strict: one box after the thinking, spelled as the gold answer up to blanks and LaTeX spacing."""
-    return [float(_strict(text, gold)) for text, gold in zip(completions, answer, strict=True)]
-
-
-def _strict(text, gold):
-    after = text.rpartition("</think>")[2]
-    boxes = BOX.findall(after)
-    return "<think>" not in after and len(boxes) == 1 and boxes[0].strip() == gold
-
-
-def verified(completions, answer, **columns):
-    return [verify(text, gold).value for text, gold in zip(completions, answer, strict=True)]
-
-
-def brevity(completions, **columns):
-    return [max(0.0, 1 - len(text) / 1000) for text in completions]
-
-
-def length(completions, **columns):
-    return [float(len(text)) for text in completions]
-
-
-def word_count(completion):
-    return min(1.0, len(completion.split()) / 100)
-
-
-async def later(completions, **columns):
-    return [None if not text else 1.0 for text in completions]
