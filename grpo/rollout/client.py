@@ -7,26 +7,20 @@ tokens' log-probs and the weight version of each (vllm/entrypoints/scale_out/tok
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import aiohttp
-
-from grpo.rollout.engine import RolloutError
-from grpo.rollout.weight_sync import Adapter, ServerLostError, parse_version
+from grpo.rollout.endpoints import Endpoints, RequestRefusedError
+from grpo.rollout.weight_sync import Adapter, parse_version
 from grpo.types import Completion, Group, RolloutRequest, Sampling
 
 logger = logging.getLogger(__name__)
 
 RETRY_DELAYS = (0.2, 1.0)  # seconds before the second and the third attempt
 NO_LOGPROB = -9999.0  # vLLM's word for "not a number"
-
-
-class RequestRefusedError(RuntimeError):
-    """The server will not serve this request; asking again would not help."""
+GENERATE = "/inference/v1/generate"
 
 
 class Decoder(Protocol):
@@ -46,21 +40,18 @@ class RolloutClient:
     """
 
     def __init__(self, urls: Sequence[str], tokenizer: Decoder, timeout: float, max_n: int = 64) -> None:
-        self._in_flight = Counter({url.rstrip("/"): 0 for url in urls})
+        hint = "; start it with `zero serve MODEL`, or `vllm serve` and --enable-scale-out"
+        self._endpoints = Endpoints(urls, timeout, RETRY_DELAYS, hint=hint)
         self._tokenizer = tokenizer
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._max_n = max_n
-        self._session: aiohttp.ClientSession | None = None
         self.adapter: Adapter | None = None  # that the completions are to be sampled with
 
     async def __aenter__(self) -> RolloutClient:
-        # No limit on connections: how many sequences run at once is the server's to decide.
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=self._timeout)
+        await self._endpoints.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._endpoints.__aexit__()
 
     async def group(self, request: RolloutRequest) -> Group:
         """The completions of one prompt; what did not come is counted by cause in `failures`.
@@ -85,7 +76,7 @@ class RolloutClient:
         if adapter is not None:
             body["model"] = adapter.name
         try:
-            answer = await self._post(body, n)
+            answer: Any = await self._endpoints.post(GENERATE, body, n)
         except TimeoutError:
             return [], Counter(timeout=n)
         except RequestRefusedError as error:
@@ -94,40 +85,6 @@ class RolloutClient:
         except ValueError:  # not JSON
             return [], Counter(malformed=n)
         return read_answer(answer, n, self._tokenizer, adapter)
-
-    async def _post(self, body: dict[str, Any], n: int) -> Any:
-        """The decoded answer of the first attempt that gets one; transient errors are tried again."""
-        for delay in (*RETRY_DELAYS, None):
-            url = min(self._in_flight, key=self._in_flight.__getitem__)
-            self._in_flight[url] += n
-            try:
-                return await self._attempt(url, body)
-            except ServerLostError:
-                if delay is None:
-                    raise
-                await asyncio.sleep(delay)
-            finally:
-                self._in_flight[url] -= n
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _attempt(self, url: str, body: dict[str, Any]) -> Any:
-        assert self._session is not None, "use RolloutClient as a context manager"
-        try:
-            async with self._session.post(f"{url}/inference/v1/generate", json=body) as answer:
-                if answer.status >= 500:
-                    raise ServerLostError(f"{url} answered {answer.status}: {(await answer.text())[:500]}")
-                if answer.status in (401, 403, 404):
-                    raise RolloutError(
-                        f"{url} has no open /inference/v1/generate ({answer.status}); start it with "
-                        f"`zero serve MODEL`, or `vllm serve` and --enable-scale-out. It said: {await answer.text()}"
-                    )
-                if answer.status != 200:
-                    raise RequestRefusedError(f"{url} refused a request ({answer.status}): {await answer.text()}")
-                return json.loads(await answer.read())
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise ServerLostError(f"{url} does not answer: {error!r}") from error
 
 
 def sampling_params(sampling: Sampling, n: int) -> dict[str, Any]:

@@ -17,6 +17,10 @@ class RolloutError(RuntimeError):
     """Sampling cannot go on. The message says which stage, why, and what to do."""
 
 
+class ServerLostError(RolloutError):
+    """The server does not answer (any more). Whoever supervises it should look, restart it and ask again."""
+
+
 class WeightSyncError(RolloutError):
     """The server does not hold the weights that it was sent."""
 

@@ -30,7 +30,7 @@ import httpx
 import torch
 import xxhash
 
-from grpo.rollout.engine import RolloutError, WeightSyncError
+from grpo.rollout.engine import ServerLostError, WeightSyncError
 
 DTYPES = {
     torch.float64: "F64",
@@ -41,10 +41,6 @@ DTYPES = {
     torch.int32: "I32",
     torch.uint8: "U8",
 }
-
-
-class ServerLostError(RolloutError):
-    """The server does not answer (any more). Whoever supervises it should look, restart it and ask again."""
 
 
 @dataclass(frozen=True, slots=True)
