@@ -16,6 +16,7 @@ from benchmarks.near_misses.numbers import (
     negated,
     numerator_changed,
     plus_one,
+    vanishing_term,
 )
 
 
@@ -75,9 +76,9 @@ def element_changed(gold: str, draw: Random) -> str | None:
     elif shapes.choice(found.elements[at]):
         change = another_letter
     elif shapes.number(found.elements[at]):
-        change = draw.choice([plus_one, minus_one, negated, digit_changed, numerator_changed])
+        change = draw.choice([plus_one, minus_one, negated, digit_changed, numerator_changed, vanishing_term])
     else:
-        change = draw.choice([coefficient_changed, sign_changed, expression_negated, decimal_rounded])
+        change = draw.choice([coefficient_changed, sign_changed, expression_negated, decimal_rounded, vanishing_term])
     new = change(found.elements[at], draw)
     if not new or (not found.ordered and any(shapes.same(new, element) is not False for element in found.elements)):
         return None

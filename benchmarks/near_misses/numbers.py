@@ -153,7 +153,7 @@ def decimal_rounded(gold: str, draw: Random) -> str | None:
         return _changed(gold, rounded) if exact.denominator > 1 and float(rounded) else None
     if value is None or value.free_symbols or not value.is_real:
         return None
-    rounded = str(sp.N(value, draw.choice([3, 4, 6, 8, 12])))
+    rounded = str(sp.N(value, draw.choice([3, 4, 6, 8, 12, 30, 60])))
     return rounded if value.is_irrational and "e" not in rounded else None
 
 
@@ -180,7 +180,7 @@ def tiny_difference(gold: str, draw: Random) -> str | None:
 def tiny_term(gold: str, draw: Random) -> str | None:
     """\\sqrt{2} -> \\sqrt{2} + 10^{-20}."""
     value = shapes.expression(gold)
-    return f"{gold} + 10^{{-{draw.choice([7, 10, 16, 20])}}}" if value is not None and value.is_number else None
+    return f"{gold} + 10^{{-{draw.choice([7, 10, 16, 20, 50, 99])}}}" if value is not None and value.is_number else None
 
 
 @near_miss
@@ -246,6 +246,6 @@ def fraction_rounded(gold: str, draw: Random) -> str | None:
 def vanishing_term(gold: str, draw: Random) -> str | None:
     """12 -> 12 + e^{-1000}."""
     found = shapes.number(gold)
-    if not found or not found.is_bare or found.is_scientific:
+    if shapes.expression(gold) is None and (not found or not found.is_bare or found.is_scientific):
         return None
     return gold + draw.choice([" + e^{-1000}", " - 2^{-500}", " + 10^{-50}", " + \\pi^{-99}"])
