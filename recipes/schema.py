@@ -12,12 +12,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eval.config import EvalSettings
+from eval.data import BOXED
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
 from rewards.extract import Source
 
 GENERATED = ("arithmetic", "countdown")
-BOXED = "boxed"
 
 
 class Columns(Settings):

@@ -6,17 +6,18 @@ pass the verifier, training rows that are repeated or that the held-out split ha
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recipes.generated import generate
-from recipes.schema import BOXED, GENERATED, TaskSettings
+from eval.data import BOXED, ColumnError, DataError, gold_answer, open_splits, read_rows
+from eval.generated import generate
+from recipes.schema import GENERATED, TaskSettings
 from rewards import Score, grader
 from rewards.choice import gold_options
 
@@ -168,7 +169,27 @@ def _as_rows(problems: list[dict[str, Any]]) -> list[Row]:
 
 def _from_dataset(settings: TaskSettings, rejected: list[tuple[str, str]]) -> tuple[list[Row], list[Row]]:
     source = _source(settings)
-    splits = _open(source, settings.name)
+    instead = f"--set task.{'path' if settings.name else 'dataset'}=DIR"
+    with _task_errors():
+        return _read_both(
+            open_splits(source.dataset, source.subset, settings.name, instead), source, settings, rejected
+        )
+
+
+@contextlib.contextmanager
+def _task_errors() -> Iterator[None]:
+    """Say which part of the recipe the data's errors are about."""
+    try:
+        yield
+    except ColumnError as error:
+        raise TaskError(f"task.columns: {error}") from error
+    except DataError as error:
+        raise TaskError(f"task data: {error}") from error
+
+
+def _read_both(
+    splits: Mapping[str, Any], source: Source, settings: TaskSettings, rejected: list[tuple[str, str]]
+) -> tuple[list[Row], list[Row]]:
     split = settings.split or ("train" if "train" in splits else next(iter(splits)))
     held_out_split = settings.held_out_split or next(
         (s for s in ("test", "validation") if s in splits and s != split), ""
@@ -199,61 +220,11 @@ def _source(settings: TaskSettings) -> Source:
     return Source(settings.dataset, columns.question, columns.answer, settings.subset, settings.answer_pattern)
 
 
-def _open(source: Source, name: str | None) -> Mapping[str, Any]:
-    """Split name -> `datasets.Dataset`, of a file, of a folder of files named after their splits, or of the hub."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    place = Path(source.dataset).expanduser()
-    if (place / str(name)).is_dir():  # a folder of data sets
-        place = place / str(name)
-    try:
-        if files := _files(place):
-            reader = "parquet" if files[0].suffix == ".parquet" else "json"
-            return {_split_of(f, place): load_dataset(reader, data_files=str(f), split="train") for f in files}
-        if place.exists() or source.dataset.count("/") != 1 or source.dataset[0] in "./~":
-            raise TaskError(
-                f"task data: {place} {'holds no such file' if place.exists() else 'does not exist'}; expected a .jsonl "
-                "or .parquet file, a folder with files such as train.jsonl and test.jsonl, or a hub id"
-            )
-        return load_dataset(source.dataset, source.subset)
-    except (OSError, DatasetsError) as error:  # a hub that cannot be reached is an OSError
-        reason = str(error).strip().partition("\n")[0]
-        raise TaskError(
-            f"task data: {source.dataset} cannot be loaded: {reason}. Without a connection to the hub, give a local "
-            f"folder with train.jsonl and test.jsonl: --set task.{'path' if name else 'dataset'}=DIR"
-        ) from error
-
-
-def _files(place: Path) -> list[Path]:
-    candidates = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
-    for suffix in (".jsonl", ".parquet"):
-        if files := [file for file in candidates if file.suffix == suffix]:
-            return files
-    return []
-
-
-def _split_of(file: Path, place: Path) -> str:
-    return "train" if file == place else re.sub(r"\W", "_", file.stem)
-
-
 def _rows(
     splits: Mapping[str, Any], split: str, label: str, source: Source, rejected: list[tuple[str, str]]
 ) -> list[Row]:
-    if split not in splits:
-        raise TaskError(
-            f"task data: {label} has no split {split!r}{_nearest(split, splits)}; it has {', '.join(splits)}"
-        )
-    data = splits[split]
-    for column in (source.question, source.answer):
-        if column not in data.column_names:
-            raise TaskError(
-                f"task.columns: {label} has no column {column!r}{_nearest(column, data.column_names)}; "
-                f"it has {', '.join(data.column_names)}"
-            )
     rows = []
-    for i, columns in enumerate(data):
-        row_id = f"{label}/{split}/{i}"
+    for row_id, columns in read_rows(splits, split, label, (source.question, source.answer)):
         answer = gold_answer(columns[source.answer], source.answer_pattern)
         if answer is None:
             rejected.append((row_id, f"no answer in column {source.answer!r}"))
@@ -264,46 +235,8 @@ def _rows(
     return rows
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 def _split_by_hash(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """A tenth of the rows, at least one, held out; the choice depends on the questions alone."""
     by_hash = sorted(rows, key=lambda row: hashlib.sha256(_normal(row.question).encode()).digest())
     held_out = {row.id for row in by_hash[: -(-len(rows) // HELD_OUT_SHARE)]}
     return [row for row in rows if row.id not in held_out], [row for row in rows if row.id in held_out]
-
-
-def gold_answer(value: Any, pattern: str | None) -> str | None:
-    r"""The gold answer in a column's value; None if there is none.
-
-    >>> gold_answer("48/2 = 24\n#### 24", r"####\s*(.+)"), gold_answer(r"so \boxed{\frac{1}{2}}", "boxed")
-    ('24', '\\frac{1}{2}')
-    """
-    if value is None:
-        return None
-    text = str(value)
-    if pattern == BOXED:
-        return _last_boxed(text)
-    if pattern:
-        found = re.findall(pattern, text)
-        return found[-1].strip() if found else None
-    return text.strip() or None
-
-
-def _last_boxed(text: str) -> str | None:
-    r"""What stands in the last \boxed{}, its braces balanced (MATH also writes `\boxed 5`)."""
-    start = text.rfind("\\boxed")
-    if start < 0:
-        return None
-    rest = text[start + len("\\boxed") :].lstrip()
-    if not rest.startswith("{"):
-        return rest.split("$")[0].strip() or None
-    depth = 0
-    for i, character in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return rest[1:i].strip() or None
-    return None

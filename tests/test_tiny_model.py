@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.generated import generate
+from eval.generated import generate
 from recipes.tiny import pretrain
 from recipes.tiny.corpus import LEVELS, PROMPT, careful, quick
 from recipes.tiny.tokenizer import TAGS, build_tokenizer

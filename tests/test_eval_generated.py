@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from recipes.generated import TASKS, generate
+from eval.generated import TASKS, generate
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 

@@ -1,0 +1,125 @@
+"""Rows of problems from the hub, a file or a folder of split files, and the gold answer in a column's value."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+BOXED = "boxed"  # the answer pattern that stands for the content of the last \boxed{}
+
+
+class DataError(ValueError):
+    """Problems cannot be loaded. The message says what was looked for, what is there, and what to do."""
+
+
+class ColumnError(DataError):
+    """The data has no column of that name."""
+
+
+def open_splits(dataset: str, subset: str | None, name: str | None, instead: str) -> Mapping[str, Any]:
+    """Split name -> `datasets.Dataset`, of a file, of a folder of files named after their splits, or of the hub.
+
+    Args:
+        name: the folder to look into first, where `dataset` is a folder of data sets.
+        instead: the option that takes a local folder, for the error of a hub that cannot be reached.
+
+    Raises:
+        DataError: there is no such file, folder or hub data set, or it cannot be read.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    place = Path(dataset).expanduser()
+    if (place / str(name)).is_dir():  # a folder of data sets
+        place = place / str(name)
+    try:
+        if files := _files(place):
+            reader = "parquet" if files[0].suffix == ".parquet" else "json"
+            return {_split_of(f, place): load_dataset(reader, data_files=str(f), split="train") for f in files}
+        if place.exists() or dataset.count("/") != 1 or dataset[0] in "./~":
+            raise DataError(
+                f"{place} {'holds no such file' if place.exists() else 'does not exist'}; expected a .jsonl "
+                "or .parquet file, a folder with files such as train.jsonl and test.jsonl, or a hub id"
+            )
+        return load_dataset(dataset, subset)
+    except (OSError, DatasetsError) as error:  # a hub that cannot be reached is an OSError
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"{dataset} cannot be loaded: {reason}. Without a connection to the hub, give a local "
+            f"folder with train.jsonl and test.jsonl: {instead}"
+        ) from error
+
+
+def _files(place: Path) -> list[Path]:
+    candidates = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
+    for suffix in (".jsonl", ".parquet"):
+        if files := [file for file in candidates if file.suffix == suffix]:
+            return files
+    return []
+
+
+def _split_of(file: Path, place: Path) -> str:
+    return "train" if file == place else re.sub(r"\W", "_", file.stem)
+
+
+def read_rows(
+    splits: Mapping[str, Any], split: str, label: str, needed: Iterable[str], limit: int | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The first `limit` rows of a split in its own order, each as ("LABEL/SPLIT/17", {column: value}).
+
+    Raises:
+        DataError: no such split; ColumnError: a column of `needed` is not there. Both name the nearest.
+    """
+    if split not in splits:
+        raise DataError(f"{label} has no split {split!r}{nearest(split, splits)}; it has {', '.join(splits)}")
+    data = splits[split]
+    for column in needed:
+        if column not in data.column_names:
+            raise ColumnError(
+                f"{label} has no column {column!r}{nearest(column, data.column_names)}; "
+                f"it has {', '.join(data.column_names)}"
+            )
+    rows = data if limit is None else data.select(range(min(limit, len(data))))
+    return ((f"{label}/{split}/{i}", row) for i, row in enumerate(rows))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint such as " (did you mean 'test'?)"; "" where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def gold_answer(value: Any, pattern: str | None) -> str | None:
+    r"""The gold answer in a column's value; None if there is none.
+
+    >>> gold_answer("48/2 = 24\n#### 24", r"####\s*(.+)"), gold_answer(r"so \boxed{\frac{1}{2}}", "boxed")
+    ('24', '\\frac{1}{2}')
+    """
+    if value is None:
+        return None
+    text = str(value)
+    if pattern == BOXED:
+        return _last_boxed(text)
+    if pattern:
+        found = re.findall(pattern, text)
+        return found[-1].strip() if found else None
+    return text.strip() or None
+
+
+def _last_boxed(text: str) -> str | None:
+    r"""What stands in the last \boxed{}, its braces balanced (MATH also writes `\boxed 5`)."""
+    start = text.rfind("\\boxed")
+    if start < 0:
+        return None
+    rest = text[start + len("\\boxed") :].lstrip()
+    if not rest.startswith("{"):
+        return rest.split("$")[0].strip() or None
+    depth = 0
+    for i, character in enumerate(rest):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return rest[1:i].strip() or None
+    return None
