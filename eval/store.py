@@ -1,0 +1,191 @@
+"""An evaluation's generations on disk: each is there as soon as it came, and a kill at any moment loses none of them.
+
+    generations.jsonl      while it runs: one line a Generation, in the order in which they came
+    generations.parquet    at the end: the same rows, in the order of their problems
+
+A generation is known by (benchmark, problem_id, sample). One that failed may be followed by one that came, when a
+resumed evaluation asks again; whoever reads sees the latter alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eval.types import Generation
+
+LINES, PARQUET = "generations.jsonl", "generations.parquet"
+Key = tuple[str, str, int]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TYPES = {"value": pa.float64(), "sample": pa.int64(), "tokens": pa.int64()}  # every other column is text
+SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(Generation)])
+
+
+class StoreError(ValueError):
+    """There are no generations where they were looked for, or they are not what was expected."""
+
+
+def key(generation: Generation) -> Key:
+    return generation.benchmark, generation.problem_id, generation.sample
+
+
+class Store:
+    """The generations of one evaluation, in `folder`, which no other process may be writing.
+
+        with Store(folder) as store:
+            if not store.came(("gsm8k", "gsm8k/test/17", 0)):
+                store.append(generation)    # on disk when it returns
+            store.finish()                  # the Parquet file stands in for the lines
+
+    Raises StoreError if another process writes there or what is there cannot be read; OSError that names the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lines = folder, folder / LINES
+        with writing(self._lines):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._lines.open("ab", buffering=0)
+            _lock(self._file.fileno(), folder)
+            _drop_torn_line(self._lines)
+        self._came = {key(generation) for generation in self.read() if generation.failure is None}
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def came(self, generation: Key) -> bool:
+        """Whether it is stored and did not fail."""
+        return generation in self._came
+
+    def append(self, generation: Generation) -> None:
+        """Store it. Raises ValueError if it came before; OSError that names the file: what is stored stays valid."""
+        if self.came(key(generation)):
+            raise ValueError(f"{key(generation)} is stored already")
+        line = json.dumps(dataclasses.asdict(generation)).encode() + b"\n"
+        with writing(self._lines):
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                written = self._file.write(line)
+                while written < len(line):  # a disk that is nearly full takes a part, then says so
+                    written += self._file.write(line[written:])
+            except OSError:
+                if self._lines.is_file():
+                    self._file.truncate(size)
+                raise
+        if generation.failure is None:
+            self._came.add(key(generation))
+
+    def read(self) -> list[Generation]:
+        """Every generation, once, in the order of their problems."""
+        return _merged([self._folder / PARQUET, self._lines])
+
+    def finish(self) -> Path:
+        """Put the Parquet file in the lines' place. The store may still be read, and opened again, but not appended."""
+        path = self._folder / PARQUET
+        write_parquet(self.read(), path)
+        with writing(self._lines):
+            self._lines.unlink()
+        return path
+
+
+def read_generations(place: Path) -> list[Generation]:
+    """The generations of an evaluation's folder, finished or not, or of one of its files; each once, in order.
+
+    Raises StoreError if there are none, or a line is not a generation. A torn last line is no line.
+    """
+    files = [place / PARQUET, place / LINES] if place.is_dir() else [place]
+    if not any(file.is_file() for file in files):
+        raise StoreError(f"{place} holds no generations; expected an evaluation's folder, with {PARQUET} or {LINES}")
+    return _merged(files)
+
+
+def write_parquet(generations: Iterable[Generation], path: Path) -> None:
+    table = pa.Table.from_pylist([dataclasses.asdict(generation) for generation in generations], schema=SCHEMA)
+    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name `path`, and what to do, in an OSError that the block raises."""
+    try:
+        yield
+    except OSError as error:
+        hint = "; free some space there, or choose another --output" if error.errno in _FULL else ""
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}{hint}") from error
+
+
+def write_atomic(path: Path, write: Callable[[Path], object] | str) -> None:
+    """Write a text, or let `write` write, under a temporary name; then rename. Raises OSError that names `path`."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            if callable(write):
+                write(partial)
+            else:
+                partial.write_text(write, encoding="utf-8")
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _lock(file: int, folder: Path) -> None:
+    """The lock goes with the process, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreError(f"another process is writing to {folder}; wait for it, or choose another --output") from error
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A process that was killed may have left the beginning of a line."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+def _merged(files: Iterable[Path]) -> list[Generation]:
+    rows: dict[Key, Generation] = {}
+    for generation in (generation for file in files if file.is_file() for generation in _read(file)):
+        if key(generation) not in rows or rows[key(generation)].failure:
+            rows[key(generation)] = generation
+    return sorted(rows.values(), key=_in_order)
+
+
+def _read(file: Path) -> Iterator[Generation]:
+    if file.suffix == ".parquet":
+        yield from (Generation(**row) for row in pq.read_table(file).to_pylist())
+        return
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.endswith(b"\n"):
+                yield _generation(line, f"{file}:{number}")
+
+
+def _generation(line: bytes, where: str) -> Generation:
+    try:
+        return Generation(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{where}: not a generation of an evaluation ({error})") from error
+
+
+def _in_order(generation: Generation) -> tuple[Any, ...]:
+    """test/9 before test/10."""
+    parts = re.split(r"(\d+)", generation.problem_id)
+    return generation.benchmark, [int(part) if i % 2 else part for i, part in enumerate(parts)], generation.sample
