@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rewards.corpus import PROBLEMS, Item, Problem, empty, hostile, plain, token_ids, unshaped, unsound, variants
+from rewards.corpus import FORMS, PROBLEMS, Item, Problem, empty, hostile, plain, token_ids, unshaped, unsound, variants
 from rewards.exploits import Grading, exploits, form_exploits, grading, mistakes
 from rewards.findings import MEANING, Finding, Trial, finding
 from rewards.probe import Probe
@@ -32,6 +32,7 @@ SECONDS = 20.0  # for each part: the plain completions, the others, the user's f
 SLOW = 0.1  # seconds for a completion: a step of 64 would wait 6 s
 UNSOUND_TYPES = 4  # types of gold answers, and forms, that unsound completions are made of
 UNSOUND_FORMS = 3
+NO_GRADER = "does not look at the answer: it cannot serve as the accuracy reward"
 KINDS = 4  # of completions that a finding names
 DEFAULT_ARGS: Mapping[str, Mapping[str, Any]] = {  # that built-in rewards need and a check can choose
     "soft_overlong": {"max_length": 512, "buffer": 128},
@@ -244,9 +245,10 @@ def _report(settings: RewardSettings, measured: _Measured) -> CheckReport:
 def _findings(measured: _Measured, latency: Mapping[str, float]) -> list[Finding]:
     found = _broken(measured)
     if latency and latency["p50"] > SLOW:
-        found.append(finding("slow", f"half of the completions take more than {latency['p50']:.2g} s each"))
+        slow = [trial for trial in measured.all if trial.seconds is not None and trial.seconds > SLOW]
+        found.append(Finding("slow", f"half of the completions take at least {latency['p50']:.2g} s each", len(slow)))
     if measured.executed:
-        found.append(finding("executes-completions", "runs Python code that stands in a completion"))
+        found.append(Finding("executes-completions", "runs Python code that stands in a completion", 1))
     found += measured.changes
     if not _is_random(measured):
         found += _of_values(measured)
@@ -306,10 +308,14 @@ def _notes(settings: RewardSettings, measured: _Measured) -> list[str]:
     if measured.refused:
         types, message = ", ".join(measured.refused), next(iter(measured.refused.values()))
         notes.append(f"raises where the gold answer is of type {types}: harmless if your data has none. {message}")
+    if measured.plain and all(trial.problem == "raises" for trial in measured.plain) and not settings.completions:
+        notes.append("raises on every text: if it takes message lists, as for a chat, add --completions messages")
     if _is_random(measured):
         notes.append("values were not judged, for they change by themselves")
     elif measured.plain and not measured.graded.right and not any(trial.problem for trial in measured.plain):
-        notes.append("does not look at the answer: it cannot serve as the accuracy reward")
+        notes.append(
+            f"{NO_GRADER} (forms tried: {', '.join(FORMS)}; if it reads another, give labelled rows with --data)"
+        )
     values = [trial.value for trial in measured.all if trial.problem is None]
     if len(values) > 1 and len(set(values)) == 1:
         notes.append("gives every completion the same: the policy learns nothing from it here")

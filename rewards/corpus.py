@@ -29,6 +29,8 @@ FORMS: Mapping[str, str] = {
     "boxed in tag": "<answer>\\boxed{@}</answer>",
     "hashes": "#### @",
     "phrase": "The answer is @.",
+    "line": "Answer: @",
+    "bare": "@",
 }
 _CLOSING = {"tag": "</answer>", "boxed": "}$.", "boxed in tag": "}</answer>"}
 

@@ -72,7 +72,8 @@ class Probe:
         self._reward = self._start()
         calls.append(self._call(items))
         if failed := [call for call in calls if call.problem]:
-            return [finding(str(failed[0].problem), f"in a batch of {len(items)}: {failed[0].message}")]
+            summary = f"in a batch of {len(items)}: {failed[0].message}"
+            return [Finding(str(failed[0].problem), summary, len(items))]
         first, again, backwards, elsewhere = (call.values for call in calls)
         return _changes(batch, first, again, backwards[::-1], elsewhere)
 

@@ -42,6 +42,10 @@ def verified_messages(completions: list[list[dict]], solution, **columns):
     return [verify(messages[-1]["content"], gold).value for messages, gold in zip(completions, solution, strict=True)]
 
 
+def unannotated_messages(completions, answer, **columns):
+    return verified([messages[0]["content"] for messages in completions], answer)
+
+
 def verified_aloud(completions, answer, **columns):
     print("scoring", len(completions), "completions")
     return verified(completions, answer)

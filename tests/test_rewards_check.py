@@ -105,9 +105,7 @@ def test_a_built_in_reward_passes_and_is_exercised(name: str) -> None:
     assert report.findings == ()
     assert set(report.grades) == GRADES.get(name, set())
     assert report.low is not None
-    assert ("does not look at the answer: it cannot serve as the accuracy reward" in report.notes) == (
-        name not in GRADES
-    )
+    assert any(note.startswith("does not look at the answer") for note in report.notes) == (name not in GRADES)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -128,7 +126,7 @@ def test_a_reward_that_sleeps_is_slow_and_little_of_the_corpus_is_tried(monkeypa
     report = checked("sleeps")
     assert names(report) == {"slow"}
     assert report.latency["p50"] > 0.3
-    assert any("of 100 plain completions were tried, for they took more than 2 seconds" in one for one in report.notes)
+    assert any("of 140 plain completions were tried, for they took more than 2 seconds" in one for one in report.notes)
 
 
 def test_a_reward_that_hangs_from_the_first_call_on_is_called_once_and_killed() -> None:
@@ -175,6 +173,14 @@ def test_gold_answers_that_the_function_cannot_read_are_a_note() -> None:
     (note,) = report.notes
     assert note.startswith("raises where the gold answer is of type decimal, fraction, expression, tuple, choice")
     assert "ValueError: invalid literal for int()" in note
+
+
+def test_a_function_for_message_lists_is_told_how_to_get_them() -> None:
+    assert checked("unannotated_messages").notes == (
+        "raises on every text: if it takes message lists, as for a chat, add --completions messages",
+    )
+    settings = RewardSettings(name="bad_rewards.py:unannotated_messages", completions="messages")
+    assert check_reward(settings, base_dir=HERE).findings == ()
 
 
 def test_values_none_and_latency_are_counted() -> None:
@@ -251,14 +257,12 @@ def test_unsound_completions_hold_the_right_answer_and_earn_nothing() -> None:
 
 
 def test_a_probe_scores_alone_what_it_scores_together() -> None:
-    items = corpus.plain()[:20]
+    items = [item for item in corpus.plain() if item.form in ("tag", "phrase")][:6]
     probe = Probe(RewardSettings(name="accuracy"))
     try:
         trials = probe.alone(items, seconds=60)
-        assert [trial.value for trial in trials] == [1.0, 0.0] * 3 + [1.0, 0.0] + [0.0, 0.0] + [1.0, 0.0] * 4 + [
-            0.0,
-            0.0,
-        ]
+        # A right and a wrong answer in a tag, then in a phrase, which `accuracy` does not read; the next problem's tag.
+        assert [trial.value for trial in trials] == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
         assert probe.together(trials) == []
     finally:
         probe.close()
