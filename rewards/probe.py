@@ -67,15 +67,16 @@ class Probe:
         items = [trial.item for trial in batch]
         if len(batch) < 2 or self.stopped:
             return []
-        calls = [self._call(items), self._call(items), self._call(items[::-1])]
-        self._reward.close()
-        self._reward = self._start()
-        calls.append(self._call(items))
-        if failed := [call for call in calls if call.problem]:
-            summary = f"in a batch of {len(items)}: {failed[0].message}"
-            return [Finding(str(failed[0].problem), summary, len(items))]
-        first, again, backwards, elsewhere = (call.values for call in calls)
-        return _changes(batch, first, again, backwards[::-1], elsewhere)
+        values = []
+        for order, restart in ((1, False), (1, False), (-1, False), (1, True)):
+            if restart:
+                self._reward.close()
+                self._reward = self._start()
+            call = self._call(items[::order])
+            if call.problem:
+                return [Finding(call.problem, f"in a batch of {len(items)}: {call.message}", len(items))]
+            values.append(call.values[::order])
+        return _changes(batch, *values)
 
     def close(self) -> None:
         self._reward.close()
