@@ -54,7 +54,7 @@ class Problem(Protocol):
 
 def render(
     rows: Sequence[Problem],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     template: str,
     system: str | None = None,
     instruction: str | None = None,
@@ -64,6 +64,7 @@ def render(
     """Prompts in the order of `rows`, and how many were dropped for being longer than `max_prompt_tokens`.
 
     Args:
+        tokenizer: None where a server has the only one: prompts then have no token ids, and those of a chat no text.
         template: "r1_zero", "chat", or a text that contains {question}.
         system: of a chat; None is `SYSTEM`, "" is none.
         instruction: appended to each question, on a line of its own.
@@ -76,17 +77,19 @@ def render(
     questions = [f"{row.question}\n{instruction}" if instruction else row.question for row in rows]
     if template == "chat":
         conversations = [_conversation(question, SYSTEM if system is None else system) for question in questions]
-        texts = [_chat(tokenizer, messages) for messages in conversations]
+        texts = [_chat(tokenizer, messages) if tokenizer is not None else "" for messages in conversations]
     else:
         conversations = [()] * len(questions)
         frame = R1_ZERO if template == "r1_zero" else template
         texts = [frame.replace("{question}", question) for question in questions]
     texts = [text + (prefill or "") for text in texts]
     # A chat template writes its special tokens itself; a raw text gets those that the model was trained to see.
-    all_ids = tokenizer(texts, add_special_tokens=template != "chat")["input_ids"] if texts else []
+    all_ids: Sequence[Sequence[int]] = [()] * len(texts)
+    if texts and tokenizer is not None:
+        all_ids = tokenizer(texts, add_special_tokens=template != "chat")["input_ids"]
     prompts = []
     for row, messages, text, ids in zip(rows, conversations, texts, all_ids, strict=True):
-        token_ids = _clean_ends(ids, text, tokenizer)
+        token_ids = _clean_ends(ids, text, tokenizer) if tokenizer is not None else ()
         if max_prompt_tokens is None or len(token_ids) <= max_prompt_tokens:
             own = text[_answer_starts(text, prefill or "") :]
             prompts.append(Prompt(row.id, text, token_ids, row.answer, own, row.columns, messages))
