@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rewards.choice import gold_options
+
 BOXED = "boxed"  # the answer pattern that stands for the content of the last \boxed{}
 
 
@@ -24,7 +26,7 @@ def open_splits(dataset: str, subset: str | None, name: str | None, instead: str
 
     Args:
         name: the folder to look into first, where `dataset` is a folder of data sets.
-        instead: the option that takes a local folder, for the error of a hub that cannot be reached.
+        instead: what to do without a connection to the hub, such as "give a local folder: --data-dir DIR".
 
     Raises:
         DataError: there is no such file, folder or hub data set, or it cannot be read.
@@ -47,10 +49,7 @@ def open_splits(dataset: str, subset: str | None, name: str | None, instead: str
         return load_dataset(dataset, subset)
     except (OSError, DatasetsError) as error:  # a hub that cannot be reached is an OSError
         reason = str(error).strip().partition("\n")[0]
-        raise DataError(
-            f"{dataset} cannot be loaded: {reason}. Without a connection to the hub, give a local "
-            f"folder with train.jsonl and test.jsonl: {instead}"
-        ) from error
+        raise DataError(f"{dataset} cannot be loaded: {reason}. Without a connection to the hub, {instead}") from error
 
 
 def _files(place: Path) -> list[Path]:
@@ -95,6 +94,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def gold_answer(value: Any, pattern: str | None) -> str | None:
     r"""The gold answer in a column's value; None if there is none.
 
+    pattern: "boxed", the last \boxed{}; or a regex, whose one group is the answer in its last match; None: all of it.
+
     >>> gold_answer("48/2 = 24\n#### 24", r"####\s*(.+)"), gold_answer(r"so \boxed{\frac{1}{2}}", "boxed")
     ('24', '\\frac{1}{2}')
     """
@@ -107,6 +108,30 @@ def gold_answer(value: Any, pattern: str | None) -> str | None:
         found = re.findall(pattern, text)
         return found[-1].strip() if found else None
     return text.strip() or None
+
+
+def answer_pattern(pattern: str | None) -> str | None:
+    """The pattern itself. Raises ValueError if `gold_answer` cannot read with it."""
+    if pattern in (None, BOXED):
+        return pattern
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"got {pattern!r}, which is no regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError(f"got {pattern!r} with {groups} groups, expected one group, around the answer")
+    return pattern
+
+
+def as_written(answer: str, columns: Mapping[str, Any], verifier: str) -> str:
+    """A row's gold answer as a model would write it, to check that it passes its own verifier.
+
+    The gold of a multiple-choice row may be an index or a choice's text: a model would write the letters.
+    """
+    if verifier != "multiple_choice":
+        return answer
+    options = gold_options(answer, columns.get("choices") or ())
+    return ", ".join(chr(ord("A") + option) for option in sorted(options))
 
 
 def _last_boxed(text: str) -> str | None:

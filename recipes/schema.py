@@ -5,14 +5,13 @@ Each package owns its part; this module adds the task and what the parts must ag
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from eval.config import EvalSettings
-from eval.data import BOXED
+from eval.data import answer_pattern
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
 from rewards.extract import Source
@@ -58,15 +57,7 @@ class TaskSettings(Settings):
     @field_validator("answer_pattern")
     @classmethod
     def _pattern(cls, pattern: str | None) -> str | None:
-        if pattern in (None, BOXED):
-            return pattern
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"got {pattern!r}, which is no regular expression: {error}") from error
-        if groups != 1:
-            raise ValueError(f"got {pattern!r} with {groups} groups, expected one group, around the answer")
-        return pattern
+        return answer_pattern(pattern)
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskSettings:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.data import BOXED, ColumnError, DataError, gold_answer, open_splits, read_rows
+from eval.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.generated import generate
 from recipes.schema import GENERATED, TaskSettings
 from rewards import Score, grader
-from rewards.choice import gold_options
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say
 HELD_OUT_SHARE = 10  # of a dataset's only split, one row in ten is held out
@@ -90,9 +89,8 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
         has = ", ".join(train[0].columns)
         raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
-    write = _letters if verifier == "multiple_choice" else _as_it_stands
-    train = _checked(_not_repeated(train, held_out, rejected), check, write, rejected)
-    held_out = _checked(_sample(held_out, eval_problems, seed), check, write, rejected)
+    train = _checked(_not_repeated(train, held_out, rejected), check, verifier, rejected)
+    held_out = _checked(_sample(held_out, eval_problems, seed), check, verifier, rejected)
     if not train or not held_out:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
         raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
@@ -106,28 +104,17 @@ def _sample(rows: list[Row], n: int | None, seed: int) -> list[Row]:
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), n))]
 
 
-def _checked(
-    rows: Iterable[Row], grade: Grade, write: Callable[[Row], str], rejected: list[tuple[str, str]]
-) -> list[Row]:
-    """The rows whose gold answer passes as a model would `write` it. A problem that no answer solves teaches noise."""
+def _checked(rows: Iterable[Row], grade: Grade, verifier: str, rejected: list[tuple[str, str]]) -> list[Row]:
+    """The rows whose gold answer passes as a model would write it. A problem that no answer solves teaches noise."""
     passed = []
     for row in rows:
-        score = grade(f"<answer>{write(row)}</answer>", {**row.columns, "answer": row.answer})
+        written = as_written(row.answer, row.columns, verifier)
+        score = grade(f"<answer>{written}</answer>", {**row.columns, "answer": row.answer})
         if score.outcome == "correct":
             passed.append(row)
         else:
             rejected.append((row.id, f"gold answer {row.answer!r} does not pass the verifier: {score.reason}"))
     return passed
-
-
-def _as_it_stands(row: Row) -> str:
-    return row.answer
-
-
-def _letters(row: Row) -> str:
-    """The right options of a multiple-choice row, whose gold answer may be an index or a choice's text."""
-    options = gold_options(row.answer, row.columns.get("choices") or ())
-    return ", ".join(chr(ord("A") + option) for option in sorted(options))
 
 
 def _not_repeated(train: list[Row], held_out: list[Row], rejected: list[tuple[str, str]]) -> list[Row]:
@@ -169,7 +156,8 @@ def _as_rows(problems: list[dict[str, Any]]) -> list[Row]:
 
 def _from_dataset(settings: TaskSettings, rejected: list[tuple[str, str]]) -> tuple[list[Row], list[Row]]:
     source = _source(settings)
-    instead = f"--set task.{'path' if settings.name else 'dataset'}=DIR"
+    option = f"--set task.{'path' if settings.name else 'dataset'}=DIR"
+    instead = f"give a local folder with train.jsonl and test.jsonl: {option}"
     with _task_errors():
         return _read_both(
             open_splits(source.dataset, source.subset, settings.name, instead), source, settings, rejected
