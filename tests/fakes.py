@@ -73,3 +73,91 @@ class FakeServer:
             return web.Response(text=answer, content_type="application/json")
         usual = {"choices": [choice() for _ in range(body["sampling_params"]["n"])]}
         return web.json_response(answer if isinstance(answer, dict) else usual)
+
+
+CLOSE = object()  # what a script returns to close the connection without an answer
+
+
+class FakeOpenAI:
+    """A stand-in for any OpenAI-compatible server: /v1/models, /v1/completions and /v1/chat/completions.
+
+    Each request is answered with what `script(body, k)` returns; k counts them from 0. It may return an answer's
+    dict, raw text, a status code, CLOSE, or seconds to wait before the usual answer, which is `write(body)` of the
+    body alone. `answered` holds the prompts whose usual answer was written, in order.
+    """
+
+    def __init__(
+        self,
+        script: Callable[[dict[str, Any], int], Any] | None = None,
+        write: Callable[[dict[str, Any]], str] = lambda body: "<answer>42</answer>",
+        model: dict[str, Any] | None = None,
+        port: int = 0,
+    ) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.answered: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self.healthy = True
+        self.url = ""
+        self._script, self._write, self._port = script, write, port
+        self._model = {"id": "fake", "object": "model", "owned_by": "nobody"} | (model or {})
+        self._app = web.Application()
+        self._app.router.add_post("/v1/completions", self._complete)
+        self._app.router.add_post("/v1/chat/completions", self._complete)
+        self._app.router.add_get("/v1/models", self._models)
+        self._app.router.add_get("/health", self._health)
+
+    async def __aenter__(self) -> FakeOpenAI:
+        self._runner = web.AppRunner(self._app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [self._model]})
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self.healthy else 503)
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.bodies.append(body)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return await self._answer(request, body, len(self.bodies) - 1)
+        finally:
+            self.at_once -= 1
+
+    async def _answer(self, request: web.Request, body: dict[str, Any], k: int) -> web.Response:
+        answer = self._script(body, k) if self._script else None
+        if answer is CLOSE:
+            assert request.transport is not None
+            request.transport.abort()
+        if isinstance(answer, int):
+            return web.Response(status=answer, text="because")
+        if isinstance(answer, float):
+            await asyncio.sleep(answer)
+        if isinstance(answer, str):
+            return web.Response(text=answer, content_type="application/json")
+        if isinstance(answer, dict):
+            return web.json_response(answer)
+        self.answered.append(asked(body))
+        return web.json_response(written(self._write(body), chat="messages" in body))
+
+
+def asked(body: dict[str, Any]) -> str:
+    """The text of a request's prompt."""
+    return body["messages"][-1]["content"] if "messages" in body else str(body["prompt"])
+
+
+def written(text: str, chat: bool = False, finish_reason: str | None = "stop") -> dict[str, Any]:
+    """One completion as an OpenAI-compatible server writes it."""
+    content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+    return {
+        "choices": [{"index": 0, "finish_reason": finish_reason, **content}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": len(text)},
+    }
