@@ -37,19 +37,37 @@ def open_splits(dataset: str, subset: str | None, name: str | None, instead: str
     place = Path(dataset).expanduser()
     if (place / str(name)).is_dir():  # a folder of data sets
         place = place / str(name)
+    if files := _files(place):
+        return {_split_of(file, place): _read_file(file) for file in files}
+    if place.exists() or dataset.count("/") != 1 or dataset[0] in "./~":
+        raise DataError(
+            f"{place} {'holds no such file' if place.exists() else 'does not exist'}; expected a .jsonl "
+            "or .parquet file, a folder with files such as train.jsonl and test.jsonl, or a hub id"
+        )
     try:
-        if files := _files(place):
-            reader = "parquet" if files[0].suffix == ".parquet" else "json"
-            return {_split_of(f, place): load_dataset(reader, data_files=str(f), split="train") for f in files}
-        if place.exists() or dataset.count("/") != 1 or dataset[0] in "./~":
-            raise DataError(
-                f"{place} {'holds no such file' if place.exists() else 'does not exist'}; expected a .jsonl "
-                "or .parquet file, a folder with files such as train.jsonl and test.jsonl, or a hub id"
-            )
         return load_dataset(dataset, subset)
-    except (OSError, DatasetsError) as error:  # a hub that cannot be reached is an OSError
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"{dataset} cannot be loaded: {reason}. Without a connection to the hub, {instead}") from error
+    except (OSError, ValueError, DatasetsError) as error:  # a hub out of reach; a subset that is not there
+        raise DataError(
+            f"{dataset} cannot be loaded: {_first_line(error)}. Without a connection to the hub, {instead}"
+        ) from error
+
+
+def _read_file(file: Path) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    reader, expected = (
+        ("parquet", "a Parquet file") if file.suffix == ".parquet" else ("json", "one JSON object a line")
+    )
+    try:
+        return load_dataset(reader, data_files=str(file), split="train")
+    except (OSError, ValueError, StopIteration, DatasetsError) as error:  # StopIteration: a JSON file without a line
+        reason = _first_line(error.__cause__ or error) or "it is empty"
+        raise DataError(f"{file} cannot be loaded: {reason}; expected {expected}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _files(place: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from recipes.schema import TaskSettings
-from recipes.tasks import TaskError, gold_answer, load_task
+from recipes.tasks import TaskError, load_task
 
 
 def write(path, rows):
@@ -192,26 +192,6 @@ def test_a_hub_out_of_reach_says_to_give_a_local_folder(monkeypatch):
 def test_a_generators_own_complaint_is_a_task_error():
     with pytest.raises(TaskError, match=r"task.config: arithmetic: unknown key 'level'.*'levels'"):
         load_task(TaskSettings(name="arithmetic", config={"level": [1]}), 10, 0)
-
-
-@pytest.mark.parametrize(
-    ("value", "pattern", "gold"),
-    [
-        (" 42 ", None, "42"),
-        (36.0, None, "36.0"),
-        (None, None, None),
-        ("", None, None),
-        ("a #### 1\n#### 2", r"####\s*(.+)", "2"),
-        ("no hashes", r"####\s*(.+)", None),
-        (r"\boxed{1} then \boxed{\frac{1}{2}}.", "boxed", r"\frac{1}{2}"),
-        (r"$\boxed{\left\{1, 2\right\}}$", "boxed", r"\left\{1, 2\right\}"),
-        (r"the answer is $\boxed 5$.", "boxed", "5"),
-        (r"cut \boxed{1", "boxed", None),
-        ("nothing", "boxed", None),
-    ],
-)
-def test_gold_answers_are_read_from_the_column(value, pattern, gold):
-    assert gold_answer(value, pattern) == gold
 
 
 @pytest.mark.parametrize("gold", ["C", 2, "Rome"])
