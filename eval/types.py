@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from rewards.types import Outcome
 
-Failure = Literal["timeout", "refused", "server", "malformed", "missing"]  # why a completion never came
+# Why a completion never came. too_long: the prompt leaves no room in the model's context, so it was never asked for.
+Failure = Literal["timeout", "refused", "server", "malformed", "missing", "too_long"]
 
 
 @dataclass(frozen=True, slots=True)
