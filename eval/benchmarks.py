@@ -240,23 +240,24 @@ def _plain(value: Any) -> Any:
 
 def _splits(benchmark: Benchmark, data: Source, data_dir: Path | None) -> Mapping[str, Any]:
     """The data under the name of the benchmark's split, wherever it comes from."""
-    if place := benchmark.local or (data_dir and _folder(benchmark.name, data.split, data_dir)):
-        splits = open_splits(str(place), None, None, "")
-        return {data.split: splits["train"]} if Path(place).is_file() else splits
+    place = benchmark.local or (data_dir and _folder(benchmark.name, data.split, data_dir))
     instead = f"give a folder with {benchmark.name}/{data.split}.jsonl in it: --data-dir DIR"
     try:
-        splits = open_splits(data.dataset, data.subset, None, instead)
+        splits = open_splits(str(place or data.dataset), None if place else data.subset, None, instead)
     except DataError as error:
         raise DataError(f"{benchmark.name}: {error}") from error
-    return {data.split: splits[data.hub_split]} if data.hub_split and data.hub_split in splits else splits
+    given = "train" if place and place.is_file() else None if place else data.hub_split
+    return {data.split: splits[given]} if given and given in splits else splits
 
 
 def _folder(name: str, split: str, data_dir: Path) -> Path:
     if (folder := data_dir / name).is_dir():
         return folder
-    there = sorted(path.name for path in data_dir.iterdir() if path.is_dir()) if data_dir.is_dir() else []
-    has = f"it has {', '.join(there)}" if there else "it has no folders" if data_dir.is_dir() else "it does not exist"
-    raise DataError(f"--data-dir {data_dir}: no folder {name}; expected {folder}/{split}.jsonl or .parquet; {has}")
+    expected = f"expected {folder}/{split}.jsonl or .parquet"
+    if not data_dir.is_dir():
+        raise DataError(f"--data-dir {data_dir}: there is no such folder; {expected}")
+    there = ", ".join(sorted(path.name for path in data_dir.iterdir() if path.is_dir())) or "no folder at all"
+    raise DataError(f"--data-dir {data_dir}: no folder {name}; {expected}; it has {there}")
 
 
 def table() -> str:

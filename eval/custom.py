@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from eval.data import DataError, answer_pattern, nearest
+from eval.data import DataError, checked_pattern, nearest
 from eval.protocol import BOXED_STEPS, PLAIN, Benchmark, Protocol, ProtocolError, Source
 from rewards.extract import STRICT
 from rewards.extract import Source as Place
@@ -44,7 +44,7 @@ class BenchmarkFile(_Part):
     name: str | None = Field(None, pattern=r"^[\w.-]+$")  # None: the file's
     subset: str | None = None
     split: str = "test"
-    answer_pattern: Annotated[str | None, AfterValidator(answer_pattern)] = None
+    answer_pattern: Annotated[str | None, AfterValidator(checked_pattern)] = None
     instruction: str = BOXED_STEPS
     template: str = "chat"
     plain: str = PLAIN
@@ -131,4 +131,4 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"expected a mapping with dataset and columns, got {problem['input']!r}"
         else:
             hint = nearest(str(problem["input"]), str(problem.get("ctx", {}).get("expected", "")).split("'"))
-            yield f"{key}: got {problem['input']!r}: {problem['msg']}{hint}"
+            yield f"{key}: got {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{hint}"

@@ -128,7 +128,7 @@ def gold_answer(value: Any, pattern: str | None) -> str | None:
     return text.strip() or None
 
 
-def answer_pattern(pattern: str | None) -> str | None:
+def checked_pattern(pattern: str | None) -> str | None:
     """The pattern itself. Raises ValueError if `gold_answer` cannot read with it."""
     if pattern in (None, BOXED):
         return pattern

@@ -137,10 +137,11 @@ class Benchmark:
 
 
 def _conflicts(protocol: Protocol) -> typing.Iterator[str]:
-    for key in ("template", "plain"):
-        text = getattr(protocol, key)
-        if "{question}" not in text and not (key == "template" and text in TEMPLATES):
-            yield f"{key}: got {text!r}, expected {', '.join(TEMPLATES)} or a text that contains {{question}}"
+    text = "a text that contains {question}"
+    if "{question}" not in protocol.template and protocol.template not in TEMPLATES:
+        yield f"template: got {protocol.template!r}, expected {', '.join(TEMPLATES)} or {text}"
+    if "{question}" not in protocol.plain:
+        yield f"plain: got {protocol.plain!r}, expected {text}"
     for key in ("max_tokens", "samples"):
         if getattr(protocol, key) < 1:
             yield f"{key}: got {getattr(protocol, key)}, expected at least 1"

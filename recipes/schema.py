@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eval.config import EvalSettings
-from eval.data import answer_pattern
+from eval.data import checked_pattern
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
 from rewards.extract import Source
@@ -57,7 +57,7 @@ class TaskSettings(Settings):
     @field_validator("answer_pattern")
     @classmethod
     def _pattern(cls, pattern: str | None) -> str | None:
-        return answer_pattern(pattern)
+        return checked_pattern(pattern)
 
     @model_validator(mode="after")
     def _coherent(self) -> TaskSettings:

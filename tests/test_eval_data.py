@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.data import ColumnError, DataError, answer_pattern, as_written, gold_answer, open_splits, read_rows
+from eval.data import ColumnError, DataError, as_written, checked_pattern, gold_answer, open_splits, read_rows
 from rewards import grader
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +116,7 @@ def test_gold_answers_are_read_from_the_column(value, pattern, gold):
 
 @pytest.mark.parametrize("pattern", [None, "boxed", r"####\s*(.+)"])
 def test_a_pattern_with_one_group_is_taken(pattern):
-    assert answer_pattern(pattern) == pattern
+    assert checked_pattern(pattern) == pattern
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_pattern_with_one_group_is_taken(pattern):
 )
 def test_a_pattern_that_cannot_find_the_answer_is_refused(pattern, message):
     with pytest.raises(ValueError, match=message):
-        answer_pattern(pattern)
+        checked_pattern(pattern)
 
 
 @pytest.mark.parametrize(("gold", "letters"), [("C", "C"), ("2", "C"), ("Rome", "C"), ("A, C", "A, C")])
