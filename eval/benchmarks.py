@@ -176,7 +176,7 @@ def load_problems(benchmark: Benchmark, data_dir: Path | None = None, limit: int
             loaded.problems.append(problem)
     if not loaded.problems:
         shown = "; ".join(f"{problem}: {reason}" for problem, reason in loaded.dropped[:SHOWN])
-        raise DataError(f"{benchmark.name}: no problem is left. {f'Dropped: {shown}' if shown else 'The set is empty'}")
+        raise DataError(f"{benchmark.name}: no problem is left. Dropped: {shown}")
     return loaded
 
 

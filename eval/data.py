@@ -61,8 +61,10 @@ def _read_file(file: Path) -> Any:
     )
     try:
         return load_dataset(reader, data_files=str(file), split="train")
-    except (OSError, ValueError, StopIteration, DatasetsError) as error:  # StopIteration: a JSON file without a line
-        reason = _first_line(error.__cause__ or error) or "it is empty"
+    except (OSError, ValueError, StopIteration, DatasetsError) as error:
+        # Without rows the JSON reader ends its own iteration, and both readers find that a split has "no data".
+        empty = isinstance(error, StopIteration) or "no data" in str(error)
+        reason = "it holds no rows" if empty else _first_line(error.__cause__ or error)
         raise DataError(f"{file} cannot be loaded: {reason}; expected {expected}") from error
 
 

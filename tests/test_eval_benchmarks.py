@@ -192,9 +192,15 @@ def test_wrong_columns_list_what_there_is(tmp_path):
 
 
 def test_an_empty_set_is_named(tmp_path):
+    from datasets import Dataset
+
     folder(tmp_path, "gsm8k", [])
     said = message(lambda: load_problems(benchmark("gsm8k"), tmp_path))
-    assert said == f"gsm8k: {tmp_path}/gsm8k/test.jsonl cannot be loaded: it is empty; expected one JSON object a line"
+    expected = "cannot be loaded: it holds no rows; expected one JSON object a line"
+    assert said == f"gsm8k: {tmp_path}/gsm8k/test.jsonl {expected}"
+    Dataset.from_dict({"problem": [], "answer": []}).to_parquet(str(tmp_path / "math500" / "test.parquet"))
+    said = message(lambda: load_problems(benchmark("math500"), tmp_path))
+    assert said.startswith(f"math500: {tmp_path}/math500/test.parquet cannot be loaded: it holds no rows")
 
 
 def test_a_limit_below_one_is_refused():

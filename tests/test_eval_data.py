@@ -67,8 +67,8 @@ def test_a_missing_split_or_column_lists_what_there_is_and_the_nearest(tmp_path)
     ("name", "content", "reason"),
     [
         ("t.jsonl", b"{not json\n", "JSON parse error.*; expected one JSON object a line"),
-        ("t.jsonl", b"", "it is empty; expected one JSON object a line"),
-        ("t.jsonl", b"\n", "Instruction .* no data!; expected one JSON object a line"),
+        ("t.jsonl", b"", "it holds no rows; expected one JSON object a line"),
+        ("t.jsonl", b"\n", "it holds no rows; expected one JSON object a line"),
         ("t.parquet", b"PAR1 cut", "Parquet magic bytes not found.*; expected a Parquet file"),
     ],
 )
