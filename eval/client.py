@@ -48,6 +48,10 @@ class GivenUpError(RuntimeError):
     """The server began a completion and gave it up."""
 
 
+class ServedError(ValueError):
+    """The server does not serve the model that was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a server says about a model. Example: Served("HuggingFaceTB/SmolLM2-135M-Instruct", 8192, "vllm")"""
@@ -241,18 +245,18 @@ async def alive(url: str) -> bool:
 async def find_served(url: str, name: str | None = None) -> Served:
     """What the server at `url` says about the model `name`, or about the only one that it serves.
 
-    Raises RolloutError if it does not answer; ValueError if it does not serve `name`, or `name` is needed.
+    Raises RolloutError if it does not answer; ServedError if it does not serve `name`, or `name` is needed.
     """
     models = await _models(base(url))
     if models is None:  # a server without a list
         if name is None:
-            raise ValueError(f"{url} does not say which models it serves; name one with --model")
+            raise ServedError(f"{url} does not say which models it serves; name one with --model")
         return Served(name, None, "")
     names = list(models)
     if name is None and len(names) != 1:
-        raise ValueError(f"{url} serves {len(names)} models; name one with --model: {', '.join(names[:10])}")
+        raise ServedError(f"{url} serves {len(names)} models; name one with --model: {', '.join(names[:10])}")
     if name is not None and name not in models:
-        raise ValueError(f"{url} does not serve {name!r}; it serves {', '.join(names[:10]) or 'nothing'}")
+        raise ServedError(f"{url} does not serve {name!r}; it serves {', '.join(names[:10]) or 'nothing'}")
     model = models[name or names[0]]
     context = model.get("max_model_len")
     return Served(name or names[0], context if isinstance(context, int) else None, str(model.get("owned_by", "")))

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from eval.benchmarks import BENCHMARKS
-from eval.protocol import Grade, grader
+from eval.protocol import RULES, Grade, grader
 from eval.types import Failure, Generation, Problem
 from rewards import grader as verifier_named
+from rewards.extract import STRICT
 
 NEEDED = ("completion", "answer", "problem_id")
 UNNAMED = "generations"  # the benchmark of rows that name none
@@ -90,8 +91,16 @@ def grade_by_rules_of(benchmark: str) -> Grade:
     """How generations of a benchmark are graded; of one that is not built in, as mathematics."""
     if benchmark in BENCHMARKS:
         return grader(BENCHMARKS[benchmark].protocol)
-    mathematics = verifier_named("math")
+    mathematics = verifier_named("math", read=STRICT)
     return lambda completion, problem: mathematics(completion, {**problem.columns, "answer": problem.answer})
+
+
+def graded_by(benchmark: str) -> dict[str, Any]:
+    """The same in words, for results.json."""
+    if benchmark in BENCHMARKS:
+        protocol = BENCHMARKS[benchmark].protocol
+        return {"verifier": protocol.verifier, "read": list(protocol.read), "rules": protocol.rules}
+    return {"verifier": "math", "read": list(STRICT), "rules": RULES}
 
 
 class _Row(NamedTuple):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from recipes import eval_cli
 from recipes.rewards_cli import rewards
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ def score(
         from recipes.score import score as score_data
 
         typer.echo(score_data(reward, data, output, weight or [], arg or [], column or [], completions))
+
+
+main.command("eval")(eval_cli.evaluate)
+main.command("compare")(eval_cli.compare)
 
 
 @main.command()
