@@ -22,7 +22,7 @@ from pathlib import Path
 from math_verify import parse, verify
 
 from benchmarks.golds import DATA
-from recipes.tasks import gold_answer
+from eval.data import gold_answer
 from rewards import math as ours
 
 Item = tuple[str, str]  # completion, gold answer

@@ -25,8 +25,8 @@ from typing import Any
 
 from rewards.extract import STRICT, Source, read_answer
 from rewards.graded import Completion, Graded, text_of
-from rewards.latex import plain, tidy
 from rewards.math import score
+from rewards.spelling import plain, tidy
 from rewards.types import Score
 
 Options = frozenset[int]  # 0 is option A

@@ -5,6 +5,7 @@ Forms are tried in this order, and the first that fits both answers decides:
     text        the same but for spelling                    \dfrac12, \frac{1}{2}
     numbers     exactly, with units (rewards/numeric.py)     0.5, 1/2, 50%
     words       whatever the case; a few have synonyms       Evelyn, evelyn
+    rounded     5\sqrt{3} \approx 8.66 is either             if it holds
     chains      10 \cdot 9 = 90 answers 90                   every link must hold
     matrices    entry by entry
     ranges      intervals, unions, inequalities of one name  1<x<2, (1,2)
@@ -17,12 +18,14 @@ What none of them can read goes to Math-Verify, if both sides at least hold the 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
 from rewards import numeric
-from rewards.expression import Expression, Unreadable, same_relation, same_value
-from rewards.latex import TEXT, balanced, outside, plain, split_list, split_name, split_top
+from rewards.expression import Expression, Unreadable, rounds_to, same_relation, same_value
+from rewards.latex import balanced, outside, split_list, split_name, split_top
+from rewards.spelling import TEXT, plain
 from rewards.types import FAILURES, Outcome
 from rewards.units import measure, same_unit
 
@@ -32,48 +35,39 @@ Ask = Callable[[str, str], Verdict]  # (answer, gold) that no form could read
 _RATIONAL = re.compile(r"(?:[^a-zA-Z\\^!]|\\(?:times|cdot|div|frac)(?![a-zA-Z]))*")
 _OPERATION = re.compile(r"[\d)}] ?(?:[-+*(]|\\(?:times|cdot|div)(?![a-zA-Z]))")
 _WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}")  # a choice, a name; "xy" and "abc" may be products
+_EMPTY = "no solution|no solutions|no real solutions|none|empty set|the empty set"
+_REALS = "all real numbers|all reals|any real number"
 _SYNONYMS = {
-    spelling: names[0]
-    for names in (
-        (
-            r"\emptyset",
-            r"\varnothing",
-            r"\{\}",
-            "empty set",
-            "no solution",
-            "no solutions",
-            "no real solutions",
-            "none",
-        ),
-        (
-            r"(-\infty,\infty)",
-            r"\mathbb{R}",
-            r"\mathbb R",
-            r"\R",
-            "all real numbers",
-            "all reals",
-            r"(-\infty,+\infty)",
-        ),
-        (r"\infty", r"+\infty", "infinity", "inf"),
-        (r"-\infty", "-infinity", "-inf"),
-        ("undefined", "does not exist", "dne"),
-    )
-    for spelling in names
+    **dict.fromkeys([r"\varnothing", r"\{\}", *_EMPTY.split("|")], r"\emptyset"),
+    **dict.fromkeys(
+        [r"\mathbb{R}", r"\mathbb R", r"\R", r"(-\infty,+\infty)", *_REALS.split("|")], r"(-\infty,\infty)"
+    ),
+    **{r"+\infty": r"\infty", "does not exist": "undefined", "dne": "undefined"},
 }
 _TEXT = re.compile(rf"\\(?:{TEXT}) ?\{{[^{{}}\\]{{2,}}\}}")
-_ENVIRONMENT = re.compile(r"[(\[|]?\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\}[)\]|]?", re.DOTALL)
+_DECIMAL = re.compile(r"-?\d+(?:\.(\d+))?")
+_TOTAL = re.compile(r"(?:[a-z](?:\+[a-z])+|[a-z]{2,3})=")  # what was asked for: m+n=25
+_LETTER = re.compile(r"\(?[A-Z]\)?|\\(?:text|textbf|mathrm)\{\(?[A-Z]\)?\}")
+_CHOICE = re.compile(r"(?i:option|choice)? ?\(?([A-Z])[).:]*")
+_LABEL = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\{\(?([A-J])\)? ?\}:? ?|\(([A-J])\) ?)(?=[\w\\$]|-\d|\Z)")
+_POINT = re.compile(r"[A-Z]\([^()]*,")  # the point A(3, 4)
+_ENVIRONMENT = re.compile(r"[(\[|]? ?\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\} ?[)\]|]?", re.DOTALL)
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
 _RELATION = re.compile(r"<|>|\\(?:leq|geq|neq)(?![a-zA-Z])|(?<!:)=")
 _TURNED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\neq": r"\neq"}
-_VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:alpha|beta|theta|lambda|mu|phi)")
-_ATOM = re.compile(r"\d+|(?<!\\)[a-zA-Z]")
-_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_BUILDER = re.compile(r"\\\{(?:[a-z](?:\\in\\mathbb\{R\})?|\([a-z], ?[a-z]\)) ?[|:](.*)\\\}", re.DOTALL)
+_HOLED = re.compile(r"(?:[a-z]|\\theta) ?\\neq ?(.*)|\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}")
+_ORDERED = {"x", "y", "z", "a", "b", "c", "r", "theta"}  # of which everyone knows the order
+_VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?|\(x\))?|\\(?:alpha|beta|theta|lambda|mu|phi)")
+_ATOM = re.compile(r"\d+|(?<![\\a-zA-Z])[a-zA-Z]+|['!^_:<>=]|\\(?:neq|triangle)")
+_DROPPED = re.compile(r"\\(?:angle|triangle)|[':]")  # by Math-Verify, or read as a product
 
 
 def decide(answer: str, gold: str, ask: Ask) -> Verdict:
-    """The verdict on two tidied answers (rewards.latex.tidy)."""
+    """The verdict on two tidied answers (rewards.spelling.tidy)."""
     if _key(answer) == _key(gold):
         return _verdict(True, answer, gold)
+    answer = _without_label(answer, gold)
     answer, gold, named = _without_names(answer, gold)
     if named and (verdict := _chain(answer, gold, ask, named)):
         return verdict
@@ -84,7 +78,7 @@ def decide(answer: str, gold: str, ask: Ask) -> Verdict:
 
 
 def _key(text: str) -> str:
-    text = re.sub(r"(?<!\d) | (?!\d)", "", plain(text))  # "1 8" is not 18
+    text = re.sub(r"(?<!\d)(?<!\d,) | (?!\d)", "", plain(text))  # "1 8" and "1, 800" are not 18 and 1,800
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
     return _SYNONYMS.get(text, text)
 
@@ -99,12 +93,35 @@ def _without_names(answer: str, gold: str) -> tuple[str, str, bool]:
     x=1,y=2 is a list of named values, and keeps the names.
     """
     (name, body), (gold_name, gold_body) = split_name(answer), split_name(gold)
+    if not name and "=" not in gold and (total := _TOTAL.match(answer)):
+        name, body = total[0], answer[total.end() :]
     name, gold_name = "" if _several(body) else name, "" if _several(gold_body) else gold_name
+    if name != gold_name and re.fullmatch("[A-Z]{2,}", gold_body if gold_name else body):
+        return answer, gold, False  # MR=MC says more than MC
     if name and name != gold_name and (gold_name or ("=" in gold and not _several(gold))):
         return answer, gold, False
     if gold_name and not name and "=" in answer and not _several(answer):
         return answer, gold, False
     return body if name else answer, gold_body if gold_name else gold, bool(name)
+
+
+def _without_label(answer: str, gold: str) -> str:
+    """The letter of a choice, or the value after it: \\textbf{(B) }12 is B where the gold answer is a letter."""
+    label = _LABEL.match(answer)
+    rest = answer[label.end() :] if label else answer
+    if _LETTER.fullmatch(gold):
+        named = _CHOICE.fullmatch(answer) or (label if not rest or _is_constant(rest) else None)
+        return next(group for group in named.groups() if group) if named else answer
+    if label and rest:
+        return rest
+    return answer[1:] if gold.startswith("(") and _POINT.match(answer) else answer
+
+
+def _is_constant(text: str) -> bool:
+    try:
+        return not Expression(plain(measure(text).value)).names
+    except Unreadable:
+        return False
 
 
 def _several(text: str) -> bool:
@@ -127,13 +144,15 @@ def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
 def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
     marked = _TEXT.fullmatch(answer) or _TEXT.fullmatch(gold)
     answer, gold = plain(answer), plain(gold)
-    mine, wanted = (_SYNONYMS.get(text.casefold(), text.casefold()) for text in (answer, gold))
-    if mine == wanted and (len(gold) > 1 or answer == gold):
+    mine, wanted = (_SYNONYMS.get(text.casefold(), text) for text in (answer, gold))
+    if mine == wanted:
         return _verdict(True, answer, gold)
     if r"\infty" in (mine.lstrip("+-"), wanted.lstrip("+-")):
         return _verdict(False, answer, gold)
-    if (marked or _WORDS.fullmatch(gold)) and re.fullmatch(r"[a-zA-Z '-]*", answer + gold):
-        return _verdict(False, answer, gold)
+    if (marked or _WORDS.fullmatch(gold) or (gold.isupper() and len(gold) > 2)) and re.fullmatch(
+        r"[a-zA-Z '-]*", answer + gold
+    ):
+        return _verdict(len(gold) > 1 and mine.casefold() == wanted.casefold(), answer, gold)
     return None
 
 
@@ -152,6 +171,25 @@ def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | N
     return decide(links[-1], gold, ask)
 
 
+def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    """5\\sqrt{3} \\approx 8.66 answers 5\\sqrt{3}; and 8.66, where that is asked and rounds it."""
+    exact, sign, rounded = answer.partition(r"\approx")
+    if not sign or r"\approx" in gold:
+        return None
+    exact, rounded = exact.strip(), measure(rounded.strip()).value
+    decimal = _DECIMAL.fullmatch(rounded)
+    try:
+        near = decimal and rounds_to(Expression(measure(exact).value), Expression(rounded), len(decimal[1] or ""))
+    except Unreadable:
+        near = False
+    if not near:
+        return "wrong", f"{answer} does not hold"
+    verdict = decide(exact, gold, ask)
+    if verdict[0] == "correct" or numeric.quantity(exact) or len(rounded.partition(".")[2]) < 2:
+        return verdict
+    return decide(rounded, gold, ask)
+
+
 def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
     mine, wanted = _entries(answer), _entries(gold)
     if mine is None and wanted is None:
@@ -162,10 +200,10 @@ def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
 
 
 def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
-    if not re.search(r"\\cup(?![a-zA-Z])|[<>]|\\[lg]eq(?![a-zA-Z])", answer + gold):
+    if not re.search(r"\\cup(?![a-zA-Z])|[<>]|\\(?:[lgn]eq|setminus)(?![a-zA-Z])", answer + gold):
         return None
     mine, wanted = _intervals(answer), _intervals(gold)
-    if mine is None or wanted is None:
+    if mine is None or wanted is None or (mine, wanted) == ([answer], [gold]):
         return None
     return _in_any_order(mine, wanted, ask)
 
@@ -177,11 +215,20 @@ def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
         if not same_unit(mine.unit, wanted.unit):
             return "wrong", f"unit {mine.unit}, expected {wanted.unit}"
         if _named(elements) != _named(golds):  # x=1,y=2 against (1,2)
-            return _in_order(_by_name(elements), _by_name(golds), ask)
+            mine_by_name, wanted_by_name = _by_name(elements), _by_name(golds)
+            if mine_by_name is None or wanted_by_name is None:
+                return "wrong", f"of {answer} and {gold}, only one has names, and these give no order"
+            return _in_order(mine_by_name, wanted_by_name, ask)
         unordered = gold_kind in ("", "{}")
         if kind != gold_kind and not (unordered and kind in ("", "{}")):
             return "wrong", f"brackets {kind or 'missing'}, expected {gold_kind or 'none'}"
         return (_in_any_order if unordered else _in_order)(elements, golds, ask)
+    if (
+        not kind + gold_kind
+        and len(elements) != len(golds)
+        and (ungrouped := (_ungrouped(answer), _ungrouped(gold))) != (answer, gold)
+    ):
+        return decide(*ungrouped, ask)
     if kind or gold_kind or len(elements) != len(golds):
         return "wrong", f"of {answer} and {gold}, one is a list and the other is not"
     if ([elements[0]], [golds[0]]) != ([plain(mine.value)], [plain(wanted.value)]):  # without their parentheses
@@ -203,7 +250,7 @@ def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
     except Unreadable:
         return None
     if factor is None:
-        return None
+        return "wrong", f"{answer} and {gold} have no values that can be compared"
     return _verdict(factor != 0 and sign == (gold_sign if factor > 0 else _TURNED[gold_sign]), answer, gold)
 
 
@@ -214,11 +261,11 @@ def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
     except Unreadable:
         return None
     if same is None:
-        return None
+        return "wrong", f"{answer} and {gold} have no values that can be compared"
     return _verdict(same and same_unit(mine.unit, wanted.unit), answer, gold)
 
 
-_FORMS = (_numbers, _words, _chain, _matrices, _ranges, _lists, _relations, _values)
+_FORMS = (_numbers, _words, _approximations, _chain, _matrices, _ranges, _lists, _relations, _values)
 
 
 def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
@@ -227,7 +274,7 @@ def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
         return "wrong", f"the braces of {answer} do not match"
     if _readable(gold) and not _readable(answer):
         return "wrong", f"{answer} cannot be read"
-    if _atoms(answer) != _atoms(gold):
+    if _DROPPED.search(gold) or _atoms(answer) != _atoms(gold):
         return "wrong", f"{answer} cannot be read as {gold}"
     return ask(answer, gold)
 
@@ -240,8 +287,8 @@ def _readable(text: str) -> bool:
 
 
 def _atoms(text: str) -> list[str]:
-    """The numbers and single letters, in any order."""
-    return sorted(_ATOM.findall(_COMMAND.sub(" ", plain(text))))
+    """The numbers, letters and signs that Math-Verify might drop, in any order."""
+    return sorted(piece for atom in _ATOM.findall(plain(text)) for piece in (atom if atom.isalpha() else [atom]))
 
 
 # -- Parts ---------------------------------------------------------------------------------------------------------
@@ -279,15 +326,27 @@ def _elements(text: str) -> tuple[str, list[str]]:
     return ("", [text]) if numeric.quantity(text) else split_list(plain(text))
 
 
+def _ungrouped(text: str) -> str:
+    """20000/\\pi for 20,000/\\pi, which is no list where the other side is none."""
+    return re.sub(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)", lambda found: found[0].replace(",", ""), text)
+
+
 def _named(elements: Sequence[str]) -> bool:
     """Whether the elements have names that differ: the x and y of x=1,y=2."""
     names = {split_name(element)[0] for element in elements}
     return len(names) > 1 and "" not in names
 
 
-def _by_name(elements: Sequence[str]) -> list[str]:
-    """The values in the order of their names, where they have names: 1 and 2 of y=2,x=1."""
-    return [split_name(element)[1] for element in (sorted(elements) if _named(elements) else elements)]
+def _by_name(elements: Sequence[str]) -> list[str] | None:
+    """The values in the order of their names: 1 and 2 of y=2,x=1. None if there is no such order."""
+    named = [split_name(element) for element in elements]
+    if not any(name for name, _ in named):
+        return list(elements)
+    names = [name.lstrip("\\") for name, _ in named]
+    in_order = sorted(names)
+    if len(set(names)) < len(names) or not (names == in_order or set(names) <= _ORDERED):
+        return None
+    return [named[names.index(name)][1] for name in in_order]
 
 
 def _entries(text: str) -> list[list[str]] | None:
@@ -301,20 +360,43 @@ def _entries(text: str) -> list[list[str]] | None:
 
 def _intervals(text: str) -> list[str] | None:
     """A union's intervals, in bracket notation; inequalities turned into them. None if a part is neither."""
-    parts = [part for piece in split_top(split_name(plain(text))[1], r"\cup") for part in split_top(piece, "or")]
-    found = [_interval(part.strip()) for part in parts]
+    text = split_name(plain(text))[1]
+    if builder := _BUILDER.fullmatch(text):
+        text = builder[1]
+    parts = [part for piece in split_top(text, r"\cup") for part in split_top(piece, "or")]
+    parts = [one for part in parts for one in _around(part.strip())]
+    found = [_both_ends(part.strip()) for part in parts]
     return None if None in found else [one for one in found if one]
+
+
+def _around(text: str) -> list[str]:
+    """x \\neq 5, or \\mathbb{R}\\setminus\\{5\\}, is everything below 5 and above."""
+    holed = _HOLED.fullmatch(text)
+    if not holed:
+        return [text]
+    ends = ["-\\infty", *split_top(holed[1] or holed[2]), "\\infty"]
+    return [f"({low},{high})" for low, high in itertools.pairwise(ends)]
+
+
+def _both_ends(text: str) -> str | None:
+    """x>1 and x<3 are one interval."""
+    ends = [_interval(part.strip()) for part in split_top(text, "and")]
+    if len(ends) != 2:
+        return _interval(text)
+    below = next((end for end in ends if end and end.startswith("(-\\infty,")), None)
+    above = next((end for end in ends if end and end.endswith(",\\infty)")), None)
+    return above[: -len("\\infty)")] + below[len("(-\\infty,") :] if above and below else None
 
 
 def _interval(text: str) -> str | None:
     kind, ends = split_list(text)
-    if kind in ("()", "[)", "(]", "[]") and len(ends) == 2:
+    if (kind in ("()", "[)", "(]", "[]") and len(ends) == 2) or (kind == "{}" and len(ends) == 1):
         return text
-    if kind == "{}" and len(ends) == 1:
-        return text
-    signs = [found[0] for found in _RELATION.finditer(text)]
+    signs = [found[0] for found in outside(text, _RELATION)]
     sides = [side.strip() for side in _RELATION.split(text)]
-    if len(signs) not in (1, 2) or any(sign in ("=", r"\neq") for sign in signs):
+    if signs == ["="] and _VARIABLE.fullmatch(sides[0]):
+        return f"\\{{{sides[1]}\\}}"
+    if len(signs) not in (1, 2) or len(sides) != len(signs) + 1 or any(sign in ("=", r"\neq") for sign in signs):
         return None
     if signs[0] in (">", r"\geq"):
         signs, sides = [_TURNED[sign] for sign in reversed(signs)], sides[::-1]

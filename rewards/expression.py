@@ -24,10 +24,12 @@ from typing import Any
 import mpmath
 
 DIGITS = 80  # of what is not rational
+VANISHING = Fraction(1, 10**30)  # what is smaller than this beside another term would be lost
 AGREE = Fraction(1, 10**50)  # the relative difference up to which those count as equal
 FLOOR = Fraction(1, 10**70)  # the absolute one: what an exact zero may come out as
-MAX_BITS = 10_000  # of a rational's numerator and denominator
-MAX_FACTORIAL = 1000
+MAX_BITS = 40_000  # of a rational's numerator and denominator
+MAX_EXACT_BITS = 120  # of a rational that may be the value of roots and powers
+MAX_FACTORIAL = 3000
 MAX_DEPTH = 60  # of nesting
 POINTS = 6
 
@@ -39,6 +41,7 @@ _SAMPLES = [Fraction(n, 97) for n in (131, -173, 257, 61, -41, 349, 223, -307, 1
 _WHOLE = [Fraction(n) for n in (5, 11, 4, 9, 13, 6, 17, 8, 12, 19, 7, 15, 10, 14, 16)]
 
 _TOKEN = re.compile(r"\s*(?:(\d+\.\d+|\d+|\.\d+)|(\\(?:[a-zA-Z]+|[{}|]))|([a-zA-Z]+)|([-+*/^_!|()\[\]{}]))")
+_DERIVATIVE = re.compile(r"\\frac\{d(?:\^|[a-zA-Z])?[^{}]*\}\{d[a-zA-Z]")
 _MIXED = re.compile(r"\\frac(?:\{\d+\}(?:\{\d+\}|\d)|\d(?:\d(?!\d)|\{\d+\}))")
 _FUNCTIONS = {
     **{f"\\{name}": name for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp")},
@@ -76,6 +79,10 @@ class TooLarge(ArithmeticError):
     """A value beyond the limits, such as 9^{9^9}."""
 
 
+class Vanishing(TooLarge):
+    """A term too small to be seen beside another, such as 10^{-50} beside \\pi."""
+
+
 class Expression:
     r"""A text that was read. Raises Unreadable.
 
@@ -87,6 +94,7 @@ class Expression:
         self._node = parser.parse()
         self.names = frozenset(parser.names)
         self.in_degrees = parser.in_degrees
+        self.has_steps = "floor" in text or "ceil" in text
 
     def at(self, values: Mapping[str, Value]) -> Value:
         """Its value, given those of its variables. Raises Undefined or TooLarge."""
@@ -100,8 +108,11 @@ def same_value(one: Expression, other: Expression) -> bool | None:
     """Whether they agree wherever both are defined, and real if they ever are; None if they can't be computed."""
     if one.in_degrees != other.in_degrees:
         return False
-    pairs = _at_points([one, other])
-    if not pairs:
+    try:
+        pairs = _at_points([one, other])
+    except TooLarge:
+        return None if _too_large(one) and _too_large(other) else False
+    if len(pairs) < (3 if one.names | other.names else 1):
         return None
     real = [pair for pair in pairs if not any(isinstance(value, _context().mpc) for value in pair)]
     return all(_agree(*pair) for pair in (real if len(real) > 1 else pairs))
@@ -115,34 +126,54 @@ def same_relation(one: Sequence[Expression], other: Sequence[Expression]) -> int
     computed.
     """
     ratios: list[Value] = []
-    for a, b, c, d in _at_points([*one, *other]):
+    try:
+        points = _at_points([*one, *other])
+    except TooLarge:
+        return None
+    for a, b, c, d in points:
         left, right = _difference(a, b), _difference(c, d)
         if _agree(right, Fraction(0)) or _agree(left, Fraction(0)):
             return 0
         ratios.append(_quotient(left, right))
-    if not ratios or any(isinstance(ratio, _context().mpc) for ratio in ratios):
+    if len(ratios) < 3 or any(isinstance(ratio, _context().mpc) for ratio in ratios):
         return None
     if not all(_agree(ratio, ratios[0]) for ratio in ratios):
         return 0
     return 1 if ratios[0] > 0 else -1
 
 
+def _too_large(expression: Expression) -> bool:
+    try:
+        _at_points([expression])
+    except TooLarge:
+        return True
+    return False
+
+
+def rounds_to(exact: Expression, rounded: Expression, decimals: int) -> bool:
+    """Whether a constant rounds to another of so many decimals (a half may go up or down)."""
+    try:
+        values = [_real(expression.at({})) for expression in (exact, rounded)]
+    except (KeyError, Undefined, TooLarge):
+        return False
+    return bool(abs(values[0] - values[1]) <= _real(Fraction(51, 100 * 10**decimals)))
+
+
 def _at_points(expressions: Sequence[Expression]) -> list[list[Value]]:
-    """The values of all, at each point where all are defined; nothing if one is too large."""
+    """The values of all, at each point where all are defined. Raises TooLarge."""
     names = sorted(frozenset().union(*(expression.names for expression in expressions)))
-    for samples in (_SAMPLES, _WHOLE):  # a factorial has values at whole numbers only
-        found = []
+    found: list[list[Value]] = []
+    for samples in (_SAMPLES, _WHOLE):
+        # A factorial has values at whole numbers only; the floors of different things may differ there only.
+        if found and not any(expression.has_steps for expression in expressions):
+            break
         for point in range(POINTS if names else 1):
-            values = {name: samples[(7 * i + point) % len(samples)] + i // 15 for i, name in enumerate(names)}
+            values = {name: samples[(7 * i + (i + 1) * point) % 15] + i // 15 for i, name in enumerate(names)}
             try:
                 found.append([expression.at(values) for expression in expressions])
             except Undefined:
                 continue
-            except TooLarge:
-                return []
-        if found:
-            return found
-    return []
+    return found
 
 
 # -- Arithmetic ----------------------------------------------------------------------------------------------------
@@ -182,15 +213,27 @@ def _bounded(value: Value) -> Value:
 
 
 def _agree(one: Value, other: Value) -> bool:
+    if isinstance(one, Fraction) != isinstance(other, Fraction):
+        rational = one if isinstance(one, Fraction) else other
+        if rational.numerator.bit_length() + rational.denominator.bit_length() > MAX_EXACT_BITS:
+            return False  # the first digits of an irrational number
     one, other = _both(one, other)
     if isinstance(one, Fraction):
         return bool(one == other)
-    return bool(abs(one - other) <= max(abs(one), abs(other)) * _real(AGREE) + _real(FLOOR))
+    return bool(abs(one - other) <= max(abs(one), abs(other)) * _real(AGREE))
 
 
 def _sum(one: Value, other: Value) -> Value:
+    """Raises Vanishing where a term is lost beside the other: 160 + e^{-1000} is not 160."""
     one, other = _both(one, other)
-    return _bounded(one + other)
+    total = one + other
+    if not isinstance(total, Fraction):
+        small, large = sorted((abs(one), abs(other)))
+        if 0 < small < large * _real(VANISHING):
+            raise Vanishing
+        if abs(total) < large * _real(AGREE):
+            return Fraction(0)  # \\sqrt{2}^2 - 2
+    return _bounded(total)
 
 
 def _difference(one: Value, other: Value) -> Value:
@@ -218,6 +261,8 @@ def _power(base: Value, exponent: Value) -> Value:
         if size * abs(exponent) > MAX_BITS:
             raise TooLarge
         return base ** int(exponent)
+    if isinstance(exponent, Fraction) and exponent.denominator.bit_length() > MAX_EXACT_BITS:
+        raise Vanishing
     base, exponent = _real(base), _real(exponent)
     if abs(exponent * _context().log(base)) > MAX_BITS:
         raise TooLarge
@@ -267,7 +312,10 @@ def _function(name: str, value: Value) -> Value:
     if name in ("ln", "log"):
         return _logarithm(value, +_context().e if name == "ln" else Fraction(10))
     try:
-        return _bounded(getattr(_context(), name)(_real(value)))
+        if abs(value) > 10**30:  # its sine is beyond the digits
+            raise TooLarge
+        result = getattr(_context(), name)(_real(value))
+        return Fraction(0) if abs(result) < _real(FLOOR) else _bounded(result)  # \\sin\\pi
     except ValueError as error:  # a pole
         raise Undefined(str(error)) from error
 
@@ -279,7 +327,10 @@ def _absolute(value: Value) -> Value:
 def _floor(value: Value) -> Value:
     if isinstance(value, _context().mpc):
         raise Undefined("the floor of a complex number")
-    return Fraction(int(math.floor(value) if isinstance(value, Fraction) else _context().floor(value)))
+    if isinstance(value, Fraction):
+        return Fraction(math.floor(value))
+    nearest = _context().nint(value)  # \\log_2 8 may come out as a little less than 3
+    return Fraction(int(nearest if abs(value - nearest) < _real(FLOOR) else _context().floor(value)))
 
 
 def _ceiling(value: Value) -> Value:
@@ -295,6 +346,8 @@ _BRACKETS: Mapping[str, Callable[[Value], Value]] = {
 
 
 def _tokens(text: str) -> list[str]:
+    if _DERIVATIVE.search(text):
+        raise Unreadable("a derivative")
     tokens: list[str] = []
     position, text = 0, text.strip()
     while position < len(text):
@@ -371,17 +424,17 @@ class _Parser:
         return self._next() if self._here in tokens else ""
 
     def _sum(self) -> Node:
-        first = self._signed()
+        first = self._signed(1)
         rest: list[tuple[Callable[[Value, Value], Value], Node]] = []
         while self._here in ("+", "-"):
-            rest.append((_sum, self._signed()))  # the sign belongs to the product
+            rest.append((_sum, self._signed(2)))  # the sign belongs to the product
         return _fold(first, rest)
 
-    def _signed(self) -> Node:
-        """A product and the signs before it."""
+    def _signed(self, most: int) -> Node:
+        """A product and the signs before it: 3--2 may be written, --2 is a slip."""
         negative = False
-        while sign := self._accept("+", "-"):
-            negative ^= sign == "-"
+        for _ in range(most):
+            negative ^= self._accept("+", "-") == "-"
         node = self._product()
         return _negative(node) if negative else node
 
@@ -525,7 +578,10 @@ class _Parser:
             raise Unreadable(f"unexpected {token!r}")
         if self._accept("_"):
             name += "_" + self._raw()
-        if name in ("f", "g", "h") and self._here == "(":
+        here = self._tokens[self._position : self._position + 3]
+        if len(here) == 3 and here[0] + here[2] == "()" and (here[1].isdigit() or here[1] == "t"):
+            name += self._next() + self._next() + self._next()  # I(0), f(3), x(t)
+        elif self._here == "(" and name in ("f", "g", "h"):
             raise Unreadable("a function without a definition")
         self.names.add(name)
         return lambda values: values[name]

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rewards.equality import decide
-from rewards.latex import BRACE, tidy
+from rewards.latex import BRACE
+from rewards.spelling import tidy
 
 Source = Literal["tag", "boxed", "hashes", "phrase", "last_line"]
 STRICT: tuple[Source, ...] = ("tag", "boxed", "hashes")  # explicit marks
@@ -40,6 +41,12 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?: ?\{| (?P<bare>[^\s{}$\\]))")  # `\boxed 
 _BETWEEN = re.compile(
     r"(?:\s|[$,;]|\\[,; ()\[\]]|and|or|\\(?:quad|(?:text|mbox)\{ ?(?:and|or),? ?\}))*"
 )  # boxes of one list
+# Around a box that is no answer by itself. A list's "- \\boxed{5}" and **\\boxed{5}** are.
+_BEFORE = re.compile(r"(?:[-+/^\d]|\\neq?\s*|(?:\\(?:frac|sqrt)|\})\{)\Z")
+_AFTER = re.compile(
+    r" ?(?:\\(?:times|cdot|div)(?![a-zA-Z])|\^(?!\{?\\circ)|/|\+ ?\d|(?:hundred|thousand|million|billion)\b)|[\w!]"
+)
+_SPECIAL = re.compile(r"(?:<\|\w{1,30}\|>|</s>|\s)+\Z")  # tokens that end a turn
 _HASHES = re.compile(r"####[^\S\n]*([^\n]*)")
 _PHRASE = re.compile(r"\banswer is:?[^\S\n]*([^\n]*?)(?=\.\s|\.?\Z|\.?\n)", re.IGNORECASE)
 
@@ -89,8 +96,11 @@ def _boxes(text: str) -> list[tuple[int, int, int]]:
 
 
 def _boxed_answers(text: str) -> list[str]:
-    """The boxes, or the one list that they are."""
+    r"""The boxes, or the one list that they are. Malformed if one is part of a larger expression: -\boxed{18}."""
     boxes = _boxes(text)
+    for start, _, end in boxes:
+        if _BEFORE.search(text[max(0, start - 30) : text.rfind("\\", 0, start)]) or _AFTER.match(text, end):
+            raise Malformed("a box that is part of an expression")
     contents = [text[start:end] for start, end, _ in boxes]
     between = [text[end : text.rfind("\\", end, start)] for (_, _, end), (start, _, _) in itertools.pairwise(boxes)]
     one_list = len(boxes) > 1 and all(len(gap) < 30 and _BETWEEN.fullmatch(gap) for gap in between)
@@ -125,16 +135,16 @@ _READERS: Mapping[Source, Callable[[str], list[str]]] = {
 }
 
 
-def _unbox(answer: str) -> str:
-    """`<answer>\\boxed{42}</answer>` answers 42; a box amid other text stays, and is compared as it stands."""
-    boxes = boxed(answer) if answer.lstrip(" $").startswith("\\boxed") else []
-    return boxes[0] if len(boxes) == 1 and answer.rstrip(" $.").endswith("}") else answer
+def _unboxed(answer: str) -> list[str]:
+    """`<answer>It is \\boxed{42}.</answer>` answers 42."""
+    return (_boxed_answers(answer) if "\\boxed" in answer else []) or [answer]
 
 
 def _single(answers: list[str]) -> str:
     if max(map(len, answers)) > MAX_ANSWER:
         raise Malformed(f"an answer of more than {MAX_ANSWER} characters")
-    answers = [_unbox(answer.strip()).strip() for answer in answers]
+    answers = [one.strip() for answer in answers for one in _unboxed(answer)]
+    answers = [answer for answer in answers if answer] or [""]  # an echo of "put it into \\boxed{}" is no answer
     spellings = list(dict.fromkeys(tidy(answer) for answer in answers))
     if len(spellings) > MAX_ANSWERS or not all(_equal(spelling, spellings[-1]) for spelling in spellings):
         shown = ", ".join(repr(answer[:40]) for answer in answers[:3])
@@ -153,7 +163,7 @@ def read_answer(completion: str, read: Sequence[Source] = STRICT) -> Reading:
     """
     if not read or any(source not in _READERS for source in read):
         raise ValueError(f"read: got {list(read)}, expected some of {list(_READERS)}")
-    graded = after_thinking(completion)
+    graded = after_thinking(completion[:-100] + _SPECIAL.sub("", completion[-100:]))
     if graded is None:
         return Reading(None, "no_answer", "the thinking is not finished: no </think> after the last <think>")
     try:

@@ -1,4 +1,4 @@
-r"""Answers as text: one spelling for what means the same, and lists taken apart. No algebra here."""
+r"""The structure of an answer: brackets, lists, names. No algebra here."""
 
 from __future__ import annotations
 
@@ -6,70 +6,25 @@ import bisect
 import re
 from collections.abc import Iterator
 
-_SPELLINGS = {
-    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\displaystyle": "", "\\limits": "",
-    "\\left": "", "\\right": "", "\\big": "", "\\Big": "", "\\bigl": "", "\\bigr": "", "\\Bigl": "", "\\Bigr": "",
-    "\\le": "\\leq", "\\ge": "\\geq", "\\ne": "\\neq", "\\leqslant": "\\leq", "\\geqslant": "\\geq", "\\lt": "<",
-    "\\gt": ">", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\vert": "|", "\\mid": "|", "\\ast": "*", "\\colon": ":",
-    "\\degree": "^\\circ",
-}  # fmt: skip
-_SPELLING = re.compile("(?:" + "|".join(map(re.escape, _SPELLINGS)) + ")(?![a-zA-Z])")
-_SYMBOLS = str.maketrans({
-    "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{MULTIPLICATION SIGN}": r"\times ", "\N{DIVISION SIGN}": r"\div ",
-    "\N{MIDDLE DOT}": r"\cdot ", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "∈": r"\in ",
-    "\N{UNION}": r"\cup ", "∅": r"\emptyset ", "\N{DOUBLE-STRUCK CAPITAL R}": r"\mathbb{R}", "°": r"^\circ",
-    "√": r"\sqrt ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "π": r"\pi ", "θ": r"\theta ",
-    "\N{NO-BREAK SPACE}": " ", "~": " ",
-})  # fmt: skip
-_SPACE = re.compile(r"(?<!\\)\\(?:[,!;: ]|q?quad(?![a-zA-Z]))")
-_CURRENCY = re.compile(r"[^$]*(?:\$ ?-?\d[^$]*)+")
-_DELIMITER = re.compile(r"(?<!\\)\\[()\[\]]")
-TEXT = "text|mbox|hbox|mathrm|textrm|textnormal|textup|textbf|textit|operatorname"  # commands whose argument is text
-_TEXT = re.compile(rf"\\(?:{TEXT}|mathbf)\s*\{{([^{{}}]*)\}}")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is matched with its backslash: it is no brace
-_NAME = re.compile(  # x, x_1, f(x), P(A), AB, \\angle ABC, \\text{area}, area
+_NAME = re.compile(  # x, x_1, f(x), f(3), f^{-1}(x), P(A), AB, \\angle ABC, |S|, (x, y), \\text{area}, area
     r"\A(m?(?:\\angle ?)?(?:\\(?:text|mathrm|mathbf|overline|vec)\{[^{}=]*\}|\\[a-zA-Z]+|[A-Z]{1,4}|[a-z]|[A-Za-z]{4,}"
-    r"(?: [a-z]+){0,3})(?:_(?:\{\w+\}|\w))?'?(?:\([A-Za-z](?:,[a-z])*\))?) ?(?:=|\\in(?![a-zA-Z])) ?"
+    r"(?: [a-z]+){0,3}|\|[A-Z]+\||\((?:[a-z]|\\[a-z]+)(?:, ?(?:[a-z]|\\[a-z]+))+\))(?:(?<=f)\^\{-1\})?"
+    r"(?:_(?:\{[\w\\ ]+\}|\w))?'?(?:\((?:[A-Za-z]|\d+)(?:,[a-z])*\))?) ?(?:=|\\in(?![a-zA-Z])) ?"
 )
+_DENYING = re.compile(r"(?i)(?<![a-z])(?:minus|negative|half|twice|double|not|no|wrong|neither|about)(?![a-z])")
 _SEPARATOR = re.compile(r"[,;]|and|or")
 _TOKEN = re.compile(
     r"[,;=()\[\]{}]|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:begin|end|cup|langle|rangle)(?![a-zA-Z])"
 )
 _SPACED = re.compile(r", |;|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])")
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d])")
-_BRACED = re.compile(r"(?:\\boxed|\\fbox)?\{(.*(?<!\\))\}", re.DOTALL)
 _OPENING, _CLOSING = {"(", "[", "{", "\\begin", "\\langle"}, {")", "]", "}", "\\end", "\\rangle"}
 
 
-def tidy(text: str) -> str:
-    r"""Drop delimiters and spacing that carry no meaning. Example: "$\left(\dfrac12,\, 3\right)$." -> "(\frac12, 3)".
-
-    The space after a comma stays: "1, 234" is a list.
-    """
-    text = _DELIMITER.sub("", text.translate(_SYMBOLS)).strip().strip("*`").strip().rstrip(" .,;")
-    if not (text.count("$") == 1 or _CURRENCY.fullmatch(text)) or (text[:1] == text[-1:] == "$"):
-        text = re.sub(r"(?<!\\)\$", "", text)
-    text = text.replace("{,}", ",").replace(r"\$", "$").replace(r"\%", "%").replace("^{\\circ}", "^\\circ")
-    if "\\" in text:
-        text = _SPACE.sub(lambda space: "" if space[0] in (r"\,", r"\!") else " ", re.sub(r", ?\\! ?", ",", text))
-        text = _SPELLING.sub(lambda found: _SPELLINGS[found[0]], text)
-        text = re.sub(r"(\\(?:frac|sqrt|binom)) (?=[\d{\\\[])", r"\1", text)
-        text = re.sub(r"\\frac(\d)(\d)(?!\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\s+", " ", text).strip().rstrip(" .,;")
-    text = re.sub(r" ?([:;(){}=<>|^_+*/-]) ?", r"\1", text).replace(" ,", ",")
-    while (braced := _BRACED.fullmatch(text)) and _encloses(braced[1]):
-        text = braced[1].strip().rstrip(" .,;")
-    return text
-
-
-def _encloses(inner: str) -> bool:
+def encloses(inner: str) -> bool:
     """Whether the brackets around this text belong to each other."""
     return all(depth >= 0 for _, depth in _nesting(inner))
-
-
-def plain(text: str) -> str:
-    r"""`text` with \text{...} and its like unwrapped. Example: "5\text{ cm}" -> "5 cm"."""
-    return re.sub(r"\s+", " ", _TEXT.sub(r" \1 ", text)).strip() if "\\" in text else text
 
 
 def balanced(text: str) -> bool:
@@ -90,7 +45,17 @@ def depth(text: str) -> int:
 def split_name(text: str) -> tuple[str, str]:
     r"""Example: "x=5" -> ("x", "5"); "x\in[0,1]" -> ("x", "[0,1]"); "5" -> ("", "5")."""
     name = _NAME.match(text)
-    return (name[1], text[name.end() :]) if name else ("", text)
+    if (
+        not name
+        or _DENYING.search(name[1])
+        or (name[1].startswith("(") and (order := re.sub(r"[\\ ]", "", name[1])) != _sorted(order))
+    ):
+        return "", text  # (y,x)=(1,2)
+    return name[1], text[name.end() :]
+
+
+def _sorted(names: str) -> str:
+    return f"({','.join(sorted(re.findall('[a-z]+', names)))})"
 
 
 def split_list(text: str) -> tuple[str, list[str]]:
@@ -100,6 +65,8 @@ def split_list(text: str) -> tuple[str, list[str]]:
     "1\pm x" -> ("", ["1+x", "1-x"]); "(x)" -> ("", ["x"]), for one element in parentheses is no list.
     """
     kind, inner = _brackets(text)
+    if kind == "()" and "\\pm" in inner:  # (\\pm 3, \\pm 2) are four pairs
+        return "", _both_signs(text)
     elements = split_top(inner)
     if kind == "()" and len(elements) == 1:
         kind = ""
@@ -125,7 +92,7 @@ def _brackets(text: str) -> tuple[str, str]:
         kind, inner = text[0] + text[-1], text[1:-1]
     else:
         return "", text
-    return (kind, inner) if _encloses(inner) else ("", text)
+    return (kind, inner) if encloses(inner) else ("", text)
 
 
 def split_top(text: str, separator: str = "") -> list[str]:

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from rewards.equality import Verdict, decide
 from rewards.extract import MAX_ANSWER, STRICT, Source, read_answer
-from rewards.latex import depth, tidy
+from rewards.latex import depth
 from rewards.pool import Pool
+from rewards.spelling import tidy
 from rewards.types import Outcome, Score
 
 MAX_DEPTH = 50  # of brackets; bounds the recursion here and in the parsers behind
@@ -78,6 +79,8 @@ def _settle(answer: str, gold: str) -> Verdict | None:
         return decide(tidy(answer), tidy(gold), _not_settled)
     except _NotSettled:
         return None
+    except RecursionError:  # how much of the stack the caller has left is not ours to know
+        return "malformed", "an answer that nests too deeply"
 
 
 def _not_settled(answer: str, gold: str) -> Verdict:

@@ -15,9 +15,9 @@ from typing import Any
 
 from rewards.extract import STRICT, Source, read_answer
 from rewards.graded import Completion, Graded, text_of
-from rewards.latex import plain, tidy
 from rewards.math import score
 from rewards.numeric import Quantity, equal, quantity
+from rewards.spelling import plain, tidy
 from rewards.types import Score
 
 Tolerance = int | float | str | Fraction  # a float is taken as it is written: 0.1 is 1/10
@@ -57,7 +57,7 @@ def _verify(completion: str, answer: str, rel_tol: Fraction, abs_tol: Fraction, 
     reading = read_answer(completion, read)
     if reading.answer is None:
         return score(reading.failure or "no_answer", None, reading.reason)
-    gold, got = quantity(plain(tidy(answer))), quantity(plain(tidy(reading.answer)))
+    gold, got = quantity(plain(tidy(answer))), quantity(plain(tidy(reading.answer)), letters=True)
     if gold is None:
         return score("error", reading.answer, f"the gold answer {answer[:60]!r} is no number: fix or drop the row")
     if got is None:

@@ -21,26 +21,28 @@ _INT = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?:{_INT}(?:\.\d*)?|\.\d+)"
 _PARENTHESES = re.compile(r"(-?)\(([^(),]*)\)")  # -(1/2), but not the pair (20,100)
 _SIMPLE = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_TIME = re.compile(r"\d{1,2}:[0-5]\d")  # 10:30 is no ratio
 _WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # powers of ten
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)"
     rf"(?:(?P<whole>\d+)(?: ?(?=\\frac)| (?=\d+/)))?"
     rf"(?:\\frac(?:\{{(?P<n1>-?{_DECIMAL})\}}|(?P<n2>\d))(?:\{{(?P<d1>-?{_DECIMAL})\}}|(?P<d2>\d))"
-    rf"|(?P<n3>{_DECIMAL})(?:/|:)(?P<d3>{_DECIMAL})"
+    rf"|(?P<n3>{_DECIMAL})(?:/|(?P<ratio>:| to ))(?P<d3>{_DECIMAL})"
     rf"|10\^(?P<brace2>\{{)?(?P<power>[+-]?\d+)(?(brace2)\}})"
-    rf"|(?P<finite>\d*\.\d*)\\overline\{{(?P<period>\d+)\}}"
+    rf"|(?P<finite>\d*\.\d*)\\(?:overline|bar)\{{(?P<period>\d+)\}}"
     rf"|(?P<decimal>{_DECIMAL})(?:_\{{?(?P<base>\d+)\}}?| (?P<word>{'|'.join(_WORDS)})"
-    rf"|(?:[eE]| ?(?:\\times|\\cdot|\*) ?10\^)(?P<brace>\{{)?(?P<exponent>[+-]?\d+)(?(brace)\}}))?)"
+    rf"|(?:[eE]| ?(?:\\times|\\cdot|\*|x) ?10\^)(?P<brace>\{{)?(?P<exponent>[+-]?\d+)(?(brace)\}}))?)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """Example: "3 1/2 hours" -> Quantity(Fraction(7, 2), "h", ""); "11_2" -> Quantity(Fraction(11), "", "2")."""
+    """Example: "3 1/2 hours" -> Quantity(Fraction(7, 2), "h"); "11_2" -> Quantity(Fraction(11), "", "2")."""
 
     value: Fraction  # without the unit: 50 for "50%"
     unit: str = ""
     base: str = ""
+    ratio: bool = False  # written as one: 3:2
 
 
 def quantity(text: str, letters: bool = False) -> Quantity | None:
@@ -48,7 +50,7 @@ def quantity(text: str, letters: bool = False) -> Quantity | None:
 
     letters: whether the unit may be a single letter, which could be a variable: "5 m".
     """
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH or _TIME.fullmatch(text):
         return None
     if _SIMPLE.fullmatch(text):
         return Quantity(Fraction(text))
@@ -60,7 +62,7 @@ def quantity(text: str, letters: bool = False) -> Quantity | None:
     value = _value(number) if number else None
     if number is None or value is None:
         return None
-    return Quantity(value, measured.unit, number["base"] or "")
+    return Quantity(value, measured.unit, number["base"] or "", bool(number["ratio"]))
 
 
 def _value(number: re.Match[str]) -> Fraction | None:
@@ -95,7 +97,9 @@ def _repeating(finite: str, period: str) -> Fraction:
 
 def equal(answer: Quantity, gold: Quantity) -> bool:
     """Same value, and the same unit and base where both name one; only the gold answer may name its base alone."""
-    if answer.base not in ("", gold.base):
+    if answer.base not in ("", gold.base or "10"):
+        return False
+    if answer.ratio != gold.ratio and answer.value.denominator == 1:  # 25:1 is not 25, 1:2 is 1/2
         return False
     if "%" in (answer.unit, gold.unit) and answer.unit != gold.unit:
         percent, other = (answer, gold) if answer.unit == "%" else (gold, answer)

@@ -12,8 +12,8 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic
 
 from rewards.equality import Verdict, decide
-from rewards.latex import tidy
 from rewards.pool import serve
+from rewards.spelling import tidy
 
 _READ = (LatexExtractionConfig(boxed_match_priority=0),)
 # What sympy raises on answers that it cannot compare, say a matrix with a set.
@@ -35,8 +35,17 @@ def ask_math_verify(answer: str, gold: str) -> Verdict:
         # Its own timeouts need the main thread's SIGALRM; the pool's need nothing of the process.
         equal = verify(wanted, mine, float_rounding=15, timeout_seconds=None, raise_on_error=True)
     except _CANNOT as problem:
-        return "error", f"Math-Verify raised {type(problem).__name__}: {problem}"
+        return _cannot(wanted, problem)
     return ("correct", "Math-Verify finds them equal") if equal else ("wrong", "Math-Verify finds them different")
+
+
+def _cannot(gold: Basic, problem: Exception) -> Verdict:
+    """A gold answer that it can compare with itself is not at fault: the answer is nothing that compares with it."""
+    try:
+        verify(gold, gold, timeout_seconds=None, raise_on_error=True)
+    except _CANNOT:
+        return "error", f"Math-Verify raised {type(problem).__name__}: {problem}"
+    return "wrong", f"Math-Verify cannot compare them: {problem}"
 
 
 def _parse(text: str) -> Basic | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rewards.latex import TEXT
+from rewards.spelling import TEXT
 
 # One line, one unit: the first spelling is its name.
 _SPELLINGS = (
@@ -25,22 +25,25 @@ _SPELLINGS = (
     "pa pascal pascals", "kpa", "atm", "k kelvin kelvins", "mol mole moles", "ev", "kev", "mev", "gev", "erg ergs",
 )  # fmt: skip
 _UNITS = {spelling: names.split()[0] for names in _SPELLINGS for spelling in names.split()}
+_RATES = {"mi / h": "mph", "km / h": "kph"}
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "squared": "^2", "cubed": "^3"}
 # Words after a number that change its value, or that are mathematics.
 _MULTIPLIERS = "hundred|thousand|million|billion|trillion|dozen"
 _CHANGES = (
     "and or to plus minus times over by half third quarter more less least most about than not if where when for is are"
     " pi sqrt sin cos tan cot sec csc log ln exp arcsin arccos arctan theta alpha beta infinity inf squared cubed"
-    " factorial mod base choose x y z i e"
+    " factorial mod base choose below above under before after negative point but without"
+    " except no wrong maybe versus doubled tripled max lakh crore score gross tenth zero one two three four"
+    " five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety x y z i e"
 )
 _NO_UNITS = {*_CHANGES.split(), *_MULTIPLIERS.split("|")}
-_PREFIX = re.compile(r"([+-]?)([$€£]) ?(-?)(?=[\d.\\])")
-_ANGLE = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")  # its degrees are no unit of the value
+_PREFIX = re.compile(r"([+-]?)(?:US)?([$€£¥₹]|USD|EUR|GBP) ?(-?)(?=[\d.\\])")
+_ANGLE = re.compile(r"(?:sin|cos|tan|cot|sec|csc|\\pi)(?![a-zA-Z])")  # degrees after these are no unit of the value
 _TEXT = re.compile(rf"\\(?:{TEXT}) ?\{{([^{{}}\\]*)\}}")
 _ENDING = re.compile(
     r"(?:(?P<sign> ?[%€£$¢])|(?P<degrees>(?: ?\^\\circ| ?\\degree)(?: ?[CF])?)"
     rf"|(?:(?<=[\d)}}\]!]) ?|(?<=[a-zA-Z]) )(?P<words>(?!(?:{_MULTIPLIERS})\b)"
-    r"[a-zA-Z]+(?:\.|(?:[ /-][a-zA-Z]+){1,4})?)(?:\^\{?(?P<power>-?[123])\}?)?"
+    r"[a-zA-Z]+(?:\.?(?:[ /-][a-zA-Z]+){1,4}|\.)?)(?:\^\{?(?P<power>-?[123])\}?)?"
     r"(?P<per>/[a-zA-Z]+(?:\^\{?[23]\}?)?)?)\Z"
 )
 
@@ -106,14 +109,20 @@ def _marked(text: str) -> tuple[str, str] | None:
     if (
         not after
         or not words
-        or not re.fullmatch(r"[a-zA-Z%$€£ /.()-]+", words)
+        or not re.fullmatch(r"(?:[^\W\d_]|[%$€£ /.()-]|\^-?[123])+", words)
         or not re.search(r"[\w)}\]!|]\Z", body)
     ):
         return None
-    first = words.split()[0].lower()
-    if first in _NO_UNITS or any(word in _NO_UNITS for word in words.lower().split()):
+    if _changes_value(words) or (len(words) < 3 and words.lower() not in _UNITS):
         return None
     return body, _name(words, after[1])
+
+
+def _changes_value(words: str) -> bool:
+    """Whether one of the words says that the value is another: "5 thousand", "5 or more", "5 hundreds"."""
+    found = re.findall(r"[^\W\d_]+", words.lower())
+    stems = {word.removesuffix("s").replace("halve", "half") for word in found}
+    return bool((stems | set(found)) & (_NO_UNITS - {"squared", "cubed"}))
 
 
 def _unit(words: str, power: str | None, per: str, before: str, last: str, letters: bool) -> str:
@@ -122,7 +131,7 @@ def _unit(words: str, power: str | None, per: str, before: str, last: str, lette
     before: the character before the words; last: the value's last one.
     """
     first = words.split()[0].split("/")[0].lower()
-    if any(word in _NO_UNITS - {"squared", "cubed"} for word in re.split(r"[ /-]", words.lower())):
+    if _changes_value(words) or (not re.search("[aeiou]", words.lower()) and first not in _UNITS):
         return ""
     known = first in _UNITS or first in _POWERS
     if len(first) == 1 and not per and (before != " " or not letters or first not in ("m", "g", "s")):
@@ -135,11 +144,12 @@ def _unit(words: str, power: str | None, per: str, before: str, last: str, lette
 def _name(words: str, power: str | None) -> str:
     """One spelling: known units by their name, powers as ^2, "a per b" as "a / b". A known unit needs no more words."""
     names, exponent = [], f"^{power}" if power else ""
-    for word in words.lower().replace(" per ", " / ").replace("/", " / ").replace(".", "").split():
+    for word in words.lower().replace(" per ", " / ").replace("/", " / ").replace(".", " ").split():
         if word in _POWERS:
             exponent = _POWERS[word]
         else:
             names.append(_UNITS.get(word, word))
     if names and names[0] in _UNITS.values() and "/" not in names:
         names = names[:1]
-    return "".join([" ".join(names), exponent])
+    name = " ".join(names)
+    return _RATES.get(name, name) + exponent if names else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.latex import tidy
+from rewards.spelling import tidy
 from rewards.units import Measure, measure, same_unit
 
 
@@ -21,7 +21,7 @@ from rewards.units import Measure, measure, same_unit
         (r"\$5", "5", "$"),
         ("-$5", "-5", "$"),
         ("$18 per hour", "18", "$"),
-        ("18 miles per hour", "18", "mi / h"),
+        ("18 miles per hour", "18", "mph"),
         ("18 eggs", "18", "eggs"),
         ("5 million dollars", "5 million", "$"),
         ("50%", "50", "%"),
