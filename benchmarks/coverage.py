@@ -138,7 +138,7 @@ def main() -> None:
         "difference, better": _table("B is better", lambda name, n, k: of_difference(name, "better", n, k, count)),
     }
     if args.json:
-        args.json.write_text(json.dumps({"replications": count, "coverage": tables}, indent=1))
+        args.json.write_text(json.dumps({"replications": count, **tables}, indent=1))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float], samples: float = 1
     MOVER (Zou and Donner, Statistics in Medicine 27, 2008; with one answer a problem, method 10 of Newcombe,
     Statistics in Medicine 17, 1998): each bound combines the distances to the bounds of the two means as the standard
     errors of correlated means combine. The correlation gets Newcombe's continuity correction of half an answer, so
-    that two models that never differed do not differ by exactly 0.
+    that two models that never differed do not differ by exactly 0. Fewer than two problems say nothing: (-1, 1).
     """
+    if len(a) < 2:
+        return Interval(-1.0, 1.0)
     mean_a, mean_b, (low_a, high_a), (low_b, high_b) = _mean(a), _mean(b), clustered(a), clustered(b)
     together, scale = _product(a, b), math.sqrt(_product(a, a) * _product(b, b))
     if together > 0:
