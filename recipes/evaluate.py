@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,7 @@ def evaluate(request: Request, console: Console) -> int:
     Raises EvalError, DataError, ProtocolError or PromptError on what was asked; RolloutError if no server comes up;
     OSError that names the file.
     """
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when it is imported, if it is
     benchmarks = [_overridden(name, request) for name in request.benchmarks]
     _refuse_conflicts(request, benchmarks)
     loaded = [load_problems(one, request.data_dir, request.limit) for one in benchmarks]

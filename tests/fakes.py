@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -161,3 +163,19 @@ def written(text: str, chat: bool = False, finish_reason: str | None = "stop") -
         "choices": [{"index": 0, "finish_reason": finish_reason, **content}],
         "usage": {"prompt_tokens": 3, "completion_tokens": len(text)},
     }
+
+
+@contextmanager
+def serving(server: FakeOpenAI) -> Iterator[FakeOpenAI]:
+    """Run the server in a thread, for a client that is another process or has an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
+        yield server
+        asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
