@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rewards.check import CheckReport, Row
-    from rewards.findings import Finding
+    from rewards.check.findings import Finding
 
 rewards = typer.Typer(name="rewards", help="List reward functions, and check your own.", no_args_is_help=True)
 
@@ -114,7 +114,7 @@ def _verdict(report: CheckReport) -> str:
 
 
 def _facts(report: CheckReport) -> Iterator[str]:
-    from rewards.corpus import TYPES
+    from rewards.check.corpus import TYPES
 
     values = "no values" if report.low is None else f"values from {report.low:.3g} to {report.high:.3g}"
     yield f"{report.completions} completions, {values}, {report.none_share:.0%} None"
@@ -128,7 +128,7 @@ def _facts(report: CheckReport) -> Iterator[str]:
 
 
 def _meaning(one: Finding) -> str:
-    from rewards.findings import MEANING
+    from rewards.check.findings import MEANING
 
     return MEANING[one.name]
 

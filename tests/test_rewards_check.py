@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from recipes.cli import main
 from rewards import RewardError, RewardSettings, check, corpus, probe, verify
 from rewards.check import CheckReport, check_reward
+from rewards.check.findings import MEANING
+from rewards.check.probe import Probe
 from rewards.countdown import evaluate
-from rewards.findings import MEANING
-from rewards.probe import Probe
 from rewards.registry import BUILT_IN
 
 HERE = Path(__file__).parent

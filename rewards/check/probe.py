@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.corpus import Item
-from rewards.findings import Finding, Trial, finding
+from rewards.check.corpus import Item
+from rewards.check.findings import Finding, Trial, finding
 from rewards.function import Returned
 from rewards.isolated import IsolatedReward
 from rewards.registry import RewardSettings

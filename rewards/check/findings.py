@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rewards.corpus import THINKING, Item
+from rewards.check.corpus import THINKING, Item
 from rewards.graded import text_of
 
 MEANING: Mapping[str, str] = {

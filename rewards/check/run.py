@@ -20,10 +20,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rewards.corpus import FORMS, PROBLEMS, Item, Problem, empty, hostile, plain, token_ids, unshaped, unsound, variants
-from rewards.exploits import Grading, exploits, form_exploits, grading, mistakes
-from rewards.findings import MEANING, Finding, Trial, finding
-from rewards.probe import Probe
+from rewards.check.corpus import (
+    FORMS,
+    PROBLEMS,
+    Item,
+    Problem,
+    empty,
+    hostile,
+    plain,
+    token_ids,
+    unshaped,
+    unsound,
+    variants,
+)
+from rewards.check.exploits import Grading, exploits, form_exploits, grading, mistakes
+from rewards.check.findings import MEANING, Finding, Trial, finding
+from rewards.check.probe import Probe
 from rewards.registry import RewardSettings
 from rewards.types import RewardError
 
