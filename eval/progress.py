@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import Protocol
 
 from rich import progress as bars
@@ -126,8 +125,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-
-
-def failures_in_words(failed: Counter[str] | dict[str, int]) -> str:
-    """`3 timeout, 1 server`."""
-    return ", ".join(f"{count} {cause}" for cause, count in failed.items() if count)

@@ -58,6 +58,10 @@ class Work:
         samples = range(self.benchmark.protocol.samples)
         return ((self.name, problem.id, sample) for problem in self.problems for sample in samples)
 
+    def cut_short(self, context: int) -> int:
+        """How many prompts leave less of the context than the protocol's max_tokens."""
+        return sum(_left(prompt, context) < self.benchmark.protocol.max_tokens for prompt in self.prompts)
+
 
 def prepare(benchmark: Benchmark, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase | None) -> Work:
     """Render the problems by the benchmark's protocol; without a tokenizer, a chat is left to the server's template.

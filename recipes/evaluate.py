@@ -110,7 +110,10 @@ def _run(
     write_results(folder, found)
     if lost is None:
         store.finish()
-    return show(found, generations, folder, printer(console), lost)
+    code = show(found, generations, folder, printer(console), lost)
+    if any(set(entry["failed"]) - {"too_long"} for entry in found.values()):
+        printer(console)(_go_on(folder))
+    return code
 
 
 async def _sample(
@@ -121,12 +124,11 @@ async def _sample(
     folder: Path,
     console: Console,
 ) -> None:
-    note = printer(console)
-    async with connect(model, works, folder, request.concurrency, request.timeout, note) as (
-        client,
-        in_flight,
-        context,
-    ):
+    say = printer(console)
+    async with connect(model, works, folder, request.concurrency, request.timeout, say) as connection:
+        client, in_flight, context = connection
+        for work in works:
+            _say_cut_short(work, context, say)
         progress = open_progress(console)
         try:
             await run_benchmarks(works, client, store, in_flight, context, progress)
@@ -176,6 +178,14 @@ def _say_dropped(name: str, dropped: Sequence[tuple[str, str]], say: Say) -> Non
     if dropped:
         shown = "; ".join(f"{problem}: {reason}" for problem, reason in dropped[:SHOWN])
         say(f"{name}: {len(dropped)} problems left out, whose gold answer does not pass the verifier. {shown}")
+
+
+def _say_cut_short(work: Work, context: int | None, say: Say) -> None:
+    if context is not None and (n := work.cut_short(context)):
+        say(
+            f"{work.name}: {n} of {len(work.prompts)} prompts leave less than max_tokens "
+            f"({work.benchmark.protocol.max_tokens}) of the {context} tokens that the model takes, so less is asked for"
+        )
 
 
 # -- What came of it ----------------------------------------------------------------------------------------------

@@ -131,12 +131,30 @@ def test_a_server_that_is_lost_ends_the_evaluation_with_what_came_and_says_what_
     assert result.exit_code == 1
     assert "arithmetic: 25 of 30 completions failed (25 server)" in result.stdout
     assert "failed: the servers were lost before everything was asked for" in result.stdout
+    assert f"the same command with --output {output} --resume asks for the rest" in result.stdout
     assert json.loads((output / "results.json").read_text())["arithmetic"]["n_generations"] == 5
     with serving(FakeOpenAI(write=solve)) as server:
         assert arithmetic(server, output, "--resume").exit_code == 0
     assert len(server.bodies) == 25
     assert read_generations(output) == read_generations(finished)
     assert (output / "results.json").read_text() == (finished / "results.json").read_text()
+
+
+def test_benchmarks_that_were_never_reached_are_missing_as_a_whole(tmp_path: Path) -> None:
+    with serving(FakeOpenAI(lambda body, k: None if k < 5 else 500, write=solve)) as server:
+        server.healthy = False
+        result = arithmetic(server, tmp_path / "out", "--concurrency", 1, "--benchmark", "countdown")
+    assert result.exit_code == 1
+    assert "countdown: 30 of 30 completions failed (30 server)" in result.stdout
+    entry = json.loads((tmp_path / "out" / "results.json").read_text())["countdown"]
+    assert (entry["accuracy"], entry["n_generations"], entry["failed"]) == (None, 0, {"server": 30})
+
+
+def test_less_room_in_the_context_than_the_protocol_asks_for_is_said(tmp_path: Path) -> None:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500})) as server:
+        result = arithmetic(server, tmp_path / "out")
+    assert "arithmetic: 30 of 30 prompts leave less than max_tokens (2048) of the 500 tokens" in result.stdout
+    assert max(body["max_tokens"] for body in server.bodies) < 250
 
 
 def test_no_completion_at_all_is_a_failed_evaluation(tmp_path: Path) -> None:
