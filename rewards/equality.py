@@ -5,8 +5,8 @@ Forms are tried in this order, and the first that fits both answers decides:
     text        the same but for spelling                    \dfrac12, \frac{1}{2}
     numbers     exactly, with units (rewards/numeric.py)     0.5, 1/2, 50%
     words       whatever the case; a few have synonyms       Evelyn, evelyn
-    rounded     5\sqrt{3} \approx 8.66 is either             if it holds
-    chains      10 \cdot 9 = 90 answers 90                   every link must hold
+    rounded     the exact side, if it rounds so              5\sqrt{3} \approx 8.66
+    chains      the end, if every link holds                 10 \cdot 9 = 90
     matrices    entry by entry
     ranges      intervals, unions, inequalities of one name  1<x<2, (1,2)
     lists       sets in any order, tuples in theirs
@@ -18,13 +18,13 @@ What none of them can read goes to Math-Verify, if both sides at least hold the 
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Sequence
 
 from rewards import numeric
 from rewards.expression import Expression, Unreadable, rounds_to, same_relation, same_value
 from rewards.latex import balanced, outside, split_list, split_name, split_top
+from rewards.ranges import RELATION, TURNED, intervals
 from rewards.spelling import TEXT, plain
 from rewards.types import FAILURES, Outcome
 from rewards.units import measure, same_unit
@@ -53,12 +53,7 @@ _LABEL = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\{\(?([A-J])\)? ?\}:? ?|
 _POINT = re.compile(r"[A-Z]\([^()]*,")  # the point A(3, 4)
 _ENVIRONMENT = re.compile(r"[(\[|]? ?\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\} ?[)\]|]?", re.DOTALL)
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
-_RELATION = re.compile(r"<|>|\\(?:leq|geq|neq)(?![a-zA-Z])|(?<!:)=")
-_TURNED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\neq": r"\neq"}
-_BUILDER = re.compile(r"\\\{(?:[a-z](?:\\in\\mathbb\{R\})?|\([a-z], ?[a-z]\)) ?[|:](.*)\\\}", re.DOTALL)
-_HOLED = re.compile(r"(?:[a-z]|\\theta) ?\\neq ?(.*)|\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}")
 _ORDERED = {"x", "y", "z", "a", "b", "c", "r", "theta"}  # of which everyone knows the order
-_VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?|\(x\))?|\\(?:alpha|beta|theta|lambda|mu|phi)")
 _ATOM = re.compile(r"\d+|(?<![\\a-zA-Z])[a-zA-Z]+|['!^_:<>=]|\\(?:neq|triangle)")
 _DROPPED = re.compile(r"\\(?:angle|triangle)|[':]")  # by Math-Verify, or read as a product
 
@@ -202,7 +197,7 @@ def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
 def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
     if not re.search(r"\\cup(?![a-zA-Z])|[<>]|\\(?:[lgn]eq|setminus)(?![a-zA-Z])", answer + gold):
         return None
-    mine, wanted = _intervals(answer), _intervals(gold)
+    mine, wanted = intervals(answer), intervals(gold)
     if mine is None or wanted is None or (mine, wanted) == ([answer], [gold]):
         return None
     return _in_any_order(mine, wanted, ask)
@@ -241,7 +236,7 @@ def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
     if mine is None and wanted is None:
         return None
     if mine is None or wanted is None:
-        if bool(outside(answer, _RELATION)) != bool(outside(gold, _RELATION)):
+        if bool(outside(answer, RELATION)) != bool(outside(gold, RELATION)):
             return "wrong", f"of {answer} and {gold}, one is a relation and the other is not"
         return None
     (sign, sides), (gold_sign, gold_sides) = mine, wanted
@@ -251,7 +246,7 @@ def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
         return None
     if factor is None:
         return "wrong", f"{answer} and {gold} have no values that can be compared"
-    return _verdict(factor != 0 and sign == (gold_sign if factor > 0 else _TURNED[gold_sign]), answer, gold)
+    return _verdict(factor != 0 and sign == (gold_sign if factor > 0 else TURNED[gold_sign]), answer, gold)
 
 
 def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
@@ -358,62 +353,10 @@ def _entries(text: str) -> list[list[str]] | None:
     return [[cell.strip() for cell in row.split("&")] for row in rows]
 
 
-def _intervals(text: str) -> list[str] | None:
-    """A union's intervals, in bracket notation; inequalities turned into them. None if a part is neither."""
-    text = split_name(plain(text))[1]
-    if builder := _BUILDER.fullmatch(text):
-        text = builder[1]
-    parts = [part for piece in split_top(text, r"\cup") for part in split_top(piece, "or")]
-    parts = [one for part in parts for one in _around(part.strip())]
-    found = [_both_ends(part.strip()) for part in parts]
-    return None if None in found else [one for one in found if one]
-
-
-def _around(text: str) -> list[str]:
-    """x \\neq 5, or \\mathbb{R}\\setminus\\{5\\}, is everything below 5 and above."""
-    holed = _HOLED.fullmatch(text)
-    if not holed:
-        return [text]
-    ends = ["-\\infty", *split_top(holed[1] or holed[2]), "\\infty"]
-    return [f"({low},{high})" for low, high in itertools.pairwise(ends)]
-
-
-def _both_ends(text: str) -> str | None:
-    """x>1 and x<3 are one interval."""
-    ends = [_interval(part.strip()) for part in split_top(text, "and")]
-    if len(ends) != 2:
-        return _interval(text)
-    below = next((end for end in ends if end and end.startswith("(-\\infty,")), None)
-    above = next((end for end in ends if end and end.endswith(",\\infty)")), None)
-    return above[: -len("\\infty)")] + below[len("(-\\infty,") :] if above and below else None
-
-
-def _interval(text: str) -> str | None:
-    kind, ends = split_list(text)
-    if (kind in ("()", "[)", "(]", "[]") and len(ends) == 2) or (kind == "{}" and len(ends) == 1):
-        return text
-    signs = [found[0] for found in outside(text, _RELATION)]
-    sides = [side.strip() for side in _RELATION.split(text)]
-    if signs == ["="] and _VARIABLE.fullmatch(sides[0]):
-        return f"\\{{{sides[1]}\\}}"
-    if len(signs) not in (1, 2) or len(sides) != len(signs) + 1 or any(sign in ("=", r"\neq") for sign in signs):
-        return None
-    if signs[0] in (">", r"\geq"):
-        signs, sides = [_TURNED[sign] for sign in reversed(signs)], sides[::-1]
-    if any(sign in (">", r"\geq") for sign in signs):
-        return None
-    low, high = {"<": "(", r"\leq": "["}, {"<": ")", r"\leq": "]"}
-    if len(signs) == 2:
-        return f"{low[signs[0]]}{sides[0]},{sides[2]}{high[signs[1]]}" if _VARIABLE.fullmatch(sides[1]) else None
-    if _VARIABLE.fullmatch(sides[0]):
-        return f"(-\\infty,{sides[1]}{high[signs[0]]}"
-    return f"{low[signs[0]]}{sides[0]},\\infty)" if _VARIABLE.fullmatch(sides[1]) else None
-
-
 def _relation(text: str) -> tuple[str, list[str]] | None:
     """The one sign of a relation, and its two sides."""
     text = plain(text)
-    signs = outside(text, _RELATION)
+    signs = outside(text, RELATION)
     if len(signs) != 1:
         return None
     return signs[0][0], [text[: signs[0].start()], text[signs[0].end() :]]

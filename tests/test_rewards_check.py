@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from recipes.cli import main
-from rewards import RewardError, RewardSettings, check, corpus, probe, verify
-from rewards.check import CheckReport, check_reward
+from rewards import RewardError, RewardSettings, verify
+from rewards.check import CheckReport, check_reward, corpus, probe
+from rewards.check import run as check
 from rewards.check.findings import MEANING
 from rewards.check.probe import Probe
 from rewards.countdown import evaluate
