@@ -52,7 +52,9 @@ DIFFICULTIES: dict[str, tuple[Draw, float]] = {  # the distribution and its mean
     "mostly easy: beta(19, 1)": (_beta(19, 1), 0.95),
     "AIME: 20% always, 10% sometimes": (_mixture(0.2, 0.1), 0.25),
     "hard AIME: 10% always, 5% sometimes": (_mixture(0.1, 0.05), 0.125),
+    "nearly all or nothing: beta(0.1, 0.9)": (_beta(0.1, 0.9), 0.1),
 }
+WEAKEST = "nearly all or nothing: beta(0.1, 0.9)"  # of all that were tried, where 30 problems cover the least
 SIZES = ((30, 1), (30, 8), (30, 64), (200, 1), (500, 1), (500, 4))  # problems, samples
 
 
