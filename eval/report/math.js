@@ -81,15 +81,10 @@ class LatexParser {
   // -- reading ---------------------------------------------------------------------------------------------------
 
   peek() {
-    while (/\s/.test(this.source[this.at] ?? "x") || this.source[this.at] === "%") this.skip();
+    this.match(/\s*/y);
     if (this.at >= this.source.length) return null;
     const command = this.match(/\\(?:(?:operatorname|tag|hspace)\*|[a-zA-Z]+|[^])/y, false);
     return command ?? String.fromCodePoint(this.source.codePointAt(this.at));
-  }
-
-  skip() {
-    if (this.source[this.at] === "%") this.match(/%[^\n]*/y);
-    else this.at += 1;
   }
 
   next() {
@@ -126,6 +121,7 @@ class LatexParser {
 
   formula() {
     const table = this.table(null);
+    if (!table.length) throw new LatexError("empty");
     return table.length === 1 && table[0].length === 1 ? row(table[0][0]) : tableOf(table, true);
   }
 
@@ -216,10 +212,11 @@ class LatexParser {
     if (number) return [element("mn", number.replace(/\\!|[{}]/g, ""))];
     this.next();
     if (token === "{") return [this.group()];
-    if (token[0] === "\\") return this.command(token.slice(1));
+    if (token.length > 1 && token[0] === "\\") return this.command(token.slice(1));
     if (/\p{L}/u.test(token)) return [element("mi", token)];
     if (token === "~") return [element("mspace", "", { width: SPACES["~"] })];
-    if (/[}&^_$#]/.test(token)) throw new LatexError(`${token} has no place here`);
+    // A bare % is a comment in TeX, and hardly ever what a model means.
+    if (/[\\}&^_$#%]/.test(token)) throw new LatexError(`${token} has no place here`);
     if ("()[]|".includes(token)) return [operator(token, { stretchy: "false" })];
     return [operator({ "-": "−", "*": "∗" }[token] ?? token)];
   }
