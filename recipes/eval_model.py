@@ -150,7 +150,7 @@ async def connect(
             yield Connection(client, concurrency or ATTACHED_REQUESTS * len(model.urls), model.served.context)
         return
     log = folder / "logs" / "server.log"
-    server, sequences = await asyncio.to_thread(_server, model.settings, works, log, concurrency)
+    server, sequences = await asyncio.to_thread(own_server, model.settings, works, log, concurrency)
     note(f"starting vLLM for {model.name}; log: {log}")
     async with OwnServer(server, note) as own:
         served = await find_served(own.url)
@@ -159,7 +159,7 @@ async def connect(
             yield Connection(client, concurrency or sequences + sequences // 4 + 1, served.context)
 
 
-def _server(
+def own_server(
     settings: ModelSettings, works: Sequence[Work], log: Path, concurrency: int | None
 ) -> tuple[VLLMServer, int]:
     """The server, not started, and how many sequences it runs at once. It takes every GPU."""
