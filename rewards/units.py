@@ -22,7 +22,7 @@ _SPELLINGS = (
     "s second seconds sec secs", "min minute minutes mins", "h hour hours hr hrs", "day days", "week weeks",
     "month months", "year years yr yrs", "mph", "kph", "rpm", "unit units", "radian radians rad", "hz hertz",
     "khz", "mhz", "ghz", "j joule joules", "kj", "w watt watts", "kw", "v volt volts", "n newton newtons",
-    "pa pascal pascals", "kpa", "atm", "k kelvin kelvins", "mol mole moles", "ev", "kev", "mev", "gev", "erg ergs",
+    "pa pascal pascals", "kpa", "atm", "k kelvin kelvins", "mol mole moles", "å angstrom angstroms", "ev", "kev", "mev", "gev", "erg ergs",
 )  # fmt: skip
 _UNITS = {spelling: names.split()[0] for names in _SPELLINGS for spelling in names.split()}
 _RATES = {"mi / h": "mph", "km / h": "kph"}
@@ -105,7 +105,8 @@ def _marked(text: str) -> tuple[str, str] | None:
     last = groups[-1]
     after = re.fullmatch(r" ?(?:\^\{?(-?[123])\}?)?", text[last.end() :])
     words = last[1].replace("~", " ").strip().rstrip(".")
-    body = text[: last.start()].rstrip().removesuffix("^\\circ")
+    before = text[: last.start()].rstrip()
+    body = before.removesuffix("^\\circ")
     if (
         not after
         or not words
@@ -113,7 +114,7 @@ def _marked(text: str) -> tuple[str, str] | None:
         or not re.search(r"[\w)}\]!|]\Z", body)
     ):
         return None
-    if _changes_value(words) or (len(words) < 3 and words.lower() not in _UNITS):
+    if _changes_value(words) or (len(words) < 3 and words.lower() not in _UNITS and body == before):
         return None
     return body, _name(words, after[1])
 

@@ -9,10 +9,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from rewards import Reward, RewardError, RewardSettings, RewardSum, Score
+from tests.processes import ended
 
 MINE = r'''
 import os
@@ -172,9 +172,7 @@ def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path, doing: str) -
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
     ) as caller:
-        while not (tmp_path / "pid").exists():
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             time.sleep(0.01)
         caller.kill()
-        caller.stdout.read()  # ends when all that hold the other end have ended, its child too
-    child = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert ended(int((tmp_path / "pid").read_text()), within=20)
