@@ -22,7 +22,8 @@ _SPELLINGS = (
     "s second seconds sec secs", "min minute minutes mins", "h hour hours hr hrs", "day days", "week weeks",
     "month months", "year years yr yrs", "mph", "kph", "rpm", "unit units", "radian radians rad", "hz hertz",
     "khz", "mhz", "ghz", "j joule joules", "kj", "w watt watts", "kw", "v volt volts", "n newton newtons",
-    "pa pascal pascals", "kpa", "atm", "k kelvin kelvins", "mol mole moles", "å angstrom angstroms", "ev", "kev", "mev", "gev", "erg ergs",
+    "pa pascal pascals", "kpa", "atm", "k kelvin kelvins", "mol mole moles",
+    "ev", "kev", "mev", "gev", "erg ergs", "å angstrom angstroms",
 )  # fmt: skip
 _UNITS = {spelling: names.split()[0] for names in _SPELLINGS for spelling in names.split()}
 _RATES = {"mi / h": "mph", "km / h": "kph"}
