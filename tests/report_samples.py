@@ -19,6 +19,7 @@ HOSTILE = {
     "remote": "<img src='https://example.invalid/a.png'><iframe src='https://example.invalid/'></iframe>",
     "comment": "<!-- ]]> --> <style>body{display:none}</style> &lt;b&gt; &amp;",
     "control": "null \x00 escape \x1b[31m bell \x07 end",
+    "control and markup": "\x00<img src=x onerror='window.pwned = 1'>\x00<b>bold</b>\x00",
     "direction": "\u202egnorw si siht\u202c zero\u200bwidth",
     "text in a formula": r"$\text{<img src=x onerror=alert(1)>}$ and $\text{</script><script>alert(1)</script>}$",
     "link in a formula": r"$\href{javascript:alert(1)}{x}$ and $\class{a}{b}$",

@@ -37,6 +37,13 @@ return arguments[0].map((latex) => {
   catch (error) { if (!(error instanceof LatexError)) throw error; return null; }
 });
 """
+# Elements that load or run something, and attributes that would.
+FOREIGN = """
+const all = [...document.querySelectorAll("*")];
+const attributes = all.flatMap((node) => [...node.attributes]);
+return [all.filter((node) => /^(script|style|iframe|img|object|embed|link|base)$/.test(node.localName)).length,
+  attributes.filter((one) => /^on|^srcdoc$/.test(one.name) || /^\\s*javascript:/.test(one.value)).length];
+"""
 SWATCHES = """
 document.body.replaceChildren(...arguments[0].map((outcome) => {
   const node = document.createElement("div");
@@ -327,22 +334,13 @@ def test_a_formula_that_is_not_understood_is_shown_as_it_was_written(page):
 def test_whatever_a_model_wrote_is_text(page, rows):
     hostile = [i for i, row in enumerate(rows) if "hostile" in row.benchmark]
     assert len(hostile) == len(report_samples.HOSTILE)
-    page.driver.get_log("performance")
     for i in hostile:
         for side_by_side in (False, True):
             page.run("state.sideBySide = arguments[1]; select(state.all[arguments[0]], true)", i, side_by_side)
             with pytest.raises(NoAlertPresentException):
                 page.driver.switch_to.alert.text  # noqa: B018
+            assert page.run(FOREIGN) == [4, 0]  # the page's own style and three scripts
     assert page.run("return window.pwned") is None
-    found = "return document.querySelectorAll('script, style, iframe, img, object, embed, link').length"
-    assert page.run(found) == 4  # the page's own
-    assert (
-        page.run(
-            "return [...document.querySelectorAll('*')].flatMap((n) => [...n.attributes])"
-            ".filter((a) => /^on|^srcdoc$/.test(a.name) || /^\\s*javascript:/.test(a.value)).length"
-        )
-        == 0
-    )
 
 
 @pytest.mark.parametrize("name", ["script", "image", "remote", "comment", "template"])
