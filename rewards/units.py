@@ -34,7 +34,7 @@ _CHANGES = (
     "and or to plus minus times over by half third quarter more less least most about than not if where when for is are"
     " pi sqrt sin cos tan cot sec csc log ln exp arcsin arccos arctan theta alpha beta infinity inf squared cubed"
     " factorial mod base choose below above under before after negative point but without"
-    " except no wrong maybe versus doubled tripled max lakh crore score gross tenth zero one two three four"
+    " except no wrong maybe versus too few many doubled tripled max lakh crore score gross tenth zero one two three four"
     " five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety x y z i e"
 )
 _NO_UNITS = {*_CHANGES.split(), *_MULTIPLIERS.split("|")}
@@ -117,7 +117,11 @@ def _marked(text: str) -> tuple[str, str] | None:
         return None
     if _changes_value(words) or (len(words) < 3 and words.lower() not in _UNITS and body == before):
         return None
-    return body, _name(words, after[1])
+    unit = _name(words, after[1])
+    if not unit:
+        return None
+    outer = _marked(body)  # \text{ km} \text{ s}^{-1} is one unit
+    return (outer[0], f"{outer[1]} {unit}") if outer else (body, unit)
 
 
 def _changes_value(words: str) -> bool:
