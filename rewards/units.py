@@ -34,8 +34,8 @@ _CHANGES = (
     "and or to plus minus times over by half third quarter more less least most about than not if where when for is are"
     " pi sqrt sin cos tan cot sec csc log ln exp arcsin arccos arctan theta alpha beta infinity inf squared cubed"
     " factorial mod base choose below above under before after negative point but without"
-    " except no wrong maybe versus too few many doubled tripled max lakh crore score gross tenth zero one two three four"
-    " five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety x y z i e"
+    " except no wrong maybe versus too few many doubled tripled max lakh crore score gross tenth zero one two three"
+    " four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety x y z i e"
 )
 _NO_UNITS = {*_CHANGES.split(), *_MULTIPLIERS.split("|")}
 _PREFIX = re.compile(r"([+-]?)(?:US)?([$€£¥₹]|USD|EUR|GBP) ?(-?)(?=[\d.\\])")
