@@ -104,13 +104,13 @@ def _table(results: Results) -> str:
 
 def _row(name: str, entry: Mapping[str, Any]) -> str:
     cells = (
-        f"<b>{estimate(entry['accuracy'])}</b>",
+        f"<b>{_estimate(entry['accuracy'])}</b>",
         _problems(entry),
         str(entry["n_samples"]),
         _at_k(entry["pass_at_k"]),
         _at_k(entry["maj_at_k"]),
-        estimate(entry["truncated"]),
-        estimate(entry["no_answer"]),
+        _estimate(entry["truncated"]),
+        _estimate(entry["no_answer"]),
         f"{sum(entry['failed'].values()):,}",
         f"<code>{_hash_of(entry)}</code>",
     )
@@ -128,7 +128,12 @@ def _at_k(values: Mapping[str, Any]) -> str:
     k = max(map(int, values), default=1)
     if k == 1:
         return "-"
-    return f"@{k} {estimate(values[str(k)])}" if values[str(k)] else f"@{k} undefined"
+    return f"@{k} {_estimate(values[str(k)])}" if values[str(k)] else f"@{k} undefined"
+
+
+def _estimate(value: Mapping[str, float] | None) -> str:
+    number, _, interval = estimate(value).partition(" ")
+    return f"{number} <span class=interval>{interval}</span>" if interval else number
 
 
 def _hash_of(entry: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def test_the_table_states_the_numbers_of_results_json(folder, page):
         assert html.unescape(row).startswith(name)
         for key in ("accuracy", "truncated", "no_answer"):
             value, low, high = (f"{entry[key][part]:.1%}" for part in ("value", "low", "high"))
-            assert f"{value} [{low}, {high}]" in row
+            assert f"{value} <span class=interval>[{low}, {high}]</span>" in row
         assert entry["protocol_hash"] in row
         assert f'<td data-name="failed">{sum(entry["failed"].values())}<' in row
 

@@ -356,6 +356,10 @@ def test_hidden_characters_are_shown_by_their_names(page, rows):
     assert page.text("#detail > .text:last-child") == "C null U+0000 escape U+001B[31m bell U+0007 end"
     page.run("select(state.all[arguments[0]], true)", place(rows, problem_id="<i>direction</i>#%2F:&?"))
     assert page.text("#detail > .text:last-child") == "C U+202Egnorw si sihtU+202C zeroU+200Bwidth"
+    page.choose("benchmark", "<b>hostile</b>")
+    listed = page.text("#list")
+    assert "U+202Egnorw" in listed
+    assert "\u202e" not in listed
     odd = "return rendered('half \\ud83d, whole \\ud83d\\ude00').textContent"
     assert page.run(odd) == "half U+D83D, whole 😀"
 

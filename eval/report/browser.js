@@ -64,8 +64,8 @@ function verdict(row) {
   return make("span", `verdict ${row.verdict}`, make("b", "mark", MARKS[row.verdict]), text);
 }
 
-// Text with its hidden characters made visible.
-function plain(text, parent) {
+// Text with its hidden characters made visible, put into `parent`.
+function plain(text, parent = make("span")) {
   let seen = "";
   for (const character of text) {
     if (!HIDDEN.test(character)) seen += character;
@@ -76,6 +76,7 @@ function plain(text, parent) {
     }
   }
   parent.append(seen);
+  return parent;
 }
 
 function prose(text, parent) {
@@ -97,7 +98,7 @@ function formula(source, display) {
 // A text with its formulas; one that is not understood stays as it was written.
 function rendered(text) {
   const parent = make("div", "text");
-  if (state.source) return plain(text, parent), parent;
+  if (state.source) return plain(text, parent);
   let end = 0;
   for (const found of text.matchAll(MATH)) {
     const { dollars, bracket, parenthesis, dollar, environment, boxed } = found.groups;
@@ -117,9 +118,7 @@ function rendered(text) {
 function answer(text) {
   if (text === null) return make("span", "muted", "none");
   const node = !state.source && /[\\^_]/.test(text) && formula(text.replace(/^\$+|\$+$/g, ""), false);
-  const parent = make("span", "answer");
-  node ? parent.append(node) : plain(text, parent);
-  return parent;
+  return node ? make("span", "answer", node) : plain(text, make("span", "answer"));
 }
 
 // -- filters ---------------------------------------------------------------------------------------------------------
@@ -177,11 +176,12 @@ function drawList() {
 }
 
 function listRow(row, place) {
-  const size = row.tokens === null ? "" : ` · ${row.tokens.toLocaleString("en")} tokens`;
-  const cut = row.cut === "yes" ? " · cut" : "";
+  const facts = [`sample ${row.sample}`];
+  if (row.tokens !== null) facts.push(`${row.tokens.toLocaleString("en")} tokens`);
+  if (row.cut === "yes") facts.push("cut");
   const node = make("div", "row",
-    make("div", "first", verdict(row), make("span", "muted", `${size}${cut}`)),
-    make("div", "second", `${row.problem_id} · ${row.sample}  `, make("span", "muted", row.question.slice(0, 120))));
+    make("div", "", verdict(row), make("span", "muted", ` · ${facts.join(" · ")}`)),
+    make("div", "", plain(`${row.problem_id} `), plain(row.question.slice(0, 120), make("span", "muted"))));
   node.id = `row-${row.index}`;
   node.setAttribute("role", "option");
   node.setAttribute("aria-selected", String(row === state.selected));
@@ -217,7 +217,7 @@ function step(by) {
 
 function drawDetail() {
   const row = state.selected;
-  const link = make("a", "", `${row.problem_id} · sample ${row.sample}`);
+  const link = plain(`${row.problem_id} · sample ${row.sample}`, make("a"));
   link.href = `#${row.link}`;
   const samples = samplesOf(row);
   $("detail").replaceChildren(
@@ -236,8 +236,7 @@ function facts(row) {
   const list = make("dl", "facts");
   for (const [name, content] of entries) {
     if (content === null || content === undefined || content === "") continue;
-    const body = make("dd");
-    typeof content === "string" ? plain(content, body) : body.append(content);
+    const body = typeof content === "string" ? plain(content, make("dd")) : make("dd", "", content);
     list.append(make("div", name, make("dt", "", name), body));
   }
   return list;
