@@ -30,7 +30,8 @@ FLAGS = [
 MATHML = [json.loads(line) for line in (Path(__file__).parent / "cases" / "mathml.jsonl").open(encoding="utf-8")]
 OUTCOMES = ("correct", "wrong", "no_answer", "malformed", "timeout", "error", "failed")
 TREE = """
-const tree = (node) => node.localName + (node.childElementCount ? `(${[...node.children].map(tree).join(" ")})`
+const name = (node) => [node.localName, ...node.classList].join(".");
+const tree = (node) => name(node) + (node.childElementCount ? `(${[...node.children].map(tree).join(" ")})`
   : node.textContent ? ":" + node.textContent : "");
 return arguments[0].map((latex) => {
   try { return tree(mathOf(latex, false).firstElementChild); }

@@ -5,6 +5,7 @@
 const ROW_HEIGHT = 56; // pixels; the style sheet has the same
 const MARKS = { correct: "✓", wrong: "✗", no_answer: "∅", malformed: "≠", timeout: "◷", error: "!", failed: "…" };
 const ORDERS = { problem: "problem", shortest: "shortest first", longest: "longest first" };
+const SEARCHED = ["completion", "question", "answer", "extracted", "problem_id"];
 const CHOICES = ["benchmark", "outcome", "subject", "level", "truncated", "failure"];
 // A dollar opens mathematics only where pandoc says so: "$5 and $10" is money. Lengths are bounded, so that a text of
 // nothing but openings takes no quadratic time.
@@ -46,7 +47,8 @@ function rowsOf(columns) {
 
 const value = { truncated: (row) => row.cut, failure: (row) => row.failure ?? "none", outcome: (row) => row.verdict };
 const valueOf = (row, name) => (value[name] ? value[name](row) : row[name]);
-const samplesOf = (row) => state.all.filter((other) => other.benchmark === row.benchmark && other.problem_id === row.problem_id);
+const sameProblem = (a, b) => a.benchmark === b.benchmark && a.problem_id === b.problem_id;
+const samplesOf = (row) => state.all.filter((other) => sameProblem(row, other));
 
 // -- elements --------------------------------------------------------------------------------------------------------
 
@@ -105,10 +107,12 @@ function rendered(text) {
     const block = dollars ?? bracket ?? environment;
     const node = formula(block ?? parenthesis ?? dollar ?? boxed, block !== undefined);
     if (!node) continue;
-    prose(text.slice(end, found.index), parent);
+    const before = text.slice(end, found.index);
+    prose(block === undefined ? before : before.replace(/\n$/, ""), parent); // a block breaks the line by itself
     node.setAttribute("title", found[0].slice(0, 500));
     parent.append(node);
     end = found.index + found[0].length;
+    if (block !== undefined && text[end] === "\n") end += 1;
   }
   prose(text.slice(end), parent);
   return parent;
@@ -133,12 +137,14 @@ function fill(select, options, label) {
 function fillFilters() {
   const collator = new Intl.Collator("en", { numeric: true });
   for (const name of CHOICES) {
-    const rows = name === "benchmark" ? state.all : state.all.filter((row) => [row.benchmark, ""].includes($("benchmark").value || row.benchmark));
+    const benchmark = name === "benchmark" ? "" : $("benchmark").value; // the others offer what it has
+    const rows = state.all.filter((row) => benchmark === "" || row.benchmark === benchmark);
     const counts = new Map();
     for (const row of rows) counts.set(valueOf(row, name), (counts.get(valueOf(row, name)) ?? 0) + 1);
     counts.delete(null);
     const values = [...counts.keys()].sort(collator.compare);
-    fill($(name), [["", "all"], ...values.map((key) => [key, `${inWords(key)} (${counts.get(key).toLocaleString("en")})`])], true);
+    const options = values.map((key) => [key, `${inWords(key)} (${counts.get(key).toLocaleString("en")})`]);
+    fill($(name), [["", "all"], ...options], true);
   }
 }
 
@@ -150,7 +156,7 @@ function applyFilters() {
     wanted.every(([name, choice]) => valueOf(row, name) === choice) &&
     (shortest === "" || (row.tokens !== null && row.tokens >= Number(shortest))) &&
     (longest === "" || (row.tokens !== null && row.tokens <= Number(longest))) &&
-    (text === "" || [row.completion, row.question, row.answer, row.extracted, row.problem_id].some((field) => field?.toLowerCase().includes(text))));
+    (text === "" || SEARCHED.some((field) => row[field]?.toLowerCase().includes(text))));
   const order = $("order").value;
   if (order !== "problem") {
     const sign = order === "shortest" ? 1 : -1;
@@ -231,7 +237,8 @@ function drawDetail() {
 function facts(row) {
   const found = row.completion === "" ? "" : row.extracted;
   const entries = [["outcome", verdict(row)], ["gold answer", answer(row.answer)], ["extracted", answer(found || null)],
-    ["tokens", row.tokens?.toLocaleString("en")], ["ended", row.cut === "yes" ? "cut at the limit of tokens" : row.finish_reason],
+    ["tokens", row.tokens?.toLocaleString("en")],
+    ["ended", row.cut === "yes" ? "cut at the limit of tokens" : row.finish_reason],
     ["subject", row.subject], ["level", row.level], ["benchmark", row.benchmark], ["reason", row.reason]];
   const list = make("dl", "facts");
   for (const [name, content] of entries) {
@@ -279,7 +286,8 @@ function toggle(flag) {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
-  const actions = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), s: () => toggle("sideBySide"), "/": () => $("text").focus() };
+  const actions = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), s: () => toggle("sideBySide"),
+    "/": () => $("text").focus() };
   if (event.target === $("list")) Object.assign(actions, { ArrowDown: actions.j, ArrowUp: actions.k });
   if (!Object.hasOwn(actions, event.key)) return;
   event.preventDefault();

@@ -15,39 +15,45 @@ const LETTERS = pairs(`
   alpha=α beta=β gamma=γ delta=δ epsilon=ϵ varepsilon=ε zeta=ζ eta=η theta=θ vartheta=ϑ iota=ι kappa=κ lambda=λ mu=μ
   nu=ν xi=ξ pi=π varpi=ϖ rho=ρ varrho=ϱ sigma=σ varsigma=ς tau=τ upsilon=υ phi=ϕ varphi=φ chi=χ psi=ψ omega=ω Gamma=Γ
   Delta=Δ Theta=Θ Lambda=Λ Xi=Ξ Pi=Π Sigma=Σ Upsilon=Υ Phi=Φ Psi=Ψ Omega=Ω ell=ℓ hbar=ℏ infty=∞ partial=∂ nabla=∇
-  emptyset=∅ varnothing=∅ imath=ı jmath=ȷ Re=ℜ Im=ℑ aleph=ℵ circ=∘ degree=° angle=∠ measuredangle=∡ triangle=△ bigtriangleup=△ Diamond=◇
-  square=□ Box=□ blacksquare=■ top=⊤ bot=⊥ prime=′ dagger=† ddagger=‡ star=⋆ ast=∗ bullet=∙ diamond=⋄ checkmark=✓
-  pounds=£ textdegree=° clubsuit=♣ diamondsuit=♢ heartsuit=♡ spadesuit=♠ forall=∀ exists=∃ nexists=∄ neg=¬ lnot=¬
-  ldots=… dots=… dotsc=… cdots=⋯ dotsb=⋯ dotsm=⋯ vdots=⋮ ddots=⋱ S=§ surd=√ textdollar=$`);
+  emptyset=∅ varnothing=∅ imath=ı jmath=ȷ Re=ℜ Im=ℑ aleph=ℵ circ=∘ degree=° angle=∠ measuredangle=∡ triangle=△
+  bigtriangleup=△ Diamond=◇ square=□ Box=□ blacksquare=■ top=⊤ bot=⊥ prime=′ dagger=† ddagger=‡ star=⋆ ast=∗ bullet=∙
+  diamond=⋄ checkmark=✓ pounds=£ textdegree=° clubsuit=♣ diamondsuit=♢ heartsuit=♡ spadesuit=♠ forall=∀ exists=∃
+  nexists=∄ neg=¬ lnot=¬ ldots=… dots=… dotsc=… cdots=⋯ dotsb=⋯ dotsm=⋯ vdots=⋮ ddots=⋱ S=§ surd=√ textdollar=$`);
 const OPERATORS = pairs(`
-  times=× div=÷ cdot=⋅ pm=± mp=∓ le=≤ leq=≤ leqslant=⩽ ge=≥ geq=≥ geqslant=⩾ ne=≠ neq=≠ approx=≈ equiv=≡ cong=≅
-  sim=∼ simeq=≃ propto=∝ ll=≪ gg=≫ lt=< gt=> in=∈ notin=∉ ni=∋ subset=⊂ subseteq=⊆ supset=⊃ supseteq=⊇ subsetneq=⊊
-  cup=∪ cap=∩ setminus=∖ backslash=∖ land=∧ wedge=∧ lor=∨ vee=∨ oplus=⊕ otimes=⊗ odot=⊙ to=→ rightarrow=→ gets=←
-  leftarrow=← leftrightarrow=↔ Rightarrow=⇒ implies=⟹ Longrightarrow=⟹ impliedby=⟸ Leftarrow=⇐ iff=⟺ Leftrightarrow=⇔
+  times=× div=÷ cdot=⋅ pm=± mp=∓ le=≤ leq=≤ leqslant=⩽ ge=≥ geq=≥ geqslant=⩾ ne=≠ neq=≠ approx=≈ equiv=≡ cong=≅ sim=∼
+  simeq=≃ propto=∝ ll=≪ gg=≫ lt=< gt=> in=∈ notin=∉ ni=∋ subset=⊂ subseteq=⊆ supset=⊃ supseteq=⊇ subsetneq=⊊ cup=∪
+  cap=∩ setminus=∖ backslash=∖ land=∧ wedge=∧ lor=∨ vee=∨ oplus=⊕ otimes=⊗ odot=⊙ to=→ rightarrow=→ gets=← leftarrow=←
+  leftrightarrow=↔ Rightarrow=⇒ implies=⟹ Longrightarrow=⟹ impliedby=⟸ Leftarrow=⇐ iff=⟺ Leftrightarrow=⇔
   Longleftrightarrow=⟺ longrightarrow=⟶ longleftarrow=⟵ mapsto=↦ hookrightarrow=↪ uparrow=↑ downarrow=↓ updownarrow=↕
   nearrow=↗ searrow=↘ mid=∣ nmid=∤ vert=| lvert=| rvert=| Vert=‖ lVert=‖ rVert=‖ parallel=∥ perp=⊥ colon=: therefore=∴
   because=∵ langle=⟨ rangle=⟩ lfloor=⌊ rfloor=⌋ lceil=⌈ rceil=⌉ lbrace={ rbrace=} lbrack=[ rbrack=] ltimes=⋉ prec=≺
   succ=≻ models=⊨ vdash=⊢ asymp=≍ doteq=≐ triangleq=≜ bowtie=⋈ amalg=⨿ wr=≀ gtrsim=≳ lesssim=≲ trianglelefteq=⊴`);
 const BIG = pairs(`
   sum=∑ prod=∏ coprod=∐ bigcup=⋃ bigcap=⋂ bigoplus=⨁ bigotimes=⨂ bigvee=⋁ bigwedge=⋀ int=∫ iint=∬ iiint=∭ oint=∮`);
-const FUNCTIONS = words(`sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh coth log ln lg exp det gcd lcm deg
-  dim ker hom arg mod lim max min sup inf limsup liminf Pr argmax argmin`);
+const FUNCTIONS = words(`
+  sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh coth log ln lg exp det gcd lcm deg dim ker hom arg mod
+  lim max min sup inf limsup liminf Pr argmax argmin`);
 const STACKED = words("lim max min sup inf limsup liminf Pr det gcd argmax argmin"); // limits go below
 const SPACES = { ",": "0.17em", ":": "0.22em", ">": "0.22em", ";": "0.28em", "!": "-0.17em", " ": "0.25em",
   "~": "0.25em", quad: "1em", qquad: "2em", enspace: "0.5em", thinspace: "0.17em", hfill: "2em", space: "0.25em" };
-const ACCENTS = pairs(`hat=^ widehat=^ bar=‾ overline=‾ vec=→ overrightarrow=→ overleftarrow=← overleftrightarrow=↔
-  tilde=~ widetilde=~ dot=˙ ddot=¨ overbrace=⏞ mathring=˚ overarc=⌒ check=ˇ`);
-const UNDER = pairs("underline=_ underbrace=⏟");
+const ACCENTS = pairs(`
+  hat=^ widehat=^ vec=→ overrightarrow=→ overleftarrow=← overleftrightarrow=↔ tilde=~ widetilde=~
+  dot=˙ ddot=¨ overbrace=⏞ mathring=˚ overarc=⌒ check=ˇ`);
+const UNDER = pairs("underbrace=⏟");
+const LINES = pairs("bar=overline overline=overline underline=underline"); // drawn by the style sheet: fonts lack them
 const FRACTIONS = words("frac dfrac tfrac cfrac");
 const BINOMIALS = words("binom dbinom tbinom");
-const TEXTS = pairs(`text= textrm= mbox= mathrm= operatorname= textnormal= textsf= mathsf= textup= textbf=bold
-  textit=italic mathtt=mono texttt=mono operatorname*= emph=italic hbox=`);
+const TEXTS = pairs(`
+  text= textrm= mbox= mathrm= operatorname= textnormal= textsf= mathsf= textup= textbf=bold textit=italic mathtt=mono
+  texttt=mono operatorname*= emph=italic hbox=`);
 const BOLD = words("mathbf boldsymbol bm bf bold pmb");
 const SCRIPT = [0x1d49c, pairs("B=ℬ E=ℰ F=ℱ H=ℋ I=ℐ L=ℒ M=ℳ R=ℛ")]; // where A stands in Unicode, and the exceptions
 const STYLES = { mathcal: SCRIPT, mathscr: SCRIPT, mathfrak: [0x1d504, pairs("C=ℭ H=ℌ I=ℑ R=ℜ Z=ℨ")],
   mathbb: [0x1d538, pairs("C=ℂ H=ℍ N=ℕ P=ℙ Q=ℚ R=ℝ Z=ℤ")] };
-const IGNORED = words(`displaystyle textstyle scriptstyle limits nolimits nonumber notag left. right. hline rm it
-  allowbreak noindent centering small large Large normalsize`);
+const IGNORED = words(`
+  displaystyle textstyle scriptstyle limits nolimits nonumber notag left. right. hline rm it allowbreak noindent
+  centering small large Large normalsize`);
+const LARGE = { stretchy: "true", minsize: "1.5em", maxsize: "1.5em" };
 const BIG_FENCES = /^(big|Big|bigg|Bigg)[lrm]?$/;
 const ENVIRONMENTS = { matrix: ["", ""], smallmatrix: ["", ""], pmatrix: ["(", ")"], bmatrix: ["[", "]"],
   Bmatrix: ["{", "}"], vmatrix: ["|", "|"], Vmatrix: ["‖", "‖"], cases: ["{", ""], array: ["", ""], tabular: ["", ""],
@@ -66,6 +72,7 @@ function element(name, content = "", attributes = {}) {
 
 const row = (nodes) => (nodes.length === 1 ? nodes[0] : element("mrow", nodes));
 const operator = (text, attributes) => element("mo", text, attributes);
+const space = (width) => element("mspace", "", { width });
 const SIGNS = /^[−+±∓]$/;
 const isOpening = (node) => !node || (node.localName === "mo" && !/^[)\]}|!′]$/.test(node.textContent));
 const fence = (text) => operator(text, { stretchy: "true", fence: "true" });
@@ -151,7 +158,8 @@ class LatexParser {
     for (let token = this.peek(); !stops(token); token = this.peek()) {
       if (["\\over", "\\choose", "\\atop"].includes(token)) {
         this.next();
-        const fraction = element("mfrac", [row(nodes), row(this.nodes(stops))], token === "\\over" ? {} : { linethickness: "0" });
+        const line = token === "\\over" ? {} : { linethickness: "0" };
+        const fraction = element("mfrac", [row(nodes), row(this.nodes(stops))], line);
         nodes = token === "\\choose" ? [fence("("), fraction, fence(")")] : [fraction];
         break;
       }
@@ -214,10 +222,11 @@ class LatexParser {
     if (token === "{") return [this.group()];
     if (token.length > 1 && token[0] === "\\") return this.command(token.slice(1));
     if (/\p{L}/u.test(token)) return [element("mi", token)];
-    if (token === "~") return [element("mspace", "", { width: SPACES["~"] })];
+    if (token === "~") return [space(SPACES["~"])];
     // A bare % is a comment in TeX, and hardly ever what a model means.
     if (/[\\}&^_$#%]/.test(token)) throw new LatexError(`${token} has no place here`);
-    if ("()[]|".includes(token)) return [operator(token, { stretchy: "false" })];
+    if (token === "|") return [operator(token, { stretchy: "false", lspace: "0", rspace: "0" })];
+    if ("()[]".includes(token)) return [operator(token, { stretchy: "false" })];
     return [operator({ "-": "−", "*": "∗" }[token] ?? token)];
   }
 
@@ -225,16 +234,17 @@ class LatexParser {
     if (Object.hasOwn(LETTERS, name)) return [element("mi", LETTERS[name], { mathvariant: "normal" })];
     if (Object.hasOwn(OPERATORS, name)) return [operator(OPERATORS[name], { stretchy: "false" })];
     if (Object.hasOwn(BIG, name)) return [operator(BIG[name], { largeop: "true", movablelimits: "true" })];
-    if (Object.hasOwn(SPACES, name)) return [element("mspace", "", { width: SPACES[name] })];
+    if (Object.hasOwn(SPACES, name)) return [space(SPACES[name])];
     if (FUNCTIONS.includes(name)) return [functionName(name)];
     if (FRACTIONS.includes(name)) return [element("mfrac", [this.argument(), this.argument()], displayOf(name))];
     if (BINOMIALS.includes(name)) return [this.binomial(displayOf(name))];
+    if (Object.hasOwn(LINES, name)) return [element("mrow", [this.argument()], { class: LINES[name] })];
     if (Object.hasOwn(ACCENTS, name)) return [this.accent("mover", ACCENTS[name])];
     if (Object.hasOwn(UNDER, name)) return [this.accent("munder", UNDER[name])];
     if (Object.hasOwn(TEXTS, name)) return [this.text(name)];
     if (BOLD.includes(name)) return [element("mrow", [this.argument()], { class: "bold" })];
     if (Object.hasOwn(STYLES, name)) return [styled(this.argument(), ...STYLES[name])];
-    if (BIG_FENCES.test(name)) return [operator(this.delimiter(), { stretchy: "true", minsize: "1.5em", maxsize: "1.5em" })];
+    if (BIG_FENCES.test(name)) return [operator(this.delimiter(), LARGE)];
     if (IGNORED.includes(name)) return [];
     if ("{}%$#&_|".includes(name)) return [operator(name === "|" ? "‖" : name, { stretchy: "false" })];
     return this.structure(name);
@@ -245,7 +255,7 @@ class LatexParser {
       case "left": return [this.fenced()];
       case "begin": return [this.environment()];
       case "sqrt": return [this.root()];
-      case "boxed": case "fbox": case "framebox": return [element("mrow", [this.argument()], { class: "boxed" })];
+      case "boxed": case "fbox": return [element("mrow", [this.argument()], { class: "boxed" })];
       case "stackrel": case "overset": return [this.stacked("mover")];
       case "underset": return [this.stacked("munder")];
       case "xrightarrow": return [element("mover", [operator("→", { stretchy: "true" }), this.argument()])];
@@ -253,13 +263,14 @@ class LatexParser {
       case "color": return this.raw() && [];
       case "textcolor": return this.raw() && [this.argument()];
       case "not": return [this.negated()];
-      case "pmod": return [element("mspace", "", { width: "1em" }), operator("("), functionName("mod"), this.argument(), operator(")")];
+      case "pmod": return [space("1em"), operator("("), functionName("mod"), this.argument(), operator(")")];
       case "bmod": return [functionName("mod")];
       case "phantom": case "hphantom": case "vphantom": return [element("mphantom", [this.argument()])];
-      case "tag": case "tag*": return [element("mspace", "", { width: "2em" }), element("mtext", `(${this.raw()})`)];
+      case "tag": case "tag*": return [space("2em"), element("mtext", `(${this.raw()})`)];
       case "label": return this.raw() && [];
-      case "hspace": case "hspace*": return this.raw() && [element("mspace", "", { width: "1em" })];
-      case "mathop": case "mathrel": case "mathbin": case "mathord": case "mathit": case "ensuremath": return [this.argument()];
+      case "hspace": case "hspace*": return this.raw() && [space("1em")];
+      case "mathop": case "mathrel": case "mathbin": case "mathord": case "mathit": case "ensuremath":
+        return [this.argument()];
       default: throw new LatexError(`\\${name} is not known`);
     }
   }
@@ -338,7 +349,8 @@ class LatexParser {
   }
 }
 
-const BIG_LIMITS = new Set([...Object.keys(BIG).filter((name) => !name.endsWith("int")), ...STACKED].map((name) => `\\${name}`));
+const OVER_AND_UNDER = Object.keys(BIG).filter((name) => !name.endsWith("int")); // of an integral they stand beside
+const BIG_LIMITS = new Set([...OVER_AND_UNDER, ...STACKED].map((name) => `\\${name}`));
 const displayOf = (name) => ({ d: { displaystyle: "true" }, t: { displaystyle: "false" } })[name[0]] ?? {};
 const plainText = (text) => text.replace(/\\([%$#&_{} ])/g, "$1").replace(/~/g, " ").replace(/^ | $/g, "\u00a0");
 
