@@ -43,6 +43,9 @@ def evaluate(
     template: Annotated[
         str | None, typer.Option(help="chat, r1_zero, or a text that contains {question}, instead of the protocol's.")
     ] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help='Appended to each question, instead of the protocol\'s. "" is none.')
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the generated problems (arithmetic, countdown).")] = None,
     dtype: Annotated[
         Literal["bfloat16", "float32"] | None, typer.Option(help="Of the served weights. Default: the checkpoint's.")
@@ -86,6 +89,7 @@ def evaluate(
                 temperature=temperature,
                 max_tokens=max_tokens,
                 template=template,
+                instruction=instruction,
                 limit=limit,
                 data_dir=data_dir,
                 seed=seed,

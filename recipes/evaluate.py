@@ -49,6 +49,7 @@ class Request:
     temperature: float | None = None
     max_tokens: int | None = None
     template: str | None = None
+    instruction: str | None = None
     limit: int | None = None
     data_dir: Path | None = None
     seed: int | None = None  # of the generated problems
@@ -152,6 +153,7 @@ def _overridden(name: str, request: Request) -> Benchmark:
         temperature=request.temperature,
         max_tokens=request.max_tokens,
         template=request.template,
+        instruction=request.instruction,
     )
 
 
