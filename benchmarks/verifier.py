@@ -76,7 +76,8 @@ def measure(name: str, rows: int, rounds: int) -> dict[str, object]:
     rate, their_rate = (rows / statistics.median(column) for column in zip(*times, strict=True))
     print(
         f"{name}: {rate:,.0f} completions/s, Math-Verify {their_rate:,.0f}: "
-        f"{statistics.median(ratios):.1f} times as fast [{min(ratios):.1f}, {max(ratios):.1f}] over {rounds} rounds of {rows}; verdicts differ on {differ}"
+        f"{statistics.median(ratios):.1f} times as fast [{min(ratios):.1f}, {max(ratios):.1f}] "
+        f"over {rounds} rounds of {rows}; verdicts differ on {differ}"
     )
     return {
         "per_second": rate,
