@@ -139,8 +139,8 @@ def _load_installed(name: str) -> Callable[..., Any]:
     if not points:
         names = [*BUILT_IN, *(other for other in installed if other not in BUILT_IN)]
         raise RewardError(
-            f"reward {name!r}: no built-in and no installed entry point has this name{_nearest(name, names)}. Give one "
-            f"of {', '.join(names)}, path/to/file.py:function or package.module:function"
+            f"reward {name!r}: no built-in and no installed entry point has this name{_nearest(name, names) or '.'} "
+            f"Give one of {', '.join(names)}, path/to/file.py:function or package.module:function"
         )
     if len(points) > 1:
         values = " and ".join(point.value for point in points)
