@@ -56,10 +56,13 @@ _LETTERS = (
 _GREEK = {f"\\{name}" for name in _LETTERS.split()}
 _ACCENTS = "mathbf mathcal vec hat overline bar boldsymbol tilde overrightarrow"
 _FONTS = {f"\\{name}" for name in _ACCENTS.split()}
-_CLOSING = {
-    **{"(": ")", "[": "]", "{": "}", "\\{": "\\}", "|": "|", "\\lvert": "\\rvert", "\\lfloor": "\\rfloor"},
-    "\\lceil": "\\rceil",
-}
+_CLOSING = dict(
+    zip(
+        ("(", "[", "{", "\\{", "|", "\\lvert", "\\lfloor", "\\lceil"),
+        (")", "]", "}", "\\}", "|", "\\rvert", "\\rfloor", "\\rceil"),
+        strict=True,
+    )
+)
 _TWO = {"\\frac", "\\binom", "\\dbinom", "\\tbinom"}  # commands of two arguments
 _TIMES, _OVER = {"*", "\\cdot", "\\times"}, {"/", "\\div"}
 _PREFIXED = {*_FUNCTIONS, *_TWO, *_FONTS, *_GREEK, "\\sqrt", "\\pi"}
@@ -338,7 +341,10 @@ def _ceiling(value: Value) -> Value:
 
 
 _BRACKETS: Mapping[str, Callable[[Value], Value]] = {
-    **{"|": _absolute, "\\lvert": _absolute, "\\lfloor": _floor, "\\lceil": _ceiling}
+    "|": _absolute,
+    "\\lvert": _absolute,
+    "\\lfloor": _floor,
+    "\\lceil": _ceiling,
 }
 
 

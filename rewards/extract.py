@@ -14,8 +14,9 @@ What counts, in this order:
 
 3. Several answers that are equal are one, the last. Boxes with nothing but commas, `and` or `or` between them are
    one list: `\boxed{1} and \boxed{2}` answers 1, 2, and no question whose answer is 2. Several answers that differ
-   are `malformed`, and so are an unclosed tag or box, text after `</answer>`, and answers over MAX_ANSWER
-   characters. An empty answer is `no_answer`.
+   are `malformed`, and so are an unclosed tag or box, text after `</answer>`, a box that is part of a larger
+   expression, and answers over MAX_ANSWER characters. An empty answer is `no_answer`; beside a full one it is an
+   echo of the question, and passed over. In a tag, a box is the answer.
 
 Every reader is one pass over the text, so that megabytes of braces take milliseconds.
 """

@@ -82,7 +82,7 @@ def left_right(gold: str, draw: Random) -> str | None:
         return re.sub(r"\\(left|right) ?(?=[()\[\]])", "", gold) if "\\left." not in gold else None
     if "\\text" in gold or gold.count("(") + gold.count("[") != gold.count(")") + gold.count("]"):
         return None
-    return replaced(r"(?<!\\)([()\[\]])", lambda m: f"\\{'left' if m[1] in '([' else 'right'}{m[1]}", gold)  # type: ignore[arg-type]
+    return replaced(r"(?<!\\)([()\[\]])", lambda m: f"\\{'left' if m[1] in '([' else 'right'}{m[1]}", gold)
 
 
 def _is_plain(gold: str) -> bool:
@@ -107,7 +107,7 @@ def thin_spaces(gold: str, draw: Random) -> str | None:
     if not _is_plain(gold) or shapes.number(gold) or (shapes.items(gold) is None and "," in gold):
         return None
     space = draw.choice([r"\,", r"\;", r"\ ", "~", r"\quad "])
-    return replaced(r"(?<=[\w})]) ?([+=,]) ?", lambda m: f"{m[1]}{space}", gold)  # type: ignore[arg-type]
+    return replaced(r"(?<=[\w})]) ?([+=,]) ?", lambda m: f"{m[1]}{space}", gold)
 
 
 @rewriting
@@ -122,7 +122,7 @@ def unicode_signs(gold: str, draw: Random) -> str | None:
     if "\\text" in gold or "e-" in gold:
         return None
     pattern = "|".join(re.escape(sign) + ("(?![a-zA-Z])" if sign[-1].isalpha() else "") for sign in signs)
-    return replaced(pattern, lambda m: signs[m[0]], gold)  # type: ignore[arg-type]
+    return replaced(pattern, lambda m: signs[m[0]], gold)
 
 
 @rewriting

@@ -204,7 +204,7 @@ class VLLMServer:
                 f"the vLLM server was not healthy after {self._settings.start_timeout:g} s "
                 f"(rollout.server.start_timeout).\n{self.log_tail()}"
             ) from None
-        except BaseException:
+        except BaseException:  # Ctrl-C and cancellation too: no server may outlive a start that failed
             await self.stop()
             raise
 
