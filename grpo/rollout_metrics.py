@@ -1,0 +1,85 @@
+"""What one step's samples were like: its metrics, and its rows of the rollout file."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from grpo.rollout.scheduler import ScoredGroup
+from rewards.types import FAILURES
+
+
+def rollout_metrics(
+    groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None]], asked: int
+) -> dict[str, float]:
+    """Of a step's samples, before training. `asked`: completions that were asked for."""
+    completions = [c for scored in groups for c in scored.group.completions]
+    rewards = [r for scored in groups for r in scored.rewards]
+    values = [r.value for r in rewards if r.value is not None]
+    outcomes = Counter(r.score.outcome for r in rewards if r.score is not None)
+    graded = sum(count for name, count in outcomes.items() if name not in FAILURES)
+    parts = [(name, value) for r in rewards for name, value in r.parts.items() if value is not None]
+    n = max(len(completions), 1)
+    return {
+        "reward": mean(values),
+        "reward_std": mean([_std([r.value for r in s.rewards if r.value is not None]) for s in groups]),
+        "accuracy": outcomes["correct"] / max(graded, 1),
+        "length": mean([len(c.token_ids) for c in completions]),
+        "truncated": sum(c.finish_reason == "length" for c in completions) / n,
+        "tokens": sum(len(c.token_ids) for c in completions),
+        "zero_variance_groups": mean([float(not any(group)) for group in advantages]),
+        "failed": (asked - len(values)) / asked,
+        **{f"outcome/{name}": count / n for name, count in outcomes.items()},
+        **means("reward", parts),
+    }
+
+
+def rollout_rows(
+    step: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None]]
+) -> list[dict[str, Any]]:
+    """One row a completion, as `rollouts/step-NNNNNN.parquet` keeps them."""
+    return [
+        {
+            "step": step,
+            "group": number,
+            "prompt_id": scored.group.prompt.id,
+            "prompt": scored.group.prompt.text,
+            "prefill": scored.group.prompt.prefill,
+            "messages": list(scored.group.prompt.messages) or None,
+            "completion": completion.text,
+            "answer": scored.group.prompt.answer,
+            "columns": dict(scored.group.prompt.columns),
+            "reward": reward.value,
+            "rewards": dict(reward.parts),
+            "extra": dict(reward.extra),
+            "outcome": reward.score.outcome if reward.score else None,
+            "extracted": reward.score.extracted if reward.score else None,
+            "reason": reward.score.reason if reward.score else None,
+            "advantage": advantage,
+            "finish_reason": completion.finish_reason,
+            "token_ids": list(completion.token_ids),
+            "logprobs": list(completion.logprobs),
+            "versions": list(completion.versions),
+        }
+        for number, (scored, advantages_G) in enumerate(zip(groups, advantages, strict=True))
+        for completion, reward, advantage in zip(scored.group.completions, scored.rewards, advantages_G, strict=True)
+    ]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def means(prefix: str, values: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """{"prefix/name": mean of the values of that name}"""
+    named: defaultdict[str, list[float]] = defaultdict(list)
+    for name, value in values:
+        named[name].append(value)
+    return {f"{prefix}/{name}": mean(one) for name, one in named.items()}
+
+
+def _std(values: Sequence[float]) -> float:
+    return statistics.pstdev(values) if values else 0.0
