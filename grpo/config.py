@@ -79,6 +79,15 @@ class RolloutSettings(Settings):
         return self
 
 
+class CurriculumSettings(Settings):
+    """Which problem comes next, see grpo/curriculum.py."""
+
+    order: Literal["shuffled", "adaptive"] = "shuffled"
+    candidates: Positive = 8  # adaptive: problems that each choice is made from
+    target: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: pass rate that is looked for
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: of what was seen before; 1 forgets nothing
+
+
 class GRPOConfig(Settings):
     """Training. Defaults are DeepSeekMath's GRPO (arXiv 2402.03300) without its KL, as R1-Zero-like runs use it."""
 
@@ -91,6 +100,7 @@ class GRPOConfig(Settings):
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     advantage: Literal["auto", "group_std", "group_mean"] = "auto"  # auto: group_mean for dr_grpo, else group_std
     kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the k3 estimate against the model that the run started from
+    curriculum: CurriculumSettings = Field(default_factory=CurriculumSettings)
     updates_per_batch: Positive = 1
     mask_truncated: bool = False  # completions cut at max_tokens do not enter the loss
     correction: Literal["none", "truncate"] = "truncate"  # importance weight min(pi_trainer/pi_server, cap)
