@@ -83,7 +83,7 @@ class CurriculumSettings(Settings):
     """Which problem comes next, see grpo/curriculum.py."""
 
     order: Literal["shuffled", "adaptive"] = "shuffled"
-    candidates: Positive = 8  # adaptive: problems that each choice is made from
+    candidates: Positive = 16  # adaptive: problems that each choice is made from
     target: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: pass rate that is looked for
     decay: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: of what was seen before; 1 forgets nothing
 

@@ -16,6 +16,8 @@ and takes the one with the smallest |p_x - target|. No completion is sampled onl
 Departure from the paper, which takes the best B of one random set for a batch of B: each position has a set of its
 own, all disjoint within an epoch. So a problem is a candidate once every n / candidates positions, and a refill in the
 middle of a step needs no other rule. A reward that is no verdict counts as its value, cut to 0..1.
+
+Degenerate cases: one candidate is `shuffled`; without anything recorded, the choice is random.
 """
 
 from __future__ import annotations
@@ -52,11 +54,15 @@ class PromptOrder(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-def prompt_order(settings: CurriculumSettings, n: int, seed: int) -> PromptOrder:
-    """The order that `train.curriculum` asks for, of `n` problems."""
+def prompt_order(settings: CurriculumSettings, n: int, per_step: int, seed: int) -> PromptOrder:
+    """The order that `train.curriculum` asks for, of `n` problems, `per_step` of which make a step.
+
+    A small set gets fewer candidates, so that those of one step are different problems.
+    """
     if settings.order == "shuffled":
         return ShuffledEpochs(n, seed)
-    return AdaptiveOrder(n, seed, settings.candidates, settings.target, settings.decay)
+    candidates = max(1, min(settings.candidates, n // per_step))
+    return AdaptiveOrder(n, seed, candidates, settings.target, settings.decay)
 
 
 class ShuffledEpochs:
@@ -86,9 +92,9 @@ class ShuffledEpochs:
 class AdaptiveOrder:
     """A `PromptOrder` that prefers problems with a pass rate near `target`, see above."""
 
-    def __init__(self, n: int, seed: int, candidates: int = 8, target: float = 0.5, decay: float = 0.5) -> None:
+    def __init__(self, n: int, seed: int, candidates: int = 16, target: float = 0.5, decay: float = 0.5) -> None:
         self._epochs, self._seed = ShuffledEpochs(n, seed), seed
-        self._candidates, self._target, self._decay = min(candidates, n), target, decay
+        self._candidates, self._target, self._decay = candidates, target, decay
         self._beliefs: dict[int, tuple[float, float]] = {}  # of the problems that were seen
 
     def at(self, position: int) -> int:
