@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -16,14 +16,62 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SERVED_RANK = 512  # the largest that vLLM takes
+
+# Kinds of peft that cannot work here, and why: said when the recipe is read.
+_PROMPTED = (
+    "learns vectors that stand before the prompt, not weights: there is nothing to merge, and vLLM serves no adapter "
+    "but LoRA, so samples would come from another policy than the one that is trained; use model.lora, or IA3"
+)
+NOT_SERVED = {
+    **dict.fromkeys(("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"), _PROMPTED),
+    **dict.fromkeys(("CARTRIDGE", "ADAPTION_PROMPT"), _PROMPTED),
+    "ADALORA": "moves ranks between layers by calls that this training loop does not make; use LORA",
+    "XLORA": "mixes adapters that were trained before, depending on the input: it does not merge; use LORA",
+}
+
+
 class LoraSettings(Settings):
-    """A LoRA adapter trained in place of the weights (arXiv 2106.09685), through peft."""
+    """A LoRA adapter trained in place of the weights, and its variants, through peft (formulas: grpo/adapters.py)."""
 
     r: Positive = 16
     alpha: Positive = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: str | list[str] = "all-linear"
-    sync: Literal["merged", "adapter"] = "merged"  # what is sent to the server
+    rslora: bool = False  # alpha / sqrt(r) in place of alpha / r: large ranks learn as fast as small ones
+    dora: bool = False  # each row's norm is trained apart from its direction
+    quantize: Literal["nf4"] | None = None  # QLoRA: the frozen weights in 4 bits; needs CUDA
+    sync: Literal["auto", "merged", "adapter"] = "auto"  # what the server is sent; auto: the adapter where it can be
+
+    @model_validator(mode="after")
+    def _served(self) -> LoraSettings:
+        if self.sync == "adapter" and (why := self.not_served):
+            raise ValueError(f"sync: adapter cannot be served: {why}; use merged, or auto")
+        return self
+
+    @property
+    def not_served(self) -> str:
+        """Why vLLM cannot serve it as an adapter; empty if it can."""
+        if self.dora:
+            return "vLLM takes no DoRA"
+        if self.quantize:
+            return f"the server's weights are not the ones that {self.quantize} rounds to"
+        return f"vLLM takes ranks up to {SERVED_RANK}" if self.r > SERVED_RANK else ""
+
+
+class AdapterSettings(Settings):
+    """Any other adapter of peft: its kind, and the keys of its configuration class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    peft_type: str  # IA3, LOHA, LOKR, OFT, VERA ... or LORA with keys that model.lora does not have
+
+    @field_validator("peft_type")
+    @classmethod
+    def _possible(cls, peft_type: str) -> str:
+        if peft_type.upper() in NOT_SERVED:
+            raise ValueError(f"{peft_type} {NOT_SERVED[peft_type.upper()]}")
+        return peft_type.upper()
 
 
 class ModelError(ValueError):
@@ -34,8 +82,20 @@ class ModelSettings(Settings):
     path: str  # hub id or folder; "tiny" is the built-in model
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of compute and of the served weights
     lora: LoraSettings | None = None
+    adapter: AdapterSettings | None = None  # another kind of peft's
     trust_remote_code: bool = False
     revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_adapter(self) -> ModelSettings:
+        if self.lora and self.adapter:
+            raise ValueError("adapter: model.lora is an adapter, too; keep one of them")
+        return self
+
+    @property
+    def adapted(self) -> bool:
+        """Whether an adapter is trained, and the weights are frozen."""
+        return self.lora is not None or self.adapter is not None
 
 
 class ServerSettings(Settings):
@@ -91,6 +151,7 @@ class CurriculumSettings(Settings):
 class GRPOConfig(Settings):
     """Training. Defaults are DeepSeekMath's GRPO (arXiv 2402.03300) without its KL, as R1-Zero-like runs use it."""
 
+    backend: Literal["zero", "trl"] = "zero"  # trl: the same recipe through TRL's GRPOTrainer, to compare
     steps: Positive = 100
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -13,10 +13,11 @@ import torch
 import transformers
 
 from eval.run import evaluate
+from grpo.adapters import add_adapter
 from grpo.checkpoint import checkpoints
 from grpo.config import ModelSettings
 from grpo.metrics import RunRecorder
-from grpo.model import add_lora, load_model, load_tokenizer, max_positions
+from grpo.model import load_model, load_tokenizer, max_positions
 from grpo.prompts import render
 from grpo.rollout.engine import RolloutEngine
 from grpo.trainer import GRPOTrainer
@@ -43,6 +44,10 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     # Loading bars would tear the live display apart.
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    if recipe.train.backend == "trl":
+        from recipes.trl_backend import refuse
+
+        refuse(recipe, resume)
     model = model_settings(recipe)
     rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
     tokenizer = load_tokenizer(model)
@@ -64,8 +69,14 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
         recorder.note(f"{source} -> {output}")
         recorder.note(the_plan)
         recorder.note(_task_in_words(task, len(train), len(held_out), dropped))
-        trainer = _trainer(recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
-        recorder.finish(asyncio.run(trainer.train()))
+        parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
+        if recipe.train.backend == "trl":
+            from recipes.trl_backend import TRLRun
+
+            summary = TRLRun(*parts).train()
+        else:
+            summary = asyncio.run(_trainer(*parts).train())
+        recorder.finish(summary)
         return 0
     except KeyboardInterrupt:
         kept = checkpoints(output)
@@ -94,12 +105,12 @@ def _trainer(
         torch.set_num_threads(config.threads)
     device = torch.device("cuda", (config.gpus or [0])[0]) if torch.cuda.is_available() else torch.device("cpu")
     recorder.stage("loading the model")
-    policy = load_model(model, device)
+    policy = load_model(model, device, quantized=bool(model.lora and model.lora.quantize))
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable()
-    if model.lora:
-        policy = add_lora(policy, model.lora)
-    needs_reference = config.kl_coef > 0 and model.lora is None
+    if model.adapted:
+        policy = add_adapter(policy, model, config.seed)
+    needs_reference = config.kl_coef > 0 and not model.adapted
     engine = _engine(recipe, model, tokenizer, output, device)
 
     async def measure() -> Mapping[str, Any]:
