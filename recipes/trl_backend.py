@@ -35,11 +35,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
 
 from eval.run import evaluate
+from grpo.adapters import add_adapter
 from grpo.advantage import group_advantages
 from grpo.config import ModelSettings, Settings
 from grpo.curriculum import prompt_order
 from grpo.metrics import RunRecorder
-from grpo.model import ServedWeights, add_lora, load_model
+from grpo.model import ServedWeights, load_model
 from grpo.optim import learning_rate
 from grpo.rollout.local import TransformersEngine
 from grpo.rollout.scheduler import ScoredGroup
@@ -300,8 +301,8 @@ class TRLRun:
 
     def _make_trainer(self) -> _RecipeTrainer:
         model = load_model(self._model_settings, self._device)
-        if self._model_settings.lora:
-            model = add_lora(model, self._model_settings.lora)
+        if self._model_settings.adapted:
+            model = add_adapter(model, self._model_settings, self._recipe.train.seed)
         rows = [{"prompt": prompt.text, "position": i} for i, prompt in enumerate(self._asked)]
         longest = max(len(prompt.token_ids) for prompt in self._asked)
         return _RecipeTrainer(
