@@ -32,7 +32,7 @@ class RewardSum:
         names = [one.name.rpartition(":")[2] for one in settings]
         if not names or len(set(names)) < len(names):
             raise RewardError(f"rewards: got {names}, expected at least one, each with a name of its own")
-        self._weights = {name: one.weight for name, one in zip(names, settings, strict=True)}
+        self.weights = {name: one.weight for name, one in zip(names, settings, strict=True)}
         self._functions: dict[str, RewardFunction | IsolatedReward] = {}
         for name, one in zip(names, settings, strict=True):
             kind = IsolatedReward if isolate and one.name not in BUILT_IN else RewardFunction
@@ -72,7 +72,7 @@ class RewardSum:
         parts = {name: result.value if isinstance(result, Score) else result for name, result in results.items()}
         scores = [result for result in results.values() if isinstance(result, Score)]
         failed = [score for score in scores if score.outcome in FAILURES]
-        weighted = [self._weights[name] * value for name, value in parts.items() if value is not None]
+        weighted = [self.weights[name] * value for name, value in parts.items() if value is not None]
         extra = {f"{name}/{key}": one.extra[key][i] for name, one in returned.items() for key in one.extra}
         return Reward(
             sum(weighted) if weighted and not failed else None, parts, next(iter(failed + scores), None), extra

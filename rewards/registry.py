@@ -68,15 +68,24 @@ def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:
 
     Raises RewardError, with the nearest valid name, if there is none.
     """
-    place, colon, name = spec.rpartition(":")
-    if not colon:
-        return BUILT_IN[spec] if spec in BUILT_IN else _load_installed(spec)
+    if ":" in spec:
+        return load_function(spec, base_dir)
+    return BUILT_IN[spec] if spec in BUILT_IN else _load_installed(spec)
+
+
+def load_function(spec: str, base_dir: Path | None = None, kind: str = "reward") -> Callable[..., Any]:
+    """The function of path/to/file.py:function or package.module:function; `kind` is what errors call it.
+
+    Raises RewardError, with the nearest valid name, if there is none.
+    """
+    place, _, name = spec.rpartition(":")
     base = (base_dir or Path()).resolve()
-    module = _load_file(spec, base / place) if place.endswith(".py") else _load_module(spec, place, base)
+    load = _load_file if place.endswith(".py") else _load_module
+    module = load(spec, place, base, kind)
     function = getattr(module, name, None)
     if not callable(function):
         public = [other for other in dir(module) if not other.startswith("_")]
-        raise RewardError(f"reward {spec!r}: {place} has no function {name!r}{_nearest(name, public)}")
+        raise RewardError(f"{kind} {spec!r}: {place} has no function {name!r}{_nearest(name, public)}")
     return function
 
 
@@ -109,7 +118,7 @@ def grader(name: str, **args: Any) -> Callable[[str, Mapping[str, Any]], Score]:
 
 
 @contextlib.contextmanager
-def user_code(name: str, function: Callable[..., Any] | None, doing: str) -> Iterator[None]:
+def user_code(name: str, function: Callable[..., Any] | None, doing: str, kind: str = "reward") -> Iterator[None]:
     """Turn whatever code of the user raises into a RewardError with its type, message, file and line."""
     try:
         yield
@@ -117,7 +126,7 @@ def user_code(name: str, function: Callable[..., Any] | None, doing: str) -> Ite
         raise
     except BaseException as failure:  # the one broad except: code that is not ours may raise anything, even SystemExit
         raise RewardError(
-            f"reward {name!r} raised {type(failure).__name__}: {failure}, while {doing} ({_where(failure, function)})",
+            f"{kind} {name!r} raised {type(failure).__name__}: {failure}, while {doing} ({_where(failure, function)})",
             problem="raises",
         ) from failure
 
@@ -152,24 +161,25 @@ def _load_installed(name: str) -> Callable[..., Any]:
     return function
 
 
-def _load_file(spec: str, path: Path) -> ModuleType:
+def _load_file(spec: str, place: str, base: Path, kind: str) -> ModuleType:
+    path = base / place
     if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise RewardError(f"reward {spec!r}: there is no file {path}{_nearest(path.name, beside)}")
-    module_spec = importlib.util.spec_from_file_location(f"zero_reward_{path.stem}", path)
+        raise RewardError(f"{kind} {spec!r}: there is no file {path}{_nearest(path.name, beside)}")
+    module_spec = importlib.util.spec_from_file_location(f"zero_{kind.replace('.', '_')}_{path.stem}", path)
     assert module_spec  # the name ends in .py
     assert module_spec.loader
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses and pickle look their module up
     _importable(path.parent)
-    with user_code(spec, None, "being imported"):
+    with user_code(spec, None, "being imported", kind):
         module_spec.loader.exec_module(module)
     return module
 
 
-def _load_module(spec: str, name: str, base: Path) -> ModuleType:
+def _load_module(spec: str, name: str, base: Path, kind: str) -> ModuleType:
     _importable(base)
-    with user_code(spec, None, "being imported"):
+    with user_code(spec, None, "being imported", kind):
         return importlib.import_module(name)
 
 
