@@ -1,17 +1,16 @@
-"""The policy: loading it, its forward, and its weights as the server wants them."""
+"""The policy: loading it, and its forward."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config import LoraSettings, ModelError, ModelSettings
+from grpo.config import ModelError, ModelSettings
 from grpo.logprobs import selected_logprobs
 from grpo.types import PackedBatch
 
@@ -39,8 +38,8 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         raise _cannot_load(settings.path, error) from error
 
 
-def load_model(settings: ModelSettings, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """The checkpoint in the compute dtype, in evaluation mode.
+def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quantized: bool = False) -> PreTrainedModel:
+    """The checkpoint in the compute dtype, in evaluation mode; `quantized`: its linear layers in 4 bits (QLoRA).
 
     Raises:
         ModelError: no such folder, no such hub id, not a causal language model, or a head that
@@ -59,11 +58,27 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu") -> P
             dtype=getattr(torch, settings.dtype),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
+            **(_four_bits(settings, device) if quantized else {}),
         )
-    except OSError as error:
+    except (OSError, ImportError) as error:
         raise _cannot_load(settings.path, error) from error
+    if quantized:  # already where it belongs
+        return model.eval()
     model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
     return model.eval()
+
+
+def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str, Any]:
+    """QLoRA's storage (arXiv 2305.14314): 4-bit normal floats, their scales quantised again."""
+    from transformers import BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    )
+    return {"quantization_config": nf4, "device_map": {"": device}}
 
 
 def _cannot_load(path: str, error: Exception) -> ModelError:
@@ -82,20 +97,6 @@ def max_positions(settings: ModelSettings) -> int:
     return getattr(config, "max_position_embeddings", None) or sys.maxsize  # some architectures have no bound
 
 
-def add_lora(model: PreTrainedModel, lora: LoraSettings) -> PreTrainedModel:
-    """Inject a trainable adapter into `model` in place (peft); every other weight is frozen."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    return cast("PreTrainedModel", get_peft_model(model, config))
-
-
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside, whether or not peft wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
@@ -107,32 +108,3 @@ def completion_logprobs(model: nn.Module, batch: PackedBatch, temperature: float
     hidden_RLH = lm.get_decoder()(input_ids=batch.input_ids_RL, use_cache=False).last_hidden_state
     hidden_TH = hidden_RLH[batch.row_T, batch.col_T]
     return selected_logprobs(hidden_TH, cast(nn.Linear, lm.get_output_embeddings()), batch.target_T, temperature)
-
-
-class ServedWeights(Mapping[str, Tensor]):
-    """The policy's weights under their transformers names, adapters merged; read anew at each access.
-
-    Merging is done on the fly, one tensor at a time: merging in place and undoing it would let bf16
-    rounding drift into the frozen weights.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        lm = causal_lm(model)
-        self._adapted = {name: module for name, module in lm.named_modules() if hasattr(module, "get_delta_weight")}
-        self._tensors = {
-            name.replace(".base_layer.", "."): tensor for name, tensor in lm.named_parameters() if ".lora_" not in name
-        }
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self._tensors[name].detach()
-        module = self._adapted.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-        if module is None:
-            return tensor
-        delta = module.get_delta_weight("default").detach()  # type: ignore[operator]
-        return (tensor.float() + delta.float()).to(tensor.dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)

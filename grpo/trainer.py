@@ -23,13 +23,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from grpo.advantage import group_advantages
+from grpo.adapters import ServedWeights
+from grpo.advantage import load_advantage
 from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.diagnosis import Diagnosis
 from grpo.loss import token_weights
 from grpo.metrics import RunRecorder
-from grpo.model import ServedWeights
 from grpo.optim import MasterAdamW, learning_rate
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup
@@ -51,7 +51,7 @@ class GRPOTrainer:
     """Trains `model` on `prompts` with the completions of `engine`. Call `await train()` once.
 
     Args:
-        model: the policy on its device, as `load_model` (and `add_lora`) made it.
+        model: the policy on its device, as `load_model` (and `add_adapter`) made it.
         reference: the frozen model of the KL term; None with LoRA (the adapter is switched off) or without KL.
         evaluate: measures the weights that the engine serves.
     """
@@ -190,7 +190,7 @@ class GRPOTrainer:
     async def _sync(self, version: int) -> SyncReport:
         self.recorder.stage(f"sending weights, version {version}")
         lora = self.model_settings.lora
-        if lora is None or lora.sync == "merged":
+        if lora is None or lora.sync != "adapter":
             return await self.engine.update_weights(self.served, version)
         folder = self.run_dir / "adapters" / f"version-{version:06d}"
         await asyncio.to_thread(self.model.save_pretrained, folder)

@@ -63,8 +63,13 @@ def builtin_recipes() -> dict[str, tuple[Path, str]]:
 
 
 def model_settings(recipe: Recipe) -> ModelSettings:
-    """The recipe's model, with the built-in `tiny` resolved to its folder."""
-    return recipe.model.model_copy(update={"path": resolve_model(recipe.model.path)})
+    """The recipe's model, with the built-in `tiny` resolved to its folder and `lora.sync: auto` to what it means."""
+    lora, rollout = recipe.model.lora, recipe.rollout
+    if lora and lora.sync == "auto":
+        # A server that runs already may not have been started for adapters.
+        servable = rollout.engine == "vllm" and not rollout.server.urls and not lora.not_served
+        lora = lora.model_copy(update={"sync": "adapter" if servable else "merged"})
+    return recipe.model.model_copy(update={"path": resolve_model(recipe.model.path), "lora": lora})
 
 
 def resolve_model(path: str) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.config import LoraSettings, ModelSettings
+from grpo.config import ModelSettings
 from recipes.load import model_settings
 from recipes.schema import Recipe
 
@@ -28,6 +28,7 @@ GIB = 2**30
 LIMIT_VARIABLE = "ZERO_MEMORY_LIMIT_GIB"  # overrides what is found, to plan for another machine
 SERVER_PROCESSES_GIB = 1.5  # vLLM's three processes before any weight
 TRAINER_PROCESS_GIB = 0.7
+STORED_NF4 = 0.6  # bytes a parameter: 4 bits, their scales, and what stays in b bytes
 
 
 class PlanError(ValueError):
@@ -39,7 +40,7 @@ class ModelSize:
     """What memory depends on. Example: SmolLM2-135M is ModelSize(134_515_008, 0, 576, 30, 192)."""
 
     parameters: int
-    adapter_parameters: int  # 0 without LoRA
+    adapter_parameters: int  # 0 without an adapter
     hidden: int
     layers: int
     kv_width: int  # KV heads x head size
@@ -66,6 +67,11 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
     rollout, train, server = recipe.rollout, recipe.train, recipe.rollout.server
     completions = rollout.prompts_per_step * rollout.group_size
     longest = rollout.max_prompt_tokens + rollout.max_tokens
+    if recipe.model.lora and recipe.model.lora.quantize and not machine.gpu_gib:
+        raise PlanError(
+            f"model.lora.quantize: {recipe.model.lora.quantize} needs a CUDA GPU, and this machine has none; "
+            "leave it out"
+        )
     trainer_gib, sampler_gib = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
     trainer_place, sampler_place = _places(recipe, machine)
     _check_memory(recipe, machine, trainer_gib, sampler_gib)
@@ -87,7 +93,7 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
 
 
 def _millions(size: ModelSize) -> str:
-    trained = f", {size.adapter_parameters / 1e6:.1f}M trained (LoRA)" if size.adapter_parameters else ""
+    trained = f", {size.adapter_parameters / 1e6:.1f}M trained (adapter)" if size.adapter_parameters else ""
     return f"{size.parameters / 1e6:,.1f}M parameters{trained}"
 
 
@@ -130,7 +136,8 @@ def _itemsize(recipe: Recipe) -> int:
 def _trainer_gib(recipe: Recipe, size: ModelSize) -> float:
     train, b = recipe.train, _itemsize(recipe)
     trained = size.adapter_parameters or size.parameters
-    weights = b * size.parameters + (0 if b == 4 and not size.adapter_parameters else 4 * trained)
+    stored = STORED_NF4 if recipe.model.lora and recipe.model.lora.quantize else b
+    weights = stored * size.parameters + (0 if b == 4 and not size.adapter_parameters else 4 * trained)
     reference = b * size.parameters if train.kl_coef and not size.adapter_parameters else 0
     tokens = max(train.tokens_per_micro_batch, recipe.rollout.max_prompt_tokens + recipe.rollout.max_tokens)
     tokens = min(tokens, _step_tokens(recipe))
@@ -244,20 +251,20 @@ def model_size(model: ModelSettings) -> ModelSize:
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     return ModelSize(
         parameters=sum(p.numel() for p in meta.parameters()),
-        adapter_parameters=_adapter_parameters(meta, model.lora) if model.lora else 0,
+        adapter_parameters=_adapter_parameters(meta, model) if model.adapted else 0,
         hidden=text.hidden_size,
         layers=text.num_hidden_layers,
         kv_width=kv_heads * head_size,
     )
 
 
-def _adapter_parameters(meta: Any, lora: LoraSettings) -> int:
-    """r x (in + out) for every adapted linear layer; the head is not one of "all-linear"."""
-    import torch
+def _adapter_parameters(meta: Any, model: ModelSettings) -> int:
+    """Trained parameters of the adapter, laid out over the model without weights; refuses what peft refuses."""
+    from grpo.adapters import add_adapter
 
-    head, targets = meta.get_output_embeddings(), lora.target_modules
-    linears = [(name, m) for name, m in meta.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    if targets != "all-linear":
-        names = (targets,) if isinstance(targets, str) else tuple(targets)
-        linears = [(name, m) for name, m in linears if name.endswith(names)]
-    return sum(lora.r * (m.in_features + m.out_features) for _, m in linears)
+    parameters = sum(p.numel() for p in meta.parameters())
+    try:
+        policy = add_adapter(meta, model)
+    except NotImplementedError:  # a few kinds of peft's read the weights to lay themselves out
+        return parameters // 100
+    return sum(p.numel() for p in policy.parameters() if p.requires_grad)

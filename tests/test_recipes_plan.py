@@ -102,10 +102,11 @@ def test_a_models_size_is_counted_from_its_configuration_alone(tiny_model, tmp_p
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
 def test_adapter_parameters_are_as_many_as_peft_makes(targets, tiny_model):
-    from grpo.model import add_lora, load_model
+    from grpo.adapters import add_adapter
+    from grpo.model import load_model
 
     settings = ModelSettings(path=str(tiny_model), dtype="float32", lora=LoraSettings(r=3, target_modules=targets))
-    model = add_lora(load_model(settings), settings.lora)
+    model = add_adapter(load_model(settings), settings)
     assert model_size(settings).adapter_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
