@@ -105,10 +105,11 @@ class ServerSettings(Settings):
     port: NonNegative = 0  # 0: any free port
     start_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until the server must be healthy
     request_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until a group must be complete
+    sync_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until new weights must be served
     max_restarts: NonNegative = 3
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # CPU: size of the KV cache; None: derived
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    threads: NonNegative = 0  # CPU: torch threads of the server; 0: vLLM's choice
+    threads: NonNegative = 0  # CPU: threads of the server; 0: see grpo/cores.py
     gpus: list[int] = Field(default_factory=list)  # [] : all GPUs that the trainer does not use
     tensor_parallel: Positive = 1
     enforce_eager: bool | None = None  # None: True on CPU, False on GPU
@@ -126,6 +127,7 @@ class RolloutSettings(Settings):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: NonNegative = 0
     max_staleness: NonNegative = 0  # optimizer steps that a sample may be older than the weights it trains
+    refill: NonNegative = 0  # groups beyond a step's own, in multiples of them, that replace groups without contrast
     max_sequences: Positive = 64  # sequences that the engine decodes at once
     server: ServerSettings = Field(default_factory=ServerSettings)
 
@@ -170,7 +172,7 @@ class GRPOConfig(Settings):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     gradient_checkpointing: bool = False
     tokens_per_micro_batch: Positive = 8192  # padded tokens that one forward may hold
-    threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: all cores
+    threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: see grpo/cores.py
     gpus: list[int] = Field(default_factory=list)  # [] : GPU 0
     seed: int = 0
     checkpoint_every: NonNegative = 50  # 0: at the end only

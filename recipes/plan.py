@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import ModelSettings
+from grpo.cores import share_cores
 from recipes.load import model_settings
 from recipes.schema import Recipe
 
@@ -104,9 +105,8 @@ def _micro_batches(completions: int, longest: int, tokens: int) -> int:
 def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
     train, server = recipe.train, recipe.rollout.server
     if not machine.gpu_gib:
-        threads = f"CPU, {train.threads or machine.cores} threads"
-        sampler = f"CPU, {server.threads} threads" if server.threads else "CPU, vLLM's choice of threads"
-        trainer = threads
+        cores = share_cores(recipe.rollout, train.threads, machine.cores)
+        trainer, sampler = f"CPU, {cores.trainer} threads", f"CPU, {cores.server} threads"
     else:
         gpus = _trainer_gpus(recipe)
         trainer = f"GPU {', '.join(map(str, gpus))}"

@@ -16,6 +16,7 @@ from eval.run import evaluate
 from grpo.adapters import add_adapter
 from grpo.checkpoint import checkpoints
 from grpo.config import ModelSettings
+from grpo.cores import overlap, share_cores
 from grpo.metrics import RunRecorder
 from grpo.model import load_model, load_tokenizer, max_positions
 from grpo.prompts import render
@@ -101,8 +102,8 @@ def _trainer(
     output: Path,
 ) -> GRPOTrainer:
     config = recipe.train
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.threads or overlap(recipe.rollout):  # else torch's choice, which is all cores
+        torch.set_num_threads(share_cores(recipe.rollout, config.threads).trainer)
     device = torch.device("cuda", (config.gpus or [0])[0]) if torch.cuda.is_available() else torch.device("cpu")
     recorder.stage("loading the model")
     policy = load_model(model, device, quantized=bool(model.lora and model.lora.quantize))
@@ -143,7 +144,10 @@ def _engine(
     from grpo.rollout.vllm_engine import VLLMEngine
 
     trainer_gpus = [device.index or 0] if device.type == "cuda" else []
-    return VLLMEngine(model.path, model, recipe.rollout, tokenizer, output, trainer_gpus)
+    threads = share_cores(recipe.rollout, recipe.train.threads).server
+    server = recipe.rollout.server.model_copy(update={"threads": threads})
+    rollout = recipe.rollout.model_copy(update={"server": server})
+    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus)
 
 
 def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Prompt], list[Prompt], int]:

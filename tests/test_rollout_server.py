@@ -260,14 +260,14 @@ def test_a_file_whose_checksum_is_wrong_is_refused_and_the_old_weights_stay(
     engine: VLLMEngine, loop: asyncio.Runner, tiny_model: Path
 ) -> None:
     transfer = ShmTransfer()
-    transfer.stage(dict(changed(tiny_model, 4).named_parameters()), 4)
+    staged = transfer.stage(dict(changed(tiny_model, 4).named_parameters()), 4)
     (file,) = transfer.folders[0].iterdir()
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
     url = engine._urls[0]
     with pytest.raises(WeightSyncError, match="checksum mismatch"):
-        push(url, transfer, 4, timeout=60)
+        push(url, transfer, staged, timeout=60)
     transfer.close()
     with Control(url, 60) as control:
         control.post("/resume")  # a server that refused is left paused

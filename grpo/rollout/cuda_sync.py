@@ -19,7 +19,6 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from grpo.rollout.engine import WeightSyncError
 from grpo.rollout.weight_sync import Control, Staged
 
 
@@ -59,24 +58,23 @@ class CudaTransfer:
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self._source = MappingSource()
-        self._staged: Staged | None = None
         self._engines: dict[str, TrainerWeightTransferEngine] = {}  # one for each server
         self._clients: dict[str, Client] = {}
 
     def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
         self._source.tensors = tensors
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        self._staged = Staged(version, n_bytes, checksum=f"none ({self.backend} checks names, dtypes and shapes)")
-        return self._staged
+        return Staged(version, n_bytes, checksum=f"none ({self.backend} checks names, dtypes and shapes)")
 
-    def send(self, control: Control) -> None:
-        if self._staged is None:
-            raise WeightSyncError("nothing is staged; call stage() before send()")
+    def send(self, control: Control, staged: Staged) -> None:
         if control.url not in self._clients:
             self._connect(control)
         client = self._clients[control.url]
-        client.control, client.version = control, self._staged.version
+        client.control, client.version = control, staged.version
         self._engines[control.url].send_weights()
+
+    def discard(self, staged: Staged) -> None:
+        pass  # the tensors are the trainer's own
 
     def forget(self, url: str) -> None:
         if self._clients.pop(url, None):

@@ -27,10 +27,14 @@ class WeightSyncError(RolloutError):
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What one weight sync did. Example: SyncReport(version=3, seconds=0.9, n_bytes=269_000_000, checksum="9f2c...")"""
+    """What one weight sync did.
+
+    Example: SyncReport(version=3, seconds=0.9, seconds_paused=0.3, n_bytes=269_000_000, checksum="9f2c...")
+    """
 
     version: int
     seconds: float
+    seconds_paused: float  # of these, in which nothing could be sampled
     n_bytes: int
     checksum: str  # of all tensors; computed on both sides and found equal
 

@@ -41,6 +41,7 @@ class TransformersEngine:
         self._settings, self._device = model, device
         self._tokenizer = tokenizer
         self._max_sequences = max_sequences
+        self._turn = asyncio.Lock()  # one batch at a time, and none while weights are copied
 
     async def start(self) -> None:
         self._model: PreTrainedModel = await asyncio.to_thread(load_model, self._settings, self._device)
@@ -51,13 +52,15 @@ class TransformersEngine:
         per_batch = max(1, self._max_sequences // max(r.n for r in requests)) if requests else 1
         for start in range(0, len(requests), per_batch):
             batch = requests[start : start + per_batch]
-            groups = await asyncio.to_thread(self._sample, batch)
+            async with self._turn:
+                groups = await asyncio.to_thread(self._sample, batch)
             for index, group in enumerate(groups, start):
                 yield index, group
 
     async def update_weights(self, tensors: Mapping[str, Tensor], version: int) -> SyncReport:
         started = time.monotonic()
-        return await asyncio.to_thread(self._load, tensors, version, started)
+        async with self._turn:
+            return await asyncio.to_thread(self._load, tensors, version, started)
 
     async def close(self) -> None:
         self._model = None  # type: ignore[assignment]
@@ -74,7 +77,8 @@ class TransformersEngine:
             raise WeightSyncError(f"version {version}: sent checksum {sent}, served {received}")
         self.version = version
         n_bytes = sum(t.numel() * t.element_size() for t in served.values())
-        return SyncReport(version, time.monotonic() - started, n_bytes, received)
+        seconds = time.monotonic() - started
+        return SyncReport(version, seconds, seconds, n_bytes, received)
 
     @torch.inference_mode()
     def _sample(self, requests: Sequence[RolloutRequest]) -> list[Group]:

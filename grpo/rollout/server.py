@@ -18,6 +18,7 @@ import aiohttp
 import psutil
 
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
+from grpo.cores import overlap, share_cores
 from grpo.rollout import watch
 from grpo.rollout.engine import RolloutError
 
@@ -95,7 +96,7 @@ def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings
     return line + settings.extra_args
 
 
-def environment(model_path: str, settings: ServerSettings, place: Placement) -> dict[str, str]:
+def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> dict[str, str]:
     """The child's environment: ours, and what the server needs."""
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}  # ours is the trainer's
     env |= {
@@ -111,7 +112,9 @@ def environment(model_path: str, settings: ServerSettings, place: Placement) -> 
     if place.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, place.gpus))
     else:
-        env["OMP_NUM_THREADS"] = str(settings.threads or 1)
+        env["OMP_NUM_THREADS"] = str(share_cores(rollout).server)
+        if overlap(rollout):  # a thread that waits must not spin on a core that the trainer could use
+            env["OMP_WAIT_POLICY"] = "passive"
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # or vLLM overrides the "uni" executor, to set OMP_NUM_THREADS
     if place.backend == "ipc":
         env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles travel pickled, over loopback
@@ -307,4 +310,4 @@ def build(
     check_model(model_path)
     where = place(rollout.server, trainer_gpus)
     command = command_line(model_path, model, rollout, where)
-    return VLLMServer(command, environment(model_path, rollout.server, where), rollout.server, log_file, folders)
+    return VLLMServer(command, environment(model_path, rollout, where), rollout.server, log_file, folders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,10 +64,13 @@ class VLLMEngine:
         self._urls: list[str] = [url.rstrip("/") for url in self._settings.urls]
         self._client: RolloutClient | None = None
         self._stack = AsyncExitStack()
-        self._staged: Staged | None = None
+        self._staged: Staged | None = None  # what the servers hold, or are about to
         self._adapters: list[Adapter] = []  # the newest last; those that completions may still be using before it
         self._lives = 0  # how often a server was started; tells whether a failure was of the present one
         self._turn = asyncio.Lock()  # held while the server is being started or updated
+        self._door = asyncio.Lock()  # first come, first served
+        self._in_flight = 0  # completions that the servers were asked for
+        self._left = asyncio.Event()  # some of them came
 
     async def start(self) -> None:
         async with self._turn:
@@ -79,10 +82,7 @@ class VLLMEngine:
         """Yield (index, group) as groups complete. Raises RolloutError when the server cannot be kept alive."""
         if not requests:
             return
-        # Enough in flight to keep the servers full; more would only eat into the requests' deadlines.
-        largest = max(request.n for request in requests)
-        room = asyncio.Semaphore(2 * self._rollout.max_sequences * max(1, len(self._urls)) // largest + 1)
-        tasks = [asyncio.create_task(self._answer(i, request, room)) for i, request in enumerate(requests)]
+        tasks = [asyncio.create_task(self._answer(i, request)) for i, request in enumerate(requests)]
         try:
             for task in asyncio.as_completed(tasks):
                 yield await task
@@ -94,11 +94,14 @@ class VLLMEngine:
     async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
         """Serve `tensors` as `version` from now on; completions in flight go on with them.
 
-        Raises WeightSyncError if the server refuses them. It is stopped then: it may hold half of them.
+        Sampling goes on while they are staged. Raises WeightSyncError if the server refuses them. It is stopped
+        then: it may hold half of them.
         """
         started = time.monotonic()
+        staged = await asyncio.to_thread(self._transfer.stage, tensors, version)
+        ready = time.monotonic()
         async with self._turn:
-            self._staged = staged = await asyncio.to_thread(self._transfer.stage, tensors, version)
+            previous, self._staged = self._staged, staged
             try:
                 await self._push_all(staged)
             except ServerLostError as lost:
@@ -108,7 +111,10 @@ class VLLMEngine:
                     await self._server.stop()
                 raise
             self.version = version
-        return SyncReport(version, time.monotonic() - started, staged.n_bytes, staged.checksum)
+        served = time.monotonic()
+        if previous is not None:
+            self._transfer.discard(previous)
+        return SyncReport(version, served - started, served - ready, staged.n_bytes, staged.checksum)
 
     async def update_adapter(self, folder: Path, version: int) -> SyncReport:
         """Serve the LoRA adapter in `folder` (as peft saves it) as `version`, over the weights of the start.
@@ -126,7 +132,7 @@ class VLLMEngine:
                 await self._restart(lost)
             self.version = version
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return SyncReport(version, time.monotonic() - started, n_bytes, checksum(tensors))
+        return SyncReport(version, time.monotonic() - started, 0.0, n_bytes, checksum(tensors))
 
     async def close(self) -> None:
         try:
@@ -136,8 +142,23 @@ class VLLMEngine:
         finally:
             self._transfer.close()
 
-    async def _answer(self, index: int, request: RolloutRequest, room: asyncio.Semaphore) -> tuple[int, Group]:
-        async with room:
+    @asynccontextmanager
+    async def _admitted(self, n: int) -> AsyncIterator[None]:
+        """Enough in flight to keep the servers full; more would only eat into the requests' deadlines."""
+        enough = 2 * self._rollout.max_sequences * max(1, len(self._urls))
+        async with self._door:
+            while self._in_flight and self._in_flight + n > enough:
+                self._left.clear()
+                await self._left.wait()
+            self._in_flight += n
+        try:
+            yield
+        finally:
+            self._in_flight -= n
+            self._left.set()
+
+    async def _answer(self, index: int, request: RolloutRequest) -> tuple[int, Group]:
+        async with self._admitted(request.n):
             while True:
                 async with self._turn:  # wait until the server has its weights
                     client, life, version = self._client, self._lives, self.version
@@ -202,21 +223,21 @@ class VLLMEngine:
         if not self._adapters or self._client is None:
             return
         superseded = self._adapters[0] if len(self._adapters) == 3 else None
-        timeout = self._settings.request_timeout
+        timeout = self._settings.sync_timeout
         loads = [asyncio.to_thread(load_adapter, url, self._adapters[-1], superseded, timeout) for url in self._urls]
         await asyncio.gather(*loads)
         self._client.adapter = self._adapters[-1]
 
     async def _push_all(self, staged: Staged) -> None:
-        timeout = self._settings.request_timeout
-        pushes = [asyncio.to_thread(push, url, self._transfer, staged.version, timeout) for url in self._urls]
+        timeout = self._settings.sync_timeout
+        pushes = [asyncio.to_thread(push, url, self._transfer, staged, timeout) for url in self._urls]
         try:
             async with asyncio.timeout(timeout):  # a collective whose other side has died never returns
                 await asyncio.gather(*pushes)
         except TimeoutError as error:
             raise WeightSyncError(
                 f"sending weights {staged.version} by {self._transfer.backend} to {self._urls} is stuck: "
-                f"not done within {timeout:g} s (rollout.server.request_timeout)"
+                f"not done within {timeout:g} s (rollout.server.sync_timeout)"
             ) from error
 
 

@@ -1,8 +1,9 @@
 """How new weights reach a vLLM server, and how we know that they did.
 
-    transfer.stage(tensors, version)        # the trainer's side: once for each version
+    staged = transfer.stage(tensors, version)   # the trainer's side: once for each version; the servers go on sampling
     for url in servers:
-        push(url, transfer, version, ...)   # pause -> start -> update -> finish(version) -> resume -> check
+        push(url, transfer, staged, ...)        # pause -> start -> update -> finish(version) -> resume -> check
+    transfer.discard(the one before)
 
 `push` drives vLLM's RL control plane (vllm/entrypoints/rl/online/api_router.py). Pausing with mode=keep
 freezes completions in flight and drops all cached keys and values, so what is sampled after `resume` is
@@ -50,6 +51,7 @@ class Staged:
     version: int
     n_bytes: int
     checksum: str
+    path: Path | None = None  # of the file that holds them, if one does
 
 
 class Transfer(Protocol):
@@ -58,11 +60,15 @@ class Transfer(Protocol):
     backend: str  # vLLM's --weight-transfer-config backend
 
     def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
-        """Make these the tensors that `send` sends, until the next call."""
+        """Get these tensors ready to be sent. What was staged before can be sent still."""
         ...
 
-    def send(self, control: Control) -> None:
-        """Move the staged tensors to one server: start, update, finish. Raises WeightSyncError, ServerLostError."""
+    def send(self, control: Control, staged: Staged) -> None:
+        """Move staged tensors to one server: start, update, finish. Raises WeightSyncError, ServerLostError."""
+        ...
+
+    def discard(self, staged: Staged) -> None:
+        """Free what `stage` took for them: they will not be sent any more."""
         ...
 
     def forget(self, url: str) -> None:
@@ -129,18 +135,18 @@ def parse_version(label: str) -> int:
     return 0 if label == "default" else int(label)
 
 
-def push(url: str, transfer: Transfer, version: int, timeout: float) -> None:
-    """Serve the staged weights at `url` as `version`, and check that the server says so. Blocks.
+def push(url: str, transfer: Transfer, staged: Staged, timeout: float) -> None:
+    """Serve the staged weights at `url`, and check that the server says so. Blocks.
 
     Completions in flight survive. Raises WeightSyncError, or ServerLostError if the server dies.
     """
     with Control(url, timeout) as control:
         control.post("/pause?mode=keep")
-        transfer.send(control)
+        transfer.send(control, staged)
         control.post("/resume")
         served = control.weight_version()
-    if served != version:
-        raise WeightSyncError(f"{url} says that it serves weights {served} after it was sent {version}")
+    if served != staged.version:
+        raise WeightSyncError(f"{url} says that it serves weights {served} after it was sent {staged.version}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +197,8 @@ def _hash(digest: Any, name: str, tensor: torch.Tensor) -> memoryview:
 class ShmTransfer:
     """Weights through a safetensors file in shared memory, for servers on this machine without CUDA.
 
-    The file of the last version stays until the next one is complete, so that a restarted server can read
-    it. `folders` are where files may lie; whoever outlives this process removes them (see `watch.py`).
+    A version's file stays until it is discarded, so that a restarted server can read it. `folders` are where files
+    may lie; whoever outlives this process removes them (see `watch.py`).
     """
 
     backend = "zero_shm"
@@ -202,25 +208,21 @@ class ShmTransfer:
         roots = [Path("/dev/shm"), Path(tempfile.gettempdir())]
         self.folders = [root / name for root in roots if root.is_dir()]
         atexit.register(self.close)  # should nobody else come to call it; a killed process has its watcher
-        self._path: Path | None = None
-        self._staged: Staged | None = None
 
     def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         path = self._folder_with_room(n_bytes) / f"weights-{version}-{uuid4().hex[:8]}.safetensors"
-        digest = write_safetensors(path, tensors)
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-        self._path, self._staged = path, Staged(version, n_bytes, digest)
-        return self._staged
+        return Staged(version, n_bytes, write_safetensors(path, tensors), path)
 
-    def send(self, control: Control) -> None:
-        if self._staged is None:
-            raise WeightSyncError("nothing is staged; call stage() before send()")
+    def send(self, control: Control, staged: Staged) -> None:
         control.post("/start_weight_update")
-        update = {"path": str(self._path), "checksum": self._staged.checksum}
+        update = {"path": str(staged.path), "checksum": staged.checksum}
         control.post("/update_weights", {"update_info": update})
-        control.post("/finish_weight_update", {"weight_version": str(self._staged.version)})
+        control.post("/finish_weight_update", {"weight_version": str(staged.version)})
+
+    def discard(self, staged: Staged) -> None:
+        if staged.path is not None:
+            staged.path.unlink(missing_ok=True)
 
     def forget(self, url: str) -> None:
         pass  # nothing is set up with a server
