@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from grpo.advantage import ADVANTAGES
+
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 
@@ -161,7 +163,7 @@ class GRPOConfig(Settings):
     loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(gt=0)] = 0.2
-    advantage: Literal["auto", "group_std", "group_mean"] = "auto"  # auto: group_mean for dr_grpo, else group_std
+    advantage: str = "auto"  # of grpo/advantage.py, or file.py:function; auto: group_mean for dr_grpo, else group_std
     kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the k3 estimate against the model that the run started from
     curriculum: CurriculumSettings = Field(default_factory=CurriculumSettings)
     updates_per_batch: Positive = 1
@@ -182,8 +184,16 @@ class GRPOConfig(Settings):
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     control: Literal["none", "random"] = "none"  # random: rewards are coin flips, to measure what learning is worth
 
+    @field_validator("advantage")
+    @classmethod
+    def _known_advantage(cls, name: str) -> str:
+        known = ("auto", *ADVANTAGES)
+        if name not in known and ":" not in name:
+            raise ValueError(f"got {name!r}, expected {', '.join(known)}, or a function of yours as file.py:function")
+        return name
+
     @property
-    def advantage_kind(self) -> Literal["group_std", "group_mean"]:
+    def advantage_kind(self) -> str:
         """`advantage`, with auto resolved for the loss."""
         if self.advantage != "auto":
             return self.advantage

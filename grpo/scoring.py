@@ -1,11 +1,12 @@
-"""What rewards are given of a group: the same in training and when a finished run is scored again."""
+"""What rewards are given of a group, and what they gave: the same in training and when a run is scored again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo.types import Completion, Prompt
+from grpo.types import Completion, Prompt, RewardsOfGroup
+from rewards import Reward
 from rewards.chat import in_form
 
 
@@ -26,3 +27,9 @@ def reward_inputs(prompt: Prompt, completions: Sequence[Completion]) -> tuple[li
     else:
         columns["prompts"] = [prompt.text.removesuffix(prompt.prefill)] * n
     return texts, columns
+
+
+def earned(rewards: Sequence[Reward], weights: Mapping[str, float]) -> RewardsOfGroup:
+    """What advantages are computed from, of the rewards of a group's completions."""
+    parts = {name: tuple(reward.parts[name] for reward in rewards) for name in weights}
+    return RewardsOfGroup(tuple(reward.value for reward in rewards), parts, weights)

@@ -34,8 +34,8 @@ from grpo.optim import MasterAdamW, learning_rate
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup
 from grpo.rollout_metrics import means, rollout_metrics, rollout_rows
-from grpo.scoring import reward_inputs
-from grpo.types import Group, Prompt, Sample
+from grpo.scoring import earned, reward_inputs
+from grpo.types import Group, Prompt, RewardsOfGroup, Sample
 from grpo.update import PolicyUpdate, TrainBatch
 from rewards import Reward, RewardSum
 from rewards.types import TrainerState
@@ -80,6 +80,7 @@ class GRPOTrainer:
         self.served = ServedWeights(model)
         self.scheduler = Scheduler(engine, prompts, rollout, self._score, config.seed, config.steps)
         self._update = PolicyUpdate(config, rollout.temperature, model, self.optimizer, reference)
+        self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0}  # goes into every checkpoint
         self._n_prompts = len(prompts)
@@ -159,15 +160,15 @@ class GRPOTrainer:
         return tuple(self.rewards.score(texts, columns, state, lambda name, value: log_metric((name, value))))
 
     def _advantages(self, step: int, groups: list[ScoredGroup]) -> list[list[float | None]]:
-        kind = self.config.advantage_kind
-        return [group_advantages(self._trained_rewards(step, scored), kind) for scored in groups]
+        return self._advantage([self._trained_rewards(step, scored) for scored in groups])
 
-    def _trained_rewards(self, step: int, scored: ScoredGroup) -> list[float | None]:
-        values = [reward.value for reward in scored.rewards]
+    def _trained_rewards(self, step: int, scored: ScoredGroup) -> RewardsOfGroup:
+        rewards = earned(scored.rewards, self.rewards.weights)
         if self.config.control == "none":
-            return values
+            return rewards
         coin = random.Random(f"{self.config.seed}/{step}/{scored.group.prompt.id}")
-        return [None if value is None else float(coin.random() < 0.5) for value in values]
+        flips = tuple(None if value is None else float(coin.random() < 0.5) for value in rewards.total_G)
+        return RewardsOfGroup(flips, {"random": flips}, {"random": 1.0})
 
     def _batch(self, groups: list[ScoredGroup], advantages: list[list[float | None]]) -> TrainBatch:
         """The samples with a gradient, weighted by normalisers that count the others too."""

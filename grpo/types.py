@@ -106,6 +106,21 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardsOfGroup:
+    """What a group's completions earned, in their order; None: not scored, or the part does not apply.
+
+    `total_G` is the weighted sum of `parts`, unless a verdict failed (None) or a control replaced it.
+
+    Example: RewardsOfGroup(total_G=(1.2, 0.2, None), parts={"accuracy": (1.0, 0.0, None), "format": (1.0, 1.0, 0.0)},
+                            weights={"accuracy": 1.0, "format": 0.2})
+    """
+
+    total_G: tuple[float | None, ...]
+    parts: Mapping[str, tuple[float | None, ...]]  # each reward's own values, before its weight
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One completion ready to be trained on.
 

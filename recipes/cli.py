@@ -195,6 +195,7 @@ def _differences(there: Any, here: Any, key: str = "") -> dict[str, tuple[Any, A
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """Turn the errors that are expected into one message and an exit code; any other is a bug and shows itself."""
+    from grpo.advantage import AdvantageError
     from grpo.config import ModelError
     from grpo.prompts import PromptError
     from grpo.rollout.engine import RolloutError
@@ -213,6 +214,7 @@ def _exit_codes() -> Iterator[None]:
         PlanError,
         PromptError,
         RewardError,
+        AdvantageError,
         ScoreError,
         ModelError,
         ImportGGUFError,

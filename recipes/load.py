@@ -176,15 +176,23 @@ def _anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str]) 
         name = reward.get("name") if isinstance(reward, dict) else None
         if not isinstance(name, str) or ".py:" not in name:
             continue
-        file, _, function = name.rpartition(":")
-        if (found := _existing(file, folder)) is None:
-            source = _source(where, ("rewards", i, "name"))
-            raise RecipeError(f"{source}: rewards.{i}.name: no file {file}, neither in {folder} nor in {Path.cwd()}")
-        reward["name"] = f"{found}:{function}"
+        reward["name"] = _anchored(name, folder, _source(where, ("rewards", i, "name")), f"rewards.{i}.name")
+    train = data.get("train")
+    for key in ("advantage", "loss"):
+        if isinstance(train, dict) and ".py:" in str(train.get(key)):
+            train[key] = _anchored(train[key], folder, _source(where, ("train", key)), f"train.{key}")
     task = data.get("task")
     for key in ("path", "dataset"):
         if isinstance(task, dict) and isinstance(task.get(key), str):
             task[key] = str(_existing(task[key], folder) or task[key])  # what does not exist may be a hub id
+
+
+def _anchored(name: str, folder: Path, source: str, key: str) -> str:
+    """file.py:function with the file's whole path."""
+    file, _, function = name.rpartition(":")
+    if (found := _existing(file, folder)) is None:
+        raise RecipeError(f"{source}: {key}: no file {file}, neither in {folder} nor in {Path.cwd()}")
+    return f"{found}:{function}"
 
 
 def _existing(name: str, folder: Path) -> Path | None:

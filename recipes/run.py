@@ -14,6 +14,7 @@ import transformers
 
 from eval.run import evaluate
 from grpo.adapters import add_adapter
+from grpo.advantage import load_advantage
 from grpo.checkpoint import checkpoints
 from grpo.config import ModelSettings
 from grpo.cores import overlap, share_cores
@@ -51,6 +52,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
         refuse(recipe, resume)
     model = model_settings(recipe)
     rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
+    load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
     tokenizer = load_tokenizer(model)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     train, held_out, dropped = _prompts(recipe, task, tokenizer)

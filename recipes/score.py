@@ -24,10 +24,10 @@ from typing import Any
 
 import yaml
 
-from grpo.advantage import Kind, group_advantages
+from grpo.advantage import load_advantage
 from grpo.atomic import write_atomic
-from grpo.scoring import reward_inputs
-from grpo.types import Completion, Prompt
+from grpo.scoring import earned, reward_inputs
+from grpo.types import Completion, Prompt, RewardsOfGroup
 from recipes.load import load_recipe, yaml_value
 from rewards import Reward, RewardError, RewardSettings, RewardSum
 from rewards.chat import CompletionForm
@@ -188,16 +188,25 @@ def _row(line: str, where: str) -> dict[str, Any]:
 
 
 def rescore_run(rewards: RewardSum, run_dir: Path) -> Iterator[Rescored]:
-    """Every completion of a run's rollouts, in order, scored a group at a time; advantages as its recipe has them."""
+    """Every completion of a run's rollouts, in order, scored a group at a time; advantages as its recipe has them.
+
+    Raises ScoreError, RewardError, RecipeError; AdvantageError of an advantage function of the recipe's own.
+    """
     files = sorted((run_dir / "rollouts").glob("step-*.parquet"))
     if not files or not (run_dir / "recipe.yaml").is_file():
         raise ScoreError(
             f"{run_dir} is no run with a finished step: expected recipe.yaml and rollouts/step-NNNNNN.parquet in it"
         )
-    train = load_recipe(str(run_dir / "recipe.yaml")).train
+    recipe = load_recipe(str(run_dir / "recipe.yaml"))
+    advantage = load_advantage(recipe.train.advantage_kind)
+    weights = {one.name.rpartition(":")[2]: one.weight for one in recipe.rewards}
     for path in files:
-        for _, rows in itertools.groupby(_rollouts(path), key=lambda row: row["group"]):
-            yield from _rescore_group(rewards, list(rows), train.advantage_kind, train.steps)
+        groups = [list(rows) for _, rows in itertools.groupby(_rollouts(path), key=lambda row: row["group"])]
+        scored = [_scored_again(rewards, rows, recipe.train.steps) for rows in groups]
+        before = advantage([_earned_then(rows, weights) for rows in groups])
+        now = advantage([earned(group, rewards.weights) for group in scored])
+        for step_group in zip(groups, scored, before, now, strict=True):
+            yield from _rescored(*step_group)
 
 
 def _rollouts(path: Path) -> list[dict[str, Any]]:
@@ -215,13 +224,22 @@ def _rollouts(path: Path) -> list[dict[str, Any]]:
     return table.to_pylist()
 
 
-def _rescore_group(rewards: RewardSum, rows: list[dict[str, Any]], kind: Kind, steps: int) -> Iterator[Rescored]:
-    prompt = _prompt(rows[0])
-    completions = [_completion(row) for row in rows]
+def _scored_again(rewards: RewardSum, rows: list[dict[str, Any]], steps: int) -> list[Reward]:
     state = TrainerState(rows[0]["step"] - 1, steps, math.nan)  # the epoch is not known: rollouts do not say
-    scored = rewards.score(*reward_inputs(prompt, completions), state)
-    before = group_advantages([row["reward"] for row in rows], kind)
-    now = group_advantages([reward.value for reward in scored], kind)
+    return rewards.score(*reward_inputs(_prompt(rows[0]), [_completion(row) for row in rows]), state)
+
+
+def _earned_then(rows: list[dict[str, Any]], weights: Mapping[str, float]) -> RewardsOfGroup:
+    return earned([Reward(row["reward"], json.loads(row["rewards"])) for row in rows], weights)
+
+
+def _rescored(
+    rows: list[dict[str, Any]],
+    scored: Sequence[Reward],
+    before: Sequence[float | None],
+    now: Sequence[float | None],
+) -> Iterator[Rescored]:
+    prompt = _prompt(rows[0])
     problem = prompt.messages[-1]["content"] if prompt.messages else prompt.text.removesuffix(prompt.prefill)
     for row, reward, before_advantage, advantage in zip(rows, scored, before, now, strict=True):
         at = (row["step"], prompt.id, problem, row["completion"])
