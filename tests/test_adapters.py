@@ -124,6 +124,7 @@ def test_an_adapter_that_cannot_be_served_is_refused_with_the_reason(tiny_model,
         ("model.adapter={peft_type: ADALORA}", "model.adapter.peft_type: ADALORA moves ranks between layers"),
         ("model.lora={dora: true, sync: adapter}", "sync: adapter cannot be served: vLLM takes no DoRA"),
         ("model.lora={quantize: nf4, sync: adapter}", "the server's weights are not the ones that nf4 rounds to"),
+        ("model.lora={quantize: nf4, dora: true}", "dora: over 4-bit weights peft merges it to other values"),
         ("model={path: tiny, lora: {r: 4}, adapter: {peft_type: IA3}}", "model.lora is an adapter, too"),
     ],
 )
