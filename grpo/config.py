@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from grpo.advantage import ADVANTAGES
+from grpo.losses.normaliser import NORMALISERS, Normaliser
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -49,11 +52,11 @@ class LoraSettings(Settings):
     def _served(self) -> LoraSettings:
         if self.sync == "adapter" and (why := self.not_served):
             raise ValueError(f"sync: adapter cannot be served: {why}; use merged, or auto")
+        if self.dora and self.quantize:  # measured with peft 0.21: 11% apart
+            raise ValueError("dora: over 4-bit weights peft merges it to other values than it computes; leave one out")
         return self
 
     @property
-        if self.dora and self.quantize:  # measured with peft 0.21: 11% apart
-            raise ValueError("dora: over 4-bit weights peft merges it to other values than it computes; leave one out")
     def not_served(self) -> str:
         """Why vLLM cannot serve it as an adapter; empty if it can."""
         if self.dora:
@@ -154,6 +157,12 @@ class CurriculumSettings(Settings):
     decay: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: of what was seen before; 1 forgets nothing
 
 
+CorrectionKind = Literal["none", "truncate", "mask", "decoupled", "sequence_truncate", "sequence_mask", "coupled"]
+
+# (clip_low, clip_high) of a recipe that gives none; of all other losses (0.2, 0.2). cispo's is ScaleRL's.
+PUBLISHED_CLIPS = {"dapo": (0.2, 0.28), "cispo": (1.0, 4.0), "gspo": (3e-4, 4e-4), "gspo_token": (3e-4, 4e-4)}
+
+
 class GRPOConfig(Settings):
     """Training. Defaults are DeepSeekMath's GRPO (arXiv 2402.03300) without its KL, as R1-Zero-like runs use it."""
 
@@ -162,20 +171,39 @@ class GRPOConfig(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
-    loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    loss: str = "grpo"  # a name of grpo/losses/normaliser.py, path/to/file.py:function or package.module:function
+    loss_args: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of a loss of one's own
+    normaliser: Literal["auto", "sequence", "constant", "token"] = "auto"  # auto: as the loss's paper has it
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2  # the defaults of both depend on the loss, see PUBLISHED_CLIPS
     clip_high: Annotated[float, Field(gt=0)] = 0.2
+    clip_max: Annotated[float, Field(gt=1)] | None = None  # two-sided clip of INTELLECT-2: bound of every ratio
+    sapo_tau_positive: Annotated[float, Field(gt=0)] = 1.0
+    sapo_tau_negative: Annotated[float, Field(gt=0)] = 1.05
     advantage: str = "auto"  # of grpo/advantage.py, or file.py:function; auto: group_mean for dr_grpo, else group_std
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the k3 estimate against the model that the run started from
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the KL to the reference, see grpo/losses/kl.py
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_place: Literal["loss", "reward"] = "loss"
+    kl_corrected: bool = False  # in the loss: weighted by pi/pi_old, as DeepSeek-V3.2
+    kl_sync_every: NonNegative = 0  # steps after which the reference becomes the policy; 0: the model at the start
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.0  # of the entropy bonus, see grpo/losses/entropy.py
+    entropy_target: Annotated[float, Field(gt=0)] | None = None  # nats; steers the coefficient, which starts at coef
+    entropy_coef_step: Annotated[float, Field(gt=0)] = 0.005  # with a target: change of the coefficient a step
+    entropy_coef_max: Annotated[float, Field(gt=0)] = 1.0
+    entropy_top_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of tokens, by entropy: those with a policy gradient
     curriculum: CurriculumSettings = Field(default_factory=CurriculumSettings)
     updates_per_batch: Positive = 1
     mask_truncated: bool = False  # completions cut at max_tokens do not enter the loss
-    correction: Literal["none", "truncate"] = "truncate"  # importance weight min(pi_trainer/pi_server, cap)
+    correction: CorrectionKind = "truncate"  # of trainer/server mismatch, see grpo/losses/correction.py
     correction_cap: Annotated[float, Field(gt=0)] = 2.0
+    correction_floor: Annotated[float, Field(ge=0)] = 0.0
+    stale_correction: CorrectionKind | None = None  # of tokens that older weights sampled; None: as correction
+    stale_cap: Annotated[float, Field(gt=0)] | None = None  # None: as correction_cap
+    stale_floor: Annotated[float, Field(ge=0)] | None = None  # None: as correction_floor
     optimizer: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of torch.optim.AdamW
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     gradient_checkpointing: bool = False
-    tokens_per_micro_batch: Positive = 8192  # padded tokens that one forward may hold
+    tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
+    packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
     threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: see grpo/cores.py
     gpus: list[int] = Field(default_factory=list)  # [] : GPU 0
     seed: int = 0
@@ -194,9 +222,73 @@ class GRPOConfig(Settings):
             raise ValueError(f"got {name!r}, expected {', '.join(known)}, or a function of yours as file.py:function")
         return name
 
+    @field_validator("loss")
+    @classmethod
+    def _loss(cls, loss: str) -> str:
+        if loss not in NORMALISERS and ":" not in loss:
+            close = difflib.get_close_matches(loss, NORMALISERS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(
+                f"got {loss!r}, expected {', '.join(NORMALISERS)}, path/to/file.py:function or "
+                f"package.module:function{hint}"
+            )
+        return loss
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_clips(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or settings.get("loss") not in PUBLISHED_CLIPS:
+            return settings
+        low, high = PUBLISHED_CLIPS[settings["loss"]]
+        return {"clip_low": low, "clip_high": high} | settings
+
+    @model_validator(mode="after")
+    def _coherent(self) -> GRPOConfig:
+        if found := list(_loss_conflicts(self)):
+            raise ValueError("\n".join(found))
+        return self
+
+    @property
+    def normaliser_kind(self) -> Normaliser:
+        """`normaliser`, with auto resolved for the loss."""
+        return NORMALISERS.get(self.loss, "token") if self.normaliser == "auto" else self.normaliser
+
     @property
     def advantage_kind(self) -> str:
         """`advantage`, with auto resolved for the loss."""
         if self.advantage != "auto":
             return self.advantage
         return "group_mean" if self.loss == "dr_grpo" else "group_std"
+
+
+def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
+    if config.loss_args and config.loss in NORMALISERS:
+        yield f"loss_args: {config.loss} takes none; they are for a loss of your own (loss: file.py:function)"
+    if config.clip_max is not None and config.loss not in ("grpo", "bnpo", "dr_grpo", "dapo"):
+        yield f"clip_max: {config.loss} has no two-sided clip; use it with grpo, bnpo, dr_grpo or dapo"
+    if config.clip_max is not None and config.clip_max <= 1 + config.clip_high:
+        yield f"clip_max: got {config.clip_max}, expected more than 1 + clip_high ({1 + config.clip_high})"
+    if config.loss == "reinforce" and config.updates_per_batch > 1:
+        yield (
+            f"updates_per_batch: got {config.updates_per_batch}, but loss: reinforce has no ratio, so only its first "
+            "update is on-policy; use 1, or another loss"
+        )
+    if config.kl_coef and config.kl_estimator == "k1" and config.kl_place == "loss" and not config.kl_corrected:
+        yield (
+            "kl_estimator: the gradient of k1 in the loss is 0 on average; use k2 or k3, kl_corrected: true, or "
+            "kl_place: reward"
+        )
+    if config.kl_corrected and config.kl_place == "reward":
+        yield "kl_corrected: only a KL in the loss can be corrected; use kl_place: loss, or kl_corrected: false"
+    if config.entropy_target is not None and config.entropy_coef > config.entropy_coef_max:
+        yield f"entropy_coef: got {config.entropy_coef}, expected at most entropy_coef_max ({config.entropy_coef_max})"
+    yield from _band_conflicts("correction", config.correction, config.correction_floor, config.correction_cap)
+    cap = config.correction_cap if config.stale_cap is None else config.stale_cap
+    yield from _band_conflicts("stale", config.stale_correction, config.stale_floor or 0.0, cap)
+
+
+def _band_conflicts(cause: str, kind: CorrectionKind | None, floor: float, cap: float) -> Iterator[str]:
+    if floor >= cap:
+        yield f"{cause}_floor: got {floor}, expected less than {cause}_cap ({cap})"
+    if floor and kind in ("none", "decoupled", "coupled"):
+        yield f"{cause}_floor: {kind} has no lower bound; use mask or truncate, or {cause}_floor: 0"

@@ -28,7 +28,7 @@ from grpo.advantage import load_advantage
 from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.diagnosis import Diagnosis
-from grpo.loss import token_weights
+from grpo.losses import token_weights
 from grpo.metrics import RunRecorder
 from grpo.optim import MasterAdamW, learning_rate
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
@@ -182,7 +182,7 @@ class GRPOTrainer:
                 samples.append(
                     Sample(scored.group.prompt.token_ids, completion.token_ids, completion.logprobs, advantage)
                 )
-        weights = token_weights(self.config.loss, lengths, self.rollout.max_tokens)
+        weights = token_weights(self.config.normaliser_kind, lengths, self.rollout.max_tokens)
         trained = [i for i, s in enumerate(samples) if lengths[i] and (s.advantage or self.config.kl_coef)]
         return TrainBatch([samples[i] for i in trained], [weights[i] for i in trained])
 

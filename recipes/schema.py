@@ -115,10 +115,10 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"rollout.max_staleness: got {rollout.max_staleness}, but engine: transformers samples and trains in turn; "
             "use 0, or engine: vllm"
         )
-    if rollout.max_staleness and train.correction == "none":
+    if rollout.max_staleness and train.correction == "none" and train.stale_correction is None:
         yield (
             f"train.correction: none with rollout.max_staleness: {rollout.max_staleness} trains on stale samples as "
-            "if they were fresh; use truncate, or max_staleness: 0"
+            "if they were fresh; use truncate, or max_staleness: 0, or say stale_correction: none to mean it"
         )
     if train.warmup_steps > train.steps:
         yield f"train.warmup_steps: got {train.warmup_steps}, expected at most train.steps ({train.steps})"

@@ -87,7 +87,7 @@ def test_an_unknown_key_names_file_line_and_nearest(tmp_path):
     path = write(tmp_path, RECIPE + "train:\n  lerning_rate: 1.0\n")
     (line,) = problems(path)
     assert line.startswith(
-        f"{path}:7: train.lerning_rate: unknown key (did you mean learning_rate?); allowed here: steps,"
+        f"{path}:7: train.lerning_rate: unknown key (did you mean learning_rate?); allowed here: backend, steps,"
     )
 
 
@@ -105,9 +105,26 @@ def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
         ("train.steps=true", "train.steps: got true, expected a whole number"),
         ("train.steps=2.5", "train.steps: got 2.5, expected a whole number"),
         ("train.steps=0", "train.steps: got 0, expected a number above 0"),
-        ("train.clip_low=1.5", "train.clip_low: got 1.5, expected a number below 1"),
+        ("train.clip_low=1.5", "train.clip_low: got 1.5, expected a number of at most 1"),
         ("train.learning_rate=fast", "train.learning_rate: got 'fast', expected a number"),
-        ("train.loss=grpoo", "train.loss: got 'grpoo', expected 'grpo', 'dr_grpo' or 'dapo' (did you mean grpo?)"),
+        ("train.loss=grpoo", "train.loss: got 'grpoo', expected grpo, bnpo, dr_grpo, dapo, cispo, gspo, gspo_token,"),
+        ("train.loss=grpoo", "path/to/file.py:function or package.module:function (did you mean grpo?)"),
+        ("train.loss_args={a: 1}", "train.loss_args: grpo takes none; they are for a loss of your own"),
+        ("train={loss: gspo, clip_max: 3}", "train.clip_max: gspo has no two-sided clip"),
+        ("train.clip_max=1.1", "train.clip_max: got 1.1, expected more than 1 + clip_high (1.2)"),
+        ("train={loss: reinforce, updates_per_batch: 2}", "train.updates_per_batch: got 2, but loss: reinforce has no"),
+        (
+            "train={kl_coef: 0.1, kl_estimator: k1}",
+            "train.kl_estimator: the gradient of k1 in the loss is 0 on average",
+        ),
+        ("train={kl_corrected: true, kl_place: reward}", "train.kl_corrected: only a KL in the loss can be corrected"),
+        (
+            "train={entropy_target: 1, entropy_coef: 2}",
+            "train.entropy_coef: got 2.0, expected at most entropy_coef",
+        ),
+        ("train.correction_floor=2.5", "train.correction_floor: got 2.5, expected less than correction_cap (2.0)"),
+        ("train={correction: none, correction_floor: 0.5}", "train.correction_floor: none has no lower bound"),
+        ("train.stale_floor=3", "train.stale_floor: got 3.0, expected less than stale_cap (2.0)"),
         ("train.mask_truncated=1", "train.mask_truncated: got 1, expected true or false"),
         ("model.path=5", "model.path: got 5, expected text"),
         ("model=5", "model: got 5, expected a mapping (key: value)"),
@@ -160,6 +177,14 @@ def test_a_refused_value_names_key_value_and_what_is_allowed(override, message, 
 def test_stale_samples_without_correction_are_refused(tmp_path):
     (line,) = problems(write(tmp_path), "rollout.max_staleness=2", "train.correction=none")
     assert "--set train.correction=none: train.correction: none with rollout.max_staleness: 2" in line
+    load_recipe(write(tmp_path), ["rollout.max_staleness=2", "train.correction=none", "train.stale_correction=none"])
+
+
+def test_a_loss_brings_the_clips_of_its_paper_unless_the_recipe_gives_others(tmp_path):
+    gspo = load_recipe(write(tmp_path), ["train.loss=gspo"]).train
+    assert (gspo.clip_low, gspo.clip_high, gspo.normaliser_kind) == (3e-4, 4e-4, "sequence")
+    dapo = load_recipe(write(tmp_path), ["train.loss=dapo", "train.clip_low=0.1"]).train
+    assert (dapo.clip_low, dapo.clip_high, dapo.normaliser_kind) == (0.1, 0.28, "token")
 
 
 def test_server_and_trainer_on_one_gpu_need_a_transfer_that_can(tmp_path):
