@@ -67,6 +67,7 @@ class Side:
         os.environ.update(QUIET)
         self._process.start()
         theirs.close()
+        self.first: Report = {}  # of the step that it took to get here
         self.seconds: list[float] = []
         self.reports: list[Report] = []
 
@@ -140,7 +141,7 @@ class Turns:
         try:
             for name, program in self._programs.items():
                 self.sides[name] = Side(name, program, self._folder)
-                self.sides[name].wait()
+                self.sides[name].first = self.sides[name].wait()
         except BaseException:
             self.__exit__()
             raise

@@ -35,17 +35,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
 
 from eval.run import evaluate
-from grpo.adapters import add_adapter
-from grpo.advantage import group_advantages
+from grpo.adapters import ServedWeights, add_adapter
+from grpo.advantage import load_advantage
 from grpo.config import ModelSettings, Settings
 from grpo.curriculum import prompt_order
 from grpo.metrics import RunRecorder
-from grpo.model import ServedWeights, load_model
+from grpo.model import load_model
 from grpo.optim import learning_rate
 from grpo.rollout.local import TransformersEngine
 from grpo.rollout.scheduler import ScoredGroup
 from grpo.rollout_metrics import means, rollout_metrics, rollout_rows
-from grpo.scoring import reward_inputs
+from grpo.scoring import earned, reward_inputs
 from grpo.types import Completion, Group, Prompt, Sampling
 from recipes.load import RecipeError
 from recipes.schema import Recipe
@@ -62,18 +62,23 @@ LOSSES: dict[str, dict[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
     "dr_grpo": {"loss_type": "dr_grpo"},
     "dapo": {"loss_type": "dapo"},
+    "bnpo": {"loss_type": "dapo"},  # TRL's bnpo is the mean of a micro-batch; ours of the batch, as its dapo
+    "cispo": {"loss_type": "cispo"},
+    "sapo": {"loss_type": "sapo"},
     "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
 }
-ADVANTAGES = {"group_std": "group", "group_mean": "none"}
+ADVANTAGES = {"group_std": "group", "group_mean": "none", "batch_reward_std": "batch"}
 ADAMW = {"weight_decay": "weight_decay", "eps": "adam_epsilon"}  # and betas
 
 _SAME = {
-    "train": "backend steps learning_rate schedule warmup_steps loss clip_low clip_high advantage kl_coef optimizer "
-    "mask_truncated max_grad_norm gradient_checkpointing tokens_per_micro_batch threads gpus seed eval_every trackers",
+    "train": "backend steps learning_rate schedule warmup_steps loss clip_low clip_high clip_max sapo_tau_positive "
+    "sapo_tau_negative advantage kl_coef kl_corrected optimizer mask_truncated max_grad_norm gradient_checkpointing "
+    "tokens_per_micro_batch threads gpus seed eval_every trackers",
     "rollout": "group_size prompts_per_step max_tokens max_prompt_tokens temperature max_sequences",
 }
 _LEFT_OUT = {
-    "train": "correction correction_cap max_failed_share checkpoint_every keep_checkpoints",
+    "train": "correction correction_cap correction_floor stale_correction stale_cap stale_floor packing "
+    "max_failed_share checkpoint_every keep_checkpoints",
     "rollout": "engine server",
 }
 
@@ -97,7 +102,11 @@ def _unsupported(recipe: Recipe) -> Iterator[str]:
             yield f"{part}.{key}: got {value!r}, TRL's trainer has no such setting; leave it at {default!r}"
     if config.loss not in LOSSES:
         yield f"train.loss: got {config.loss!r}, expected one of {', '.join(LOSSES)}"
-    elif config.advantage_kind not in ADVANTAGES:
+    if config.loss == "cispo" and config.clip_low < 1:
+        yield f"train.clip_low: got {config.clip_low}, TRL's cispo has no lower bound; use 1"
+    if recipe.model.lora and recipe.model.lora.quantize:
+        yield "model.lora.quantize: only our own trainer loads weights in 4 bits; leave it out"
+    if config.advantage_kind not in ADVANTAGES:
         yield f"train.advantage: got {config.advantage_kind!r}, expected one of {', '.join(ADVANTAGES)}"
     for key in config.optimizer.keys() - {*ADAMW, "betas"}:
         yield f"train.optimizer.{key}: TRL's trainer takes betas, eps and weight_decay"
@@ -147,10 +156,13 @@ def trl_config(recipe: Recipe, output: Path, longest_prompt: int) -> trl.GRPOCon
         optim="adamw_torch_fused",
         max_grad_norm=config.max_grad_norm,
         epsilon=config.clip_low,
-        epsilon_high=config.clip_high,
+        epsilon_high=config.clip_high + (config.loss == "cispo"),  # TRL's bounds the weight itself there
+        delta=config.clip_max,
+        sapo_temperature_pos=config.sapo_tau_positive,
+        sapo_temperature_neg=config.sapo_tau_negative,
         scale_rewards=ADVANTAGES[config.advantage_kind],
         beta=config.kl_coef,
-        use_bias_correction_kl=False,
+        use_bias_correction_kl=config.kl_corrected,
         mask_truncated_completions=config.mask_truncated,
         gradient_checkpointing=config.gradient_checkpointing,
         seed=config.seed,
@@ -313,7 +325,7 @@ class TRLRun:
             args=trl_config(self._recipe, self._output, longest),
             train_dataset=Dataset.from_list(rows),
             processing_class=self._tokenizer,
-            callbacks=[_StepEnd(self._finish_step)],
+            callbacks=[StepEnd(self._finish_step)],
         )
 
     def _reward(
@@ -345,10 +357,10 @@ class TRLRun:
 
     def _finish_step(self, step: int, seconds: float, logs: Mapping[str, Any]) -> None:
         config, rollout = self._recipe.train, self._recipe.rollout
-        advantages = [
-            group_advantages([reward.value for reward in scored.rewards], config.advantage_kind)
-            for scored in self._groups
-        ]
+        # For the record; TRL computes its own.
+        advantages = load_advantage(config.advantage_kind)(
+            [earned(scored.rewards, self._rewards.weights) for scored in self._groups]
+        )
         parts = self._trainer.take_seconds()
         sampled = rollout_metrics(self._groups, advantages, rollout.prompts_per_step * rollout.group_size)
         metrics = {
@@ -400,7 +412,7 @@ class TRLRun:
         partial.rename(final)
 
 
-class _StepEnd(TrainerCallback):
+class StepEnd(TrainerCallback):
     """Calls `finish(step, seconds, logs)` after each step; `seconds` from its first micro-batch's fetch to its log."""
 
     def __init__(self, finish: Callable[[int, float, Mapping[str, Any]], None]) -> None:

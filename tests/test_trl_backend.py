@@ -122,7 +122,7 @@ def test_losses_kl_and_lora_run_through_trl(recipe_file, tmp_path):
 )
 def test_what_trl_cannot_do_is_refused_before_anything_is_loaded(recipe_file, tmp_path, override, message):
     with pytest.raises(RecipeError, match=message):
-        train(recipe_file, tmp_path / "out", "train.backend=trl", override)
+        train(recipe_file, tmp_path / "out", override, "train.backend=trl")
     assert not (tmp_path / "out").exists()
 
 
