@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grpo.advantage import group_advantages as group_advantages
     from grpo.config import GRPOConfig as GRPOConfig
-    from grpo.loss import policy_loss as policy_loss
+    from grpo.losses.objective import policy_loss as policy_loss
     from grpo.trainer import GRPOTrainer as GRPOTrainer
 
 _EXPORTS = {
     "GRPOConfig": "grpo.config",
     "GRPOTrainer": "grpo.trainer",
     "group_advantages": "grpo.advantage",
-    "policy_loss": "grpo.loss",
+    "policy_loss": "grpo.losses.objective",
 }
 __all__ = list(_EXPORTS)
 

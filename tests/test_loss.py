@@ -7,7 +7,8 @@ import torch
 
 from grpo.loss import policy_loss, token_weights, truncated_correction
 from grpo.model import completion_logprobs
-from grpo.pack import micro_batches, pack
+from grpo.pad import pad as pack
+from grpo.pad import padded_micro_batches
 from grpo.types import Sample
 
 MAX_TOKENS = 12
@@ -53,7 +54,7 @@ def our_gradient(model, samples, old, kind, *, kl_coef=0.0, ref=None, max_tokens
     weights = token_weights(kind, [len(s.completion_ids) for s in samples], MAX_TOKENS)
     kept = [i for i, s in enumerate(samples) if s.advantage or not skip]
     loss = 0.0
-    for rows in micro_batches([samples[i].length for i in kept], max_tokens_per_micro_batch):
+    for rows in padded_micro_batches([samples[i] for i in kept], max_tokens_per_micro_batch):
         chosen = [kept[row] for row in rows]
         micro = pack([samples[i] for i in chosen], [weights[i] for i in chosen])
         old_T = torch.tensor([value for i in chosen for value in old[i]])
