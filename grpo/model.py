@@ -102,9 +102,17 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
 
 
-def completion_logprobs(model: nn.Module, batch: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """(log-probs with gradient, entropies without) of the micro-batch's trained tokens, each of shape (T,)."""
+def completion_logprobs(
+    model: nn.Module, batch: PackedBatch, temperature: float, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(log-probs with gradient, entropies) of the micro-batch's trained tokens, each of shape (T,)."""
     lm = causal_lm(model)
-    hidden_RLH = lm.get_decoder()(input_ids=batch.input_ids_RL, use_cache=False).last_hidden_state
+    packed = {}
+    if batch.layout is not None:
+        # A mask of four dimensions is passed on as it is: no T x T mask is made, and packed attention needs none.
+        no_mask = torch.empty(1, 1, 1, 1, device=batch.input_ids_RL.device)
+        packed = {"packing": batch.layout, "position_ids": batch.layout.position_T[None], "attention_mask": no_mask}
+    hidden_RLH = lm.get_decoder()(input_ids=batch.input_ids_RL, use_cache=False, **packed).last_hidden_state
     hidden_TH = hidden_RLH[batch.row_T, batch.col_T]
-    return selected_logprobs(hidden_TH, cast(nn.Linear, lm.get_output_embeddings()), batch.target_T, temperature)
+    head = cast(nn.Linear, lm.get_output_embeddings())
+    return selected_logprobs(hidden_TH, head, batch.target_T, temperature, entropy_gradient)

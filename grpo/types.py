@@ -6,10 +6,12 @@ Each is frozen; lists that hold one entry a token have one length, checked where
 
 Dimension suffixes of tensors, everywhere in `grpo`:
 
-    T  trained tokens of a micro-batch    R  rows (sequences) of a micro-batch
-    C  tokens of one chunk of T           L  longest row of a micro-batch
-    G  completions of one group           V  vocabulary
-    H  hidden size                        B  sequences being decoded
+    T  tokens of a micro-batch (trained    R  rows of a micro-batch
+       ones, or all of a packed row)       L  longest row of a micro-batch
+    C  tokens of one chunk of T            V  vocabulary
+    G  completions of one group            H  hidden size
+    S  segments attended to together       B  sequences being decoded
+    N  longest of them
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+
+    from grpo.packed_attention import Layout
 
 FinishReason = Literal["stop", "length"]
 
@@ -142,15 +146,20 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """A micro-batch: rows padded on the right, trained tokens addressed flat.
+    """A micro-batch of whole completions, its trained tokens addressed flat.
 
-    hidden_RLH[row_T, col_T] is the position that predicts target_T.
+    hidden_RLH[row_T, col_T] is the position that predicts target_T. With a `layout` there is one row, packed: a
+    prompt is there once, and the first token of each of its completions is predicted from its one last position.
+    Without one, each row is a prompt and a completion, padded on the right.
     """
 
     input_ids_RL: torch.Tensor
     row_T: torch.Tensor
     col_T: torch.Tensor
     target_T: torch.Tensor
+    sequence_T: torch.Tensor  # which completion of the micro-batch: 0 .. n_sequences - 1
+    n_sequences: int
     sampler_logprobs_T: torch.Tensor
     advantage_T: torch.Tensor
     weight_T: torch.Tensor  # each token's weight in the loss, see grpo/loss.py
+    layout: Layout | None = None

@@ -1,0 +1,299 @@
+"""Causal attention over a flat row of groups, each prompt computed once for all of its completions.
+
+The row holds, group after group, the prompt and then its completions one after another. A token sees the
+tokens of its own segment up to itself, and a completion's token sees its prompt besides. Two parts, each
+without any mask, make up the attention of a completion's token:
+
+    own segment    o_1 = softmax(q k_own) v_own         l_1 = logsumexp(q k_own)          causal
+    its prompt     o_2 = softmax(q k_prompt) v_prompt   l_2 = logsumexp(q k_prompt)       all of it
+    together       l = log(e^l_1 + e^l_2),  o = e^(l_1 - l) o_1 + e^(l_2 - l) o_2
+
+FlashAttention's backward (arXiv 2205.14135, algorithm 4) reads the softmax from o and l alone. Given the o and l
+of the whole, it returns each part's gradients exactly, and a prompt's are their sums over its completions.
+
+On a GPU the same rule is a mask of FlexAttention, which skips the blocks that nobody sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "zero_packed"  # what transformers calls it: model.set_attn_implementation(NAME)
+# PyTorch's bf16 CPU kernel converts at every block: below this many tokens fp32 is up to three times faster.
+FP32_BELOW = 512
+FLEX_BLOCK = 128  # tokens; FlexAttention decides by blocks of this size what to skip
+
+
+@dataclass(frozen=True, slots=True)
+class PackedGroup:
+    """Where one group lies in the row: [start, middle) is the prompt, `ends` close its completions one by one.
+
+    Example: PackedGroup(start=0, middle=3, ends=(5, 9)): a prompt of 3 tokens, completions of 2 and of 4.
+    `ends` may be empty: the prompt alone.
+    """
+
+    start: int
+    middle: int
+    ends: tuple[int, ...]
+
+    @property
+    def segments(self) -> Iterator[tuple[int, int]]:
+        yield self.start, self.middle
+        yield from zip((self.middle, *self.ends), self.ends, strict=False)
+
+    @property
+    def end(self) -> int:
+        return self.ends[-1] if self.ends else self.middle
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Segments of about one length, attended to together. `at_SN`: positions in the row, right-padded with any."""
+
+    at_SN: Tensor
+    real_SN: Tensor  # bool: not padding
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The groups of one row, and what attention needs of them, worked out once for all layers.
+
+    `position_T`: each token's position in its own sequence (prompt and completion).
+    """
+
+    groups: tuple[PackedGroup, ...]
+    position_T: Tensor
+    batches: tuple[Batch, ...]
+    block_masks: dict[int | None, Any] = field(default_factory=dict)  # GPU: by window
+
+    @property
+    def shared(self) -> list[PackedGroup]:
+        """The groups whose completions have tokens that look back at their prompt."""
+        return [group for group in self.groups if group.ends]
+
+    @property
+    def longest(self) -> int:
+        return int(self.position_T.max()) + 1
+
+
+def lay_out(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> Layout:
+    position_T = torch.cat(
+        [
+            torch.arange(end - start) + (start >= g.middle) * (g.middle - g.start)
+            for g in groups
+            for start, end in g.segments
+        ]
+    )
+    return Layout(tuple(groups), position_T.to(device), tuple(_batches([s for g in groups for s in g.segments])))
+
+
+def _batches(segments: Sequence[tuple[int, int]]) -> Iterator[Batch]:
+    """Longest first; a batch pads its segments by a quarter of the longest at most."""
+    ordered = sorted(segments, key=lambda s: s[0] - s[1])
+    while ordered:
+        longest = ordered[0][1] - ordered[0][0]
+        n = sum(end - start >= 0.75 * longest for start, end in ordered)
+        batch, ordered = ordered[:n], ordered[n:]
+        start_S1 = torch.tensor([[start] for start, _ in batch])
+        end_S1 = torch.tensor([[end] for _, end in batch])
+        at_SN = start_S1 + torch.arange(longest)
+        yield Batch(torch.minimum(at_SN, end_S1 - 1), at_SN < end_S1)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Layout | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention interface: query (1, heads, T, D), key and value (1, kv heads, T, D) -> (1, T, heads, D).
+
+    Without `packing`, the model's padded input: PyTorch's attention. Raises NotImplementedError for what packed
+    attention does not compute: dropout, capped scores, attention sinks.
+    """
+    if packing is None:
+        plain = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **others}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **plain)
+    if dropout or softcap or s_aux is not None:
+        raise NotImplementedError("packed attention computes no dropout, no softcap and no attention sinks")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = sliding_window if sliding_window and sliding_window < packing.longest else None
+    if query.device.type == "cpu":
+        out = _PackedAttention.apply(query, key, value, packing, scale, window)
+    else:
+        out = _flex(query, key, value, packing, scale, window)
+    return out.transpose(1, 2), None
+
+
+class _PackedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+        out = torch.empty_like(q)
+        lse = torch.empty(q.shape[:3], dtype=torch.float32)
+        for batch in layout.batches:
+            part, part_lse = _forward(*(_take(x, batch) for x in (q, k, v)), scale, _own_mask(batch, window))
+            _put(out, part, batch)
+            _put(lse[..., None], part_lse[..., None], batch)
+        for group in layout.shared:
+            queries, prompt = _cross(group)
+            mask = _prompt_mask(layout, group, window)
+            part, part_lse = _forward(q[:, :, queries], k[:, :, prompt], v[:, :, prompt], scale, mask, causal=False)
+            own, own_lse = out[:, :, queries], lse[:, :, queries]
+            share = torch.sigmoid(part_lse - own_lse)[..., None]  # of the prompt in the softmax
+            own.copy_(own.float().lerp_(part.float(), share))
+            own_lse.copy_(torch.logaddexp(own_lse, part_lse))
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.layout, ctx.scale, ctx.window = layout, scale, window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        q, k, v, out, lse = ctx.saved_tensors
+        layout, scale, window = ctx.layout, ctx.scale, ctx.window
+        grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
+        for batch in layout.batches:
+            grad_batch = _take(grad, batch) * batch.real_SN[:, None, :, None]
+            inputs = [_take(x, batch) for x in (q, k, v, out)]
+            lse_batch = _take(lse[..., None], batch).squeeze(-1)
+            parts = _backward(grad_batch, *inputs, lse_batch, scale, _own_mask(batch, window))
+            for whole, part in zip((grad_q, grad_k, grad_v), parts, strict=True):
+                _put(whole, part, batch)
+        for group in layout.shared:
+            at, prompt = _cross(group)
+            mask = _prompt_mask(layout, group, window)
+            inputs = [grad[:, :, at], q[:, :, at], k[:, :, prompt], v[:, :, prompt], out[:, :, at], lse[:, :, at]]
+            part_q, part_k, part_v = _backward(*inputs, scale, mask, causal=False)
+            grad_q[:, :, at] += part_q
+            grad_k[:, :, prompt] += part_k
+            grad_v[:, :, prompt] += part_v
+        return grad_q, grad_k, grad_v, None, None, None
+
+
+def _cross(group: PackedGroup) -> tuple[slice, slice]:
+    """The completions' tokens, which see the whole prompt, and the prompt's."""
+    return slice(group.middle, group.end), slice(group.start, group.middle)
+
+
+def _take(x: Tensor, batch: Batch) -> Tensor:
+    """(1, heads, T, D) -> (S, heads, N, D)"""
+    return x[0, :, batch.at_SN].transpose(0, 1)
+
+
+def _put(x: Tensor, part: Tensor, batch: Batch) -> None:
+    x[0, :, batch.at_SN[batch.real_SN]] = part.transpose(1, 2)[batch.real_SN].transpose(0, 1).to(x.dtype)
+
+
+def _own_mask(batch: Batch, window: int | None) -> Tensor | None:
+    """(N, N), False where a key is out of the window; None where the causal kernel does without."""
+    n = batch.at_SN.shape[1]
+    if window is None or n <= window:
+        return None
+    distance_NN = torch.arange(n)[:, None] - torch.arange(n)
+    return (distance_NN >= 0) & (distance_NN < window)
+
+
+def _prompt_mask(layout: Layout, group: PackedGroup, window: int | None) -> Tensor | None:
+    """(completions' tokens, prompt's tokens), False where the prompt's token is out of the window."""
+    queries, prompt = _cross(group)
+    position_T = layout.position_T[queries]
+    if window is None or int(position_T.max()) < window:
+        return None
+    return position_T[:, None] - layout.position_T[prompt] < window
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, causal: bool = True
+) -> tuple[Tensor, Tensor]:
+    """(output, logsumexp) of one part. Without the mask, `causal` says whether key j > query i is hidden."""
+    q, k, v = _compute_dtype(q, k, v)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal and mask is None, attn_mask=_additive(mask, q), scale=scale
+    )
+    if mask is not None:  # a token far from its prompt sees nothing of it
+        sees_some = mask.any(1)
+        out, lse = out.nan_to_num() * sees_some[:, None], lse.masked_fill(~sees_some, float("-inf"))
+    return out, lse
+
+
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    causal: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to q, k and v of one part, `out` and `lse` being those of the whole."""
+    grad, q, k, v, out = _compute_dtype(grad, q, k, v, out)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, q, k, v, out, lse, 0.0, causal and mask is None, attn_mask=_additive(mask, q), scale=scale
+    )
+
+
+def _compute_dtype(*tensors: Tensor) -> list[Tensor]:
+    small = tensors[0].shape[2] < FP32_BELOW
+    return [x.float() if small else x for x in tensors]
+
+
+def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """What the kernel adds to the scores: 0 where the mask is True, -inf where it is False."""
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=like.dtype).masked_fill_(~mask, float("-inf"))[None, None]
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    on_gpu = q.device.type == "cuda"
+    if window not in layout.block_masks:
+        sees = visible(layout, window, q.device)
+        n = q.shape[2]
+        layout.block_masks[window] = create_block_mask(sees, None, None, n, n, q.device, BLOCK_SIZE=FLEX_BLOCK)
+    attend = torch.compile(flex_attention, dynamic=True) if on_gpu else flex_attention
+    return attend(q, k, v, block_mask=layout.block_masks[window], scale=scale, enable_gqa=True)
+
+
+def visible(layout: Layout, window: int | None, device: torch.device | str) -> Any:
+    """FlexAttention's mask_mod: whether token `query` of the row sees token `key`."""
+    segment, prompt_of = [], []
+    for group in layout.groups:
+        prompt = len(segment) and segment[-1] + 1
+        for i, (start, end) in enumerate(group.segments):
+            segment += [prompt + i] * (end - start)
+            prompt_of += [prompt] * (end - start)
+    segment_T, prompt_T = torch.tensor(segment, device=device), torch.tensor(prompt_of, device=device)
+    position_T = layout.position_T.to(device)
+    limit = layout.longest if window is None else window
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        distance = position_T[query] - position_T[key]
+        same = (segment_T[query] == segment_T[key]) | (prompt_T[query] == segment_T[key])
+        return same & (distance >= 0) & (distance < limit)
+
+    return sees
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # of padded input
