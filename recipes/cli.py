@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from recipes import eval_cli
+from recipes import eval_cli, filter_cli
 from recipes.rewards_cli import rewards
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def score(
 
 main.command("eval")(eval_cli.evaluate)
 main.command("compare")(eval_cli.compare)
+main.command("filter")(filter_cli.filter_problems)
 
 
 @main.command()
@@ -156,7 +157,7 @@ def import_gguf(
 
 def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
     """The recipe to run and the directory to run it in."""
-    from recipes.load import RecipeError, load_recipe
+    from recipes.load import RecipeError, differences, load_recipe
 
     recipe = load_recipe(spec, overrides)
     if not resume:
@@ -170,7 +171,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         found = "no --output is given" if output is None else f"{output} has no recipe.yaml"
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_recipe(str(output / "recipe.yaml"))
-    changed = _differences(stored.model_dump(), recipe.model_dump())
+    changed = differences(stored.model_dump(), recipe.model_dump())
     if any(override.startswith("train.steps=") for override in overrides):
         changed.pop("train.steps", None)
     if changed:
@@ -180,16 +181,6 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
             f"{output / 'recipe.yaml'}; only train.steps may be changed, by --set"
         )
     return recipe, output
-
-
-def _differences(there: Any, here: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value there, value here) wherever two recipes differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in [*there, *(name for name in here if name not in there)]:
-            found |= _differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
-        return found
-    return {} if there == here else {key: (there, here)}
 
 
 @contextmanager

@@ -76,6 +76,16 @@ def resolve_model(path: str) -> str:
     return str(TINY) if path == "tiny" else path
 
 
+def differences(there: Any, here: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value there, value here) wherever two recipes, as plain data, differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in [*there, *(name for name in here if name not in there)]:
+            found |= differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+        return found
+    return {} if there == here else {key: (there, here)}
+
+
 # -- YAML ---------------------------------------------------------------------------------------------------------
 
 

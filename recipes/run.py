@@ -55,7 +55,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
     tokenizer = load_tokenizer(model)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
-    train, held_out, dropped = _prompts(recipe, task, tokenizer)
+    train, held_out, dropped = task_prompts(recipe, task, tokenizer)
     the_plan = plan(recipe)
 
     output.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     try:
         recorder.note(f"{source} -> {output}")
         recorder.note(the_plan)
-        recorder.note(_task_in_words(task, len(train), len(held_out), dropped))
+        recorder.note(task_in_words(task, len(train), len(held_out), dropped))
         parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
         if recipe.train.backend == "trl":
             from recipes.trl_backend import TRLRun
@@ -114,7 +114,7 @@ def _trainer(
     if model.adapted:
         policy = add_adapter(policy, model, config.seed)
     needs_reference = config.kl_coef > 0 and not model.adapted
-    engine = _engine(recipe, model, tokenizer, output, device)
+    engine = rollout_engine(recipe, model, tokenizer, output, device)
 
     async def measure() -> Mapping[str, Any]:
         sampling = Sampling(recipe.eval.max_tokens or recipe.rollout.max_tokens, recipe.eval.temperature)
@@ -136,9 +136,10 @@ def _trainer(
     )
 
 
-def _engine(
+def rollout_engine(
     recipe: Recipe, model: ModelSettings, tokenizer: PreTrainedTokenizerBase, output: Path, device: torch.device
 ) -> RolloutEngine:
+    """The engine that the recipe asks for, not started. `device`: the trainer's, or of the in-process engine."""
     if recipe.rollout.engine == "transformers":
         from grpo.rollout.local import TransformersEngine
 
@@ -152,7 +153,9 @@ def _engine(
     return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus)
 
 
-def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Prompt], list[Prompt], int]:
+def task_prompts(
+    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Prompt], list[Prompt], int]:
     """Training and held-out prompts, and how many were dropped because they are too long."""
     room = max_positions(model_settings(recipe)) - recipe.rollout.max_tokens
     longest = min(recipe.rollout.max_prompt_tokens, room)
@@ -184,7 +187,7 @@ def _prompts(recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
     return train, held_out, dropped + held_out_dropped
 
 
-def _task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
+def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
     lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
     if dropped:
         lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")

@@ -216,6 +216,8 @@ def _rows(
         answer = gold_answer(columns[source.answer], source.answer_pattern)
         if answer is None:
             rejected.append((row_id, f"no answer in column {source.answer!r}"))
+        elif columns.get("kept") is False and "pass_rate" in columns:  # of `zero filter`, which says what it left out
+            rejected.append((row_id, f"not kept by zero filter: pass rate {columns['pass_rate']}"))
         elif source.known and not re.fullmatch(source.known[1], str(columns.get(source.known[0]))):
             rejected.append((row_id, f"{source.known[0]} is {columns.get(source.known[0])!r}"))
         else:
