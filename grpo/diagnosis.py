@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from grpo.config import GRPOConfig, RolloutSettings
+from grpo.pathologies import PATHOLOGIES, Pathology
+from grpo.report import read_lines
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.scheduler import ScoredGroup
 from grpo.types import Completion, Prompt
@@ -15,15 +18,18 @@ from rewards.types import FAILURES
 
 SHOWN_FAILURES = 3  # completions that the error about too many failures quotes
 SHOWN_CHARACTERS = 120  # of each, and of its reason
-MISMATCH = 0.1  # mean |trainer - server| log-prob above which the run says so (bf16 noise is about 0.01 to 0.06)
 
 
 class Diagnosis:
-    """Watches the steps of one run. `say` gets each sentence once."""
+    """Watches the steps of one run, which goes on from those in its metrics.jsonl. `say` gets each sentence once."""
 
     def __init__(self, config: GRPOConfig, rollout: RolloutSettings, run_dir: Path, say: Callable[[str], None]) -> None:
         self._config, self._rollout, self._run_dir, self._say = config, rollout, run_dir, say
-        self._said: set[str] = set()
+        self._history: list[dict[str, float]] = []
+        self._known: set[Pathology] = set()
+        for metrics in read_lines(run_dir / "metrics.jsonl"):  # of the run that this one resumes: it has said these
+            self._add(metrics)
+            self._new()
 
     def refuse_failures(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Raises RolloutError if more than train.max_failed_share of the step's completions failed."""
@@ -48,32 +54,22 @@ class Diagnosis:
             )
 
     def explain(self, metrics: Mapping[str, float]) -> None:
-        """Say in words what usually goes wrong, once each."""
-        if metrics["zero_variance_groups"] == 1:
-            self._say_once(
-                "no contrast",
-                "every group of this step has one and the same reward for all its completions, so nothing could be "
-                "learned from it (loss 0). If this goes on, the task is too hard or too easy: change "
-                "task.config or raise rollout.group_size",
-            )
-        if metrics.get("logprob_diff", 0.0) > MISMATCH:
-            self._say_once(
-                "mismatch",
-                f"the server's log-probs differ from the trainer's by {metrics['logprob_diff']:.2f} on average "
-                f"(more than {MISMATCH}): usual causes are model.dtype, LoRA merged in bf16, or stale weights; "
-                f"train.correction: {self._config.correction} is applied",
-            )
-        if metrics["truncated"] > 0.5:
-            self._say_once(
-                "truncated",
-                f"{metrics['truncated']:.0%} of the completions were cut at rollout.max_tokens = "
-                f"{self._rollout.max_tokens}: raise it if their answers are missing",
-            )
-
-    def _say_once(self, key: str, sentence: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
+        """Add a step, and say what is wrong with the run since then: each pathology once."""
+        self._add(metrics)
+        for sentence in self._new():
             self._say(sentence)
+
+    def _new(self) -> list[str]:
+        """The sentences of pathologies that were not found before."""
+        found = [
+            (one, one(self._history, self._config, self._rollout)) for one in PATHOLOGIES if one not in self._known
+        ]
+        self._known.update(one for one, sentence in found if sentence)
+        return [sentence for _, sentence in found if sentence]
+
+    def _add(self, metrics: Mapping[str, float | None]) -> None:
+        # What is not finite says nothing here; on disk it is null.
+        self._history.append({key: x for key, x in metrics.items() if x is not None and math.isfinite(x)})
 
 
 def _failure_cause(reward: Reward) -> str:

@@ -21,6 +21,8 @@ The trainer gives these metrics; others are recorded as they come.
     | logprob_diff           | nats      | mean |trainer - server| log-prob before the update                   |
     | kl_sampler             | nats      | k3 estimate of the trainer against the server, before the update     |
     | clipped                | share     | tokens whose ratio was clipped                                       |
+    | ess                    | share     | effective sample size of the correction's weights, of the tokens     |
+    | stale                  | share     | tokens that older weights sampled; others: grpo/losses/correction.py |
     | tokens, trained_tokens | tokens    | sampled in the step; those that entered the loss                     |
     | tokens_per_second      | tokens/s  | tokens / seconds                                                     |
     | seconds                | s         | the whole step; seconds_rollout, _reward, _train and _sync: its parts |
