@@ -206,8 +206,7 @@ def summed_up(side: Side, model: Model, work: Work) -> dict[str, Any]:
 
 
 def compare(arguments: argparse.Namespace, model: Model, folder: Path) -> dict[str, Any]:
-    groups = max(1, round(arguments.tokens / (GROUP * MEAN)))
-    work = Work(model.config.vocab_size, PROMPT, mixed_lengths(groups, GROUP))
+    work = Work(model.config.vocab_size, PROMPT, mixed_lengths(mixed_groups(arguments.tokens), GROUP))
     settings = Settings(model.folder, work, batch=arguments.trl_batch)
     calibrated = {}
     if arguments.calibrate:
@@ -230,6 +229,12 @@ def compare(arguments: argparse.Namespace, model: Model, folder: Path) -> dict[s
         "calibration": calibrated,
         "rounds": arguments.rounds,
     }
+
+
+def mixed_groups(tokens: int) -> int:
+    """Groups of mixed lengths that make about so many tokens; a multiple of 4, so that 32 divides their completions."""
+    groups = tokens / (GROUP * MEAN)
+    return max(1, round(groups) if groups < 4 else 4 * round(groups / 4))
 
 
 def about(work: Work, model: Model) -> dict[str, Any]:
@@ -267,9 +272,8 @@ def sweep_work(name: str, tokens: int, vocabulary: int) -> Iterator[tuple[int, W
             groups = max(1, round(tokens / (GROUP * length)))
             yield length, Work(vocabulary, PROMPT, ((length,) * GROUP,) * groups)
     else:
-        groups = max(1, round(tokens / (GROUP * MEAN)))
         for size in GROUPS:
-            yield size, Work(vocabulary, PROMPT, mixed_lengths(groups, size))
+            yield size, Work(vocabulary, PROMPT, mixed_lengths(mixed_groups(tokens), size))
 
 
 def sweep(arguments: argparse.Namespace, model: Model, folder: Path) -> dict[str, Any]:
