@@ -25,7 +25,16 @@ The trainer gives these metrics; others are recorded as they come.
     | stale                  | share     | tokens that older weights sampled; others: grpo/losses/correction.py |
     | tokens, trained_tokens | tokens    | sampled in the step; those that entered the loss                     |
     | tokens_per_second      | tokens/s  | tokens / seconds                                                     |
-    | seconds                | s         | the whole step; seconds_rollout, _reward, _train and _sync: its parts |
+    | seconds                | s         | the whole step, without evaluations and checkpoints; the sum of the   |
+    |                        |           | five below                                                           |
+    | seconds_wait           | s         | waiting for samples                                                  |
+    | seconds_reward         | s         | waiting for rewards, when all samples were there                     |
+    | seconds_train          | s         | the update; _pack, _forward, _backward and _optimizer: its parts     |
+    | seconds_sync           | s         | from the update to serving its weights; seconds_paused: of these, in |
+    |                        |           | which nothing could be sampled                                       |
+    | seconds_rest           | s         | everything else: advantages, recording                               |
+    | staleness              | steps     | age of a completion's oldest token when it was trained, mean         |
+    | refilled_groups        |           | dropped for want of contrast, and replaced (rollout.refill)          |
     | zero_variance_groups   | share     | groups whose rewards are all equal, so that nothing is learned       |
     | failed                 | share     | completions asked for that were not graded                           |
     | weight_version         |           | of the weights that the server holds after the step                  |
@@ -74,6 +83,7 @@ ROLLOUT_SCHEMA = pa.schema(
         pa.field("extracted", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("advantage", pa.float64()),  # null: not trained on
+        pa.field("dropped", pa.bool_()),  # its group had no contrast, and another one was sampled in its place
         pa.field("finish_reason", pa.string()),
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("logprobs", pa.list_(pa.float32())),

@@ -37,10 +37,15 @@ def rollout_metrics(
     }
 
 
+def staleness(step: int, groups: Sequence[ScoredGroup]) -> float:
+    """Optimizer steps that the oldest token of a completion is behind the weights it trains, mean of completions."""
+    return mean([step - 1 - min(c.versions) for scored in groups for c in scored.group.completions])
+
+
 def rollout_rows(
-    step: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None]]
+    step: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None]], n_dropped: int = 0
 ) -> list[dict[str, Any]]:
-    """One row a completion, as `rollouts/step-NNNNNN.parquet` keeps them."""
+    """One row a completion, as `rollouts/step-NNNNNN.parquet` keeps them; the last `n_dropped` groups were dropped."""
     return [
         {
             "step": step,
@@ -59,6 +64,7 @@ def rollout_rows(
             "extracted": reward.score.extracted if reward.score else None,
             "reason": reward.score.reason if reward.score else None,
             "advantage": advantage,
+            "dropped": number >= len(groups) - n_dropped,
             "finish_reason": completion.finish_reason,
             "token_ids": list(completion.token_ids),
             "logprobs": list(completion.logprobs),

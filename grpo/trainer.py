@@ -17,7 +17,6 @@ import asyncio
 import random
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,17 +26,18 @@ from grpo.adapters import ServedWeights
 from grpo.advantage import load_advantage
 from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
+from grpo.curriculum import prompt_order
 from grpo.diagnosis import Diagnosis
 from grpo.losses import token_weights
 from grpo.metrics import RunRecorder
 from grpo.optim import MasterAdamW, learning_rate
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup
-from grpo.rollout_metrics import means, rollout_metrics, rollout_rows
+from grpo.rollout_metrics import means, rollout_metrics, rollout_rows, staleness
 from grpo.scoring import earned, reward_inputs
 from grpo.types import Group, Prompt, RewardsOfGroup, Sample
 from grpo.update import PolicyUpdate, TrainBatch
-from rewards import Reward, RewardSum
+from rewards import RewardSum
 from rewards.types import TrainerState
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 # (step) -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
+
+STEP_PARTS = ("wait", "reward", "train", "sync")  # of a step's seconds; what is none of them is the rest
 
 
 class GRPOTrainer:
@@ -78,13 +80,15 @@ class GRPOTrainer:
         self.run_dir = run_dir
         self.optimizer = MasterAdamW(model.parameters(), **config.optimizer)
         self.served = ServedWeights(model)
-        self.scheduler = Scheduler(engine, prompts, rollout, self._score, config.seed, config.steps)
+        order = prompt_order(config.curriculum, len(prompts), rollout.prompts_per_step, config.seed)
+        self.scheduler = Scheduler(
+            engine, prompts, order, rollout, self._score, config.seed, config.steps, self._has_contrast
+        )
         self._update = PolicyUpdate(config, rollout.temperature, model, self.optimizer, reference)
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0}  # goes into every checkpoint
         self._n_prompts = len(prompts)
-        self._logged: defaultdict[int, list[tuple[str, float]]] = defaultdict(list)  # by rewards, of steps being drawn
         # One thread, always the same: the event loop goes on serving requests while a step trains.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="train")
 
@@ -99,8 +103,10 @@ class GRPOTrainer:
             await self._sync(done)
             if "before" not in self._facts:
                 self._facts["before"] = await self._evaluate(0)
+            self._mark = time.monotonic()  # up to which the seconds are part of some step, or of none
             for step in range(done + 1, self.config.steps + 1):
                 await self._step(step)
+                await self._keep(step)
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
             return self._summary(after)
         finally:
@@ -110,54 +116,83 @@ class GRPOTrainer:
             self._compute.shutdown()
 
     async def _step(self, step: int) -> None:
-        started = time.monotonic()
         self.recorder.stage(f"step {step}: sampling")
         rollouts = await self.scheduler.collect(step)
-        sampled = time.monotonic()
         self._diagnosis.refuse_failures(step, rollouts.groups)
         advantages = self._advantages(step, rollouts.groups)
         batch = self._batch(rollouts.groups, advantages)
+        # Dropped groups are counted and kept like the others, but have no part in the training.
+        groups = rollouts.groups + rollouts.dropped
+        advantages += [[None] * len(scored.rewards) for scored in rollouts.dropped]
+        rows = rollout_rows(step, groups, advantages, n_dropped=len(rollouts.dropped))
+        recording = asyncio.create_task(asyncio.to_thread(self.recorder.rollouts, step, rows))
         self.recorder.stage(f"step {step}: training")
+        started = time.monotonic()
         trained = await asyncio.get_running_loop().run_in_executor(self._compute, self._update.run, step, batch)
         updated = time.monotonic()
-        asked = self.rollout.prompts_per_step * self.rollout.group_size
         sync = await self._sync(step)
+        synced = time.monotonic()
+        self.scheduler.ask()  # what follows is done while the next samples are being drawn
+        await recording
         metrics = {
-            **rollout_metrics(rollouts.groups, advantages, asked),
-            **means("logged", self._logged.pop(step, [])),
+            **rollout_metrics(groups, advantages, asked=len(groups) * self.rollout.group_size),
+            **means("logged", [metric for scored in groups for metric in scored.logged]),
             **trained,
+            "staleness": staleness(step, rollouts.groups),
+            "refilled_groups": len(rollouts.dropped),
             "learning_rate": learning_rate(self.config, step),
             "weight_version": sync.version,
             "server_restarts": self.engine.restarts,
-            "seconds_rollout": sampled - started,
+            "seconds_wait": rollouts.seconds_wait,
             "seconds_reward": rollouts.seconds_reward,
-            "seconds_train": updated - sampled,
-            "seconds_sync": sync.seconds,
-            "seconds": time.monotonic() - started,
+            "seconds_train": updated - started,
+            "seconds_sync": synced - updated,
+            "seconds_paused": sync.seconds_paused,
         }
+        self._record(step, metrics)
+
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        metrics["seconds"], self._mark = now - self._mark, now
+        metrics["seconds_rest"] = metrics["seconds"] - sum(metrics[f"seconds_{part}"] for part in STEP_PARTS)
         metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
-        self.recorder.rollouts(step, rollout_rows(step, rollouts.groups, advantages))
         self.recorder.step(step, metrics)
         self._diagnosis.explain(metrics)
+
+    async def _keep(self, step: int) -> None:
+        """What is due after the step: measuring the weights, and a checkpoint. Its time is not the step's."""
         last = step == self.config.steps
-        if self.config.eval_every and step % self.config.eval_every == 0 and not last:
-            await self._evaluate(step)
-        if last:
-            self._facts["after"] = await self._evaluate(step)
-        if last or (self.config.checkpoint_every and step % self.config.checkpoint_every == 0):
-            self._save(step)
+        measured = last or (self.config.eval_every and step % self.config.eval_every == 0)
+        kept = last or (self.config.checkpoint_every and step % self.config.checkpoint_every == 0)
+        if measured:
+            result = await self._evaluate(step)
+            self._facts |= {"after": result} if last else {}
+        if kept:
+            await self._save(step)
+        if measured or kept:
+            self._mark = time.monotonic()
 
     # -- rewards and advantages ------------------------------------------------------------------
 
-    def _score(self, step: int, group: Group) -> tuple[Reward, ...]:
+    def _score(self, step: int, group: Group) -> ScoredGroup:
         """Scores what the model was given of its own turn plus what it wrote."""
         if not group.completions:
-            return ()
+            return ScoredGroup(group, ())
         texts, columns = reward_inputs(group.prompt, group.completions)
         epoch = (step - 1) * self.rollout.prompts_per_step / self._n_prompts
         state = TrainerState(step - 1, self.config.steps, epoch)
-        log_metric = self._logged[step].append
-        return tuple(self.rewards.score(texts, columns, state, lambda name, value: log_metric((name, value))))
+        logged: list[tuple[str, float]] = []
+        rewards = self.rewards.score(texts, columns, state, lambda name, value: logged.append((name, value)))
+        return ScoredGroup(group, tuple(rewards), tuple(logged))
+
+    def _has_contrast(self, scored: ScoredGroup) -> bool:
+        """Whether the group can teach anything.
+
+        One that could not be scored is a failure, which no refill may hide; a control's rewards are not drawn yet.
+        """
+        rewards = earned(scored.rewards, self.rewards.weights)
+        failed = all(value is None for value in rewards.total_G)
+        return failed or self.config.control != "none" or any(self._advantage([rewards])[0])
 
     def _advantages(self, step: int, groups: list[ScoredGroup]) -> list[list[float | None]]:
         return self._advantage([self._trained_rewards(step, scored) for scored in groups])
@@ -206,17 +241,19 @@ class GRPOTrainer:
         if not found:
             return 0
         step, folder = found[-1]
-        self._facts = load_checkpoint(folder, self.optimizer)
+        self._facts = load_checkpoint(folder, self._update)
+        self.scheduler.resume(step, self._facts.get("prompts"))
         if step < self.config.steps:
             self._facts.pop("after", None)  # of a run that ended here and now goes on for more steps
         self.recorder.note(f"resuming from {folder.name}")
         return step
 
-    def _save(self, step: int) -> None:
+    async def _save(self, step: int) -> None:
         self.recorder.stage(f"step {step}: writing the checkpoint")
-        self._facts["wall_seconds"] = time.monotonic() - self._started
-        save_checkpoint(
-            self.run_dir, step, self.model, self.tokenizer, self.optimizer, self._facts, self.config.keep_checkpoints
+        self._facts |= {"wall_seconds": time.monotonic() - self._started, "prompts": self.scheduler.state_dict()}
+        what = (self.run_dir, step, self.model, self.tokenizer, self._update, self._facts)
+        await asyncio.get_running_loop().run_in_executor(
+            self._compute, save_checkpoint, *what, self.config.keep_checkpoints
         )
 
     async def _evaluate(self, step: int) -> dict[str, Any]:
