@@ -88,7 +88,8 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
         engine = rollout_engine(recipe, model_settings(recipe), tokenizer, request.output.parent, _device(recipe))
         progress = open_progress(console)
         try:
-            progress.start(task.name, len(done) * request.samples, (len(done) + len(todo)) * request.samples)
+            stored = len(prompts) - len(todo)
+            progress.start(task.name, stored * request.samples, len(prompts) * request.samples)
             asyncio.run(_grade_all(engine, todo, task, recipe, request, progress))
         except KeyboardInterrupt:
             _say(console, "stopped by Ctrl-C; go on with the same arguments and --resume")
