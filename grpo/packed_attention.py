@@ -16,6 +16,7 @@ On a GPU the same rule is a mask of FlexAttention, which skips the blocks that n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,6 @@ from transformers.masking_utils import sdpa_mask
 NAME = "zero_packed"  # what transformers calls it: model.set_attn_implementation(NAME)
 # PyTorch's bf16 CPU kernel converts at every block: below this many tokens fp32 is up to three times faster.
 FP32_BELOW = 512
-FLEX_BLOCK = 128  # tokens; FlexAttention decides by blocks of this size what to skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,12 @@ class Batch:
 class Layout:
     """The groups of one row, and what attention needs of them, worked out once for all layers.
 
-    `position_T`: each token's position in its own sequence (prompt and completion).
+    `position_T`: each token's position in its own sequence (prompt and completion); `longest`: tokens of the longest.
     """
 
     groups: tuple[PackedGroup, ...]
     position_T: Tensor
+    longest: int
     batches: tuple[Batch, ...]
     block_masks: dict[int | None, Any] = field(default_factory=dict)  # GPU: by window
 
@@ -78,10 +79,6 @@ class Layout:
     def shared(self) -> list[PackedGroup]:
         """The groups whose completions have tokens that look back at their prompt."""
         return [group for group in self.groups if group.ends]
-
-    @property
-    def longest(self) -> int:
-        return int(self.position_T.max()) + 1
 
 
 def lay_out(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> Layout:
@@ -92,7 +89,10 @@ def lay_out(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -
             for start, end in g.segments
         ]
     )
-    return Layout(tuple(groups), position_T.to(device), tuple(_batches([s for g in groups for s in g.segments])))
+    longest = int(position_T.max()) + 1
+    return Layout(
+        tuple(groups), position_T.to(device), longest, tuple(_batches([s for g in groups for s in g.segments]))
+    )
 
 
 def _batches(segments: Sequence[tuple[int, int]]) -> Iterator[Batch]:
@@ -266,13 +266,19 @@ def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
 def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    on_gpu = q.device.type == "cuda"
+    # Without compilation both hold T x T: that is for tests on a CPU.
+    make, attend = _compiled() if q.device.type == "cuda" else (create_block_mask, flex_attention)
     if window not in layout.block_masks:
-        sees = visible(layout, window, q.device)
         n = q.shape[2]
-        layout.block_masks[window] = create_block_mask(sees, None, None, n, n, q.device, BLOCK_SIZE=FLEX_BLOCK)
-    attend = torch.compile(flex_attention, dynamic=True) if on_gpu else flex_attention
+        layout.block_masks[window] = make(visible(layout, window, q.device), None, None, n, n, q.device)
     return attend(q, k, v, block_mask=layout.block_masks[window], scale=scale, enable_gqa=True)
+
+
+@functools.cache
+def _compiled() -> tuple[Any, Any]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    return torch.compile(create_block_mask, dynamic=True), torch.compile(flex_attention, dynamic=True)
 
 
 def visible(layout: Layout, window: int | None, device: torch.device | str) -> Any:
