@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eval.grade import graded
-from eval.stats import summary
+from eval.stats import graded as by_graded_problem
+from eval.stats import right, summary
 from eval.types import Generation, Problem
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
@@ -28,6 +29,7 @@ class Evaluation:
     n: int  # problems with at least one answer that could be graded
     outcomes: Mapping[str, int]  # of every answer asked for; what failed is here and nowhere else
     length: float  # mean tokens of a completion
+    problems: Mapping[str, float] = field(default_factory=dict)  # id -> share of its graded answers that are correct
 
 
 async def evaluate(
@@ -48,6 +50,7 @@ async def evaluate(
         n=found["n_graded"],
         outcomes={**failures, **found["outcomes"]},
         length=found["length"]["mean"] or 0.0,
+        problems={id: right(samples) / len(samples) for (_, id), samples in by_graded_problem(generations).items()},
     )
 
 

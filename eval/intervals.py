@@ -88,6 +88,14 @@ def paired_difference(a: Sequence[float], b: Sequence[float], samples: float = 1
     return Interval(mean_b - mean_a - below, mean_b - mean_a + above)
 
 
+def independent_difference(a: Estimate, b: Estimate) -> Interval:
+    """95% interval of b - a, measured on different problems: `paired_difference` without any correlation."""
+    difference = b.value - a.value
+    below = _combined(b.value - b.low, a.high - a.value, 0.0)
+    above = _combined(b.high - b.value, a.value - a.low, 0.0)
+    return Interval(difference - below, difference + above)
+
+
 def _combined(one: float, other: float, correlation: float) -> float:
     return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
 

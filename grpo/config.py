@@ -212,7 +212,7 @@ class GRPOConfig(Settings):
     eval_every: NonNegative = 0  # 0: before and after only
     max_failed_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of a step's completions; above it the run stops
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
-    control: Literal["none", "random"] = "none"  # random: rewards are coin flips, to measure what learning is worth
+    control: Literal["none", "random", "format_only"] = "none"  # null rewards, see grpo/control.py
 
     @field_validator("advantage")
     @classmethod

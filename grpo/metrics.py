@@ -2,6 +2,7 @@
 
     RUN/metrics.jsonl       one line a step: {"step": 3, "reward": 0.41, ...}; a value that is not finite is null
         evaluations.jsonl   one line an evaluation: {"step": 0, "accuracy": 0.38, "low": 0.32, "high": 0.44, "n": 256}
+        held_out/step-000000.json       the same, a problem: {"arithmetic/test/17": 1.0, ...}, the share that is right
         rollouts/step-000003.parquet    every completion of a step, columns as in ROLLOUT_SCHEMA
         logs/run.log        every stage and note with its time
         summary.json        at the end; report.html and learning_curve.png beside it
@@ -21,8 +22,6 @@ The trainer gives these metrics; others are recorded as they come.
     | logprob_diff           | nats      | mean |trainer - server| log-prob before the update                   |
     | kl_sampler             | nats      | k3 estimate of the trainer against the server, before the update     |
     | clipped                | share     | tokens whose ratio was clipped                                       |
-    | ess                    | share     | effective sample size of the correction's weights, of the tokens     |
-    | stale                  | share     | tokens that older weights sampled; others: grpo/losses/correction.py |
     | tokens, trained_tokens | tokens    | sampled in the step; those that entered the loss                     |
     | tokens_per_second      | tokens/s  | tokens / seconds                                                     |
     | seconds                | s         | the whole step, without evaluations and checkpoints; the sum of the   |
@@ -137,8 +136,14 @@ class RunRecorder:
         self._display.step(step, finite)
         self._track(step, finite)
 
-    def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
-        """Record held-out accuracy after `step`: {"accuracy", "low", "high", "n"}, whatever else it holds beside."""
+    def evaluation(self, step: int, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Record held-out accuracy after `step`: {"accuracy", "low", "high", "n"}, whatever else it holds beside.
+
+        Its "problems" (problem id -> share of answers that are right) get a file of their own; returns the rest.
+        """
+        result = dict(result)
+        if problems := result.pop("problems", None):
+            write_atomic(self.run_dir / "held_out" / f"step-{step:06d}.json", json.dumps(problems))
         append_line(self.run_dir / "evaluations.jsonl", json.dumps({"step": step, **result}))
         self._display.evaluation(step, result)
         self._track(step, {f"heldout/{key}": result[key] for key in ("accuracy", "low", "high", "n")})
@@ -148,6 +153,7 @@ class RunRecorder:
         if not rows:  # `datasets` refuses a whole folder for one file without rows
             return
         table = pa.Table.from_pylist([_with_json(row) for row in rows], ROLLOUT_SCHEMA)
+        return result
         path = self.run_dir / "rollouts" / f"step-{step:06d}.parquet"
         write_atomic(path, lambda partial: parquet.write_table(table, partial, compression="zstd"))
 

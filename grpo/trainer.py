@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from grpo.adapters import ServedWeights
 from grpo.advantage import load_advantage
 from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from grpo.control import null_rewards
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.curriculum import prompt_order
 from grpo.diagnosis import Diagnosis
@@ -198,12 +199,11 @@ class GRPOTrainer:
         return self._advantage([self._trained_rewards(step, scored) for scored in groups])
 
     def _trained_rewards(self, step: int, scored: ScoredGroup) -> RewardsOfGroup:
-        rewards = earned(scored.rewards, self.rewards.weights)
-        if self.config.control == "none":
-            return rewards
-        coin = random.Random(f"{self.config.seed}/{step}/{scored.group.prompt.id}")
-        flips = tuple(None if value is None else float(coin.random() < 0.5) for value in rewards.total_G)
-        return RewardsOfGroup(flips, {"random": flips}, {"random": 1.0})
+        control, group = self.config.control, scored.group
+        if control == "none":
+            return earned(scored.rewards, self.rewards.weights)
+        seed = f"{self.config.seed}/{step}/{group.prompt.id}"
+        return null_rewards(control, group.prompt, group.completions, scored.rewards, seed)
 
     def _batch(self, groups: list[ScoredGroup], advantages: list[list[float | None]]) -> TrainBatch:
         """The samples with a gradient, weighted by normalisers that count the others too."""
@@ -259,8 +259,7 @@ class GRPOTrainer:
     async def _evaluate(self, step: int) -> dict[str, Any]:
         self.recorder.stage(f"measuring held-out accuracy at step {step}")
         result = dict(await self.evaluate())
-        self.recorder.evaluation(step, result)
-        return result
+        return self.recorder.evaluation(step, result)
 
     def _summary(self, after: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -387,8 +387,7 @@ class TRLRun:
         """By our evaluator and in-process engine, with a copy of the weights."""
         self._recorder.stage(f"measuring held-out accuracy at step {step}")
         result = asyncio.run(self._held_out_accuracy(step))
-        self._recorder.evaluation(step, result)
-        return result
+        return self._recorder.evaluation(step, result)
 
     async def _held_out_accuracy(self, step: int) -> dict[str, Any]:
         settings, rollout = self._recipe.eval, self._recipe.rollout
