@@ -13,8 +13,8 @@ prompts, sampled by the weights that it trains.
 
 Refill is the dynamic sampling of DAPO (arXiv 2503.14476, section 3.2): a group without contrast is dropped and another
 prompt asked for in its place at once, at most `rollout.refill` x prompts_per_step times a step. Departures: the paper
-has no bound; beyond it, here, a step is filled with groups without contrast, the earliest asked first, and a step of
-none but these stops the run. Drops count for the step that takes its groups next.
+has no bound; beyond it, here, a step is filled with groups without contrast (the freshest; of these, the earliest asked
+first), and a step that finds none but these stops the run. Drops count for the step that takes its groups next.
 
 Prompts and seeds are a function of (seed, position), where positions count the groups asked for. A checkpoint keeps
 the positions that were asked for and are not trained yet (`state_dict`); a resumed run asks for them first.
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ class Scheduler:
     async def _sample(self, batch: list[Asked]) -> None:
         async for number, group in self._engine.generate([self._request(asked) for asked in batch]):
             asked = batch[number]
-            asked.arrived = time.monotonic()
+            asked.arrived = _now()
             asked.version = min((min(c.versions) for c in group.completions), default=asked.version)
             async with self._scoring:
                 asked.scored = await asyncio.to_thread(self._score, self._taken + 1, group)
@@ -157,24 +156,26 @@ class Scheduler:
 
     async def collect(self, step: int) -> StepRollouts:
         """The groups of the next step, in the order of their positions. Raises what sampling or scoring raised."""
-        started = time.monotonic()
+        started = _now()
         self.ask()
         while not (chosen := self._choose(step)):
             self._news.clear()
             if self._failure:
                 raise self._failure
             await self._news.wait()
-        if not any(asked in self._ready for asked in chosen):
+        if not self._ready:
             self._refuse_flat(step)
         there = max(started, *(asked.arrived for asked in chosen))
         dropped = self._take(step, chosen)
         groups = [asked.scored for asked in chosen if asked.scored]
         return StepRollouts(
-            groups, [asked.scored for asked in dropped if asked.scored], there - started, time.monotonic() - there
+            groups, [asked.scored for asked in dropped if asked.scored], there - started, _now() - there
         )
 
     def _choose(self, step: int) -> list[Asked]:
         """The groups that the step takes, [] while it has to wait."""
+        if not self._ready and self._in_flight:
+            return []  # one that comes may have contrast
         ahead = Counter(self._deadline(asked) for asked in self._to_train())
         chosen: list[Asked] = []
         per_step = self._settings.prompts_per_step
@@ -205,8 +206,12 @@ class Scheduler:
         return asked.version + 1 + self._settings.max_staleness
 
     def _kept(self) -> list[Asked]:
-        """Groups without contrast beyond the bound on refills: the step is filled with them."""
-        return sorted(self._flat, key=_position)[: max(0, len(self._flat) - self._budget)]
+        """Groups without contrast beyond the bound on refills: steps are filled with them.
+
+        Those that may be trained the latest, so that none takes the place of one that had more time.
+        """
+        latest_first = sorted(self._flat, key=lambda asked: (-asked.version, asked.position))
+        return latest_first[: max(0, len(self._flat) - self._budget)]
 
     def _to_train(self) -> list[Asked]:
         return [*self._in_flight, *self._ready, *self._kept()]
@@ -263,3 +268,7 @@ def fits(ahead: Mapping[int, int], step: int, room: int, per_step: int) -> bool:
 
 def _position(asked: Asked) -> int:
     return asked.position
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
