@@ -1,7 +1,7 @@
 """Checkpoints: a normal transformers or peft folder, plus what resuming needs.
 
     checkpoints/step-000050/  model.safetensors, config.json, tokenizer ...   loads in transformers, vLLM, peft
-                              trainer.pt    fp32 masters and AdamW state
+                              trainer.pt    fp32 masters, AdamW state, and what else the update keeps between steps
                               trainer.json  step, and what was known of the run (e.g. the accuracy before it)
 
 A checkpoint is written under a temporary name and renamed when it is complete. Which rows and seeds a
@@ -16,17 +16,21 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
-
-from grpo.optim import MasterAdamW
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NAME = re.compile(r"\Astep-(\d{6})\Z")
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
@@ -40,7 +44,7 @@ def save_checkpoint(
     step: int,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    optimizer: MasterAdamW,
+    update: Stateful,
     facts: Mapping[str, Any],
     keep: int,
 ) -> Path:
@@ -52,7 +56,7 @@ def save_checkpoint(
     try:
         model.save_pretrained(partial)  # type: ignore[operator]
         tokenizer.save_pretrained(partial)
-        torch.save(optimizer.state_dict(), partial / "trainer.pt")
+        torch.save(update.state_dict(), partial / "trainer.pt")
         (partial / "trainer.json").write_text(json.dumps({"step": step, **facts}, indent=2))
         for file in partial.iterdir():
             _fsync(file)
@@ -68,13 +72,13 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(folder: Path, optimizer: MasterAdamW) -> dict[str, Any]:
-    """Put the optimizer's masters and state, and with them the trained weights, as they were.
+def load_checkpoint(folder: Path, update: Stateful) -> dict[str, Any]:
+    """Put the update's state, and with it the trained weights, as they were.
 
     Returns what `save_checkpoint` was given as `facts`, and "step".
     """
     state = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state)
+    update.load_state_dict(state)
     return json.loads((folder / "trainer.json").read_text())
 
 

@@ -18,9 +18,15 @@ The trainer gives these metrics; others are recorded as they come.
     | entropy                | nats      | mean entropy of the next-token distribution at the sampled tokens    |
     | loss, grad_norm        |           | of the optimizer batch; the norm before clipping                     |
     | learning_rate          |           | of this step                                                         |
-    | kl                     | nats      | k3 estimate against the reference, mean of tokens                    |
+    | kl                     | nats      | estimate (train.kl_estimator) against the reference, mean of tokens  |
+    | kl_penalty             | nats      | with train.kl_place: reward: KL of a completion, mean                |
+    | entropy_coef           |           | of the entropy bonus in this step                                    |
     | logprob_diff           | nats      | mean |trainer - server| log-prob before the update                   |
     | kl_sampler             | nats      | k3 estimate of the trainer against the server, before the update     |
+    | stale                  | share     | trained tokens that older weights sampled                            |
+    | ess                    | share     | effective sample size of the off-policy weights, of the tokens       |
+    | corrected              | share     | tokens whose off-policy weight was bounded or set to 0               |
+    | NAME_fresh, NAME_stale |           | kl_sampler and corrected of tokens of the current and older weights  |
     | clipped                | share     | tokens whose ratio was clipped                                       |
     | tokens, trained_tokens | tokens    | sampled in the step; those that entered the loss                     |
     | tokens_per_second      | tokens/s  | tokens / seconds                                                     |
@@ -147,13 +153,13 @@ class RunRecorder:
         append_line(self.run_dir / "evaluations.jsonl", json.dumps({"step": step, **result}))
         self._display.evaluation(step, result)
         self._track(step, {f"heldout/{key}": result[key] for key in ("accuracy", "low", "high", "n")})
+        return result
 
     def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep every completion of a step. Keys of a row: ROLLOUT_SCHEMA's, JSON_COLUMNS as plain data."""
         if not rows:  # `datasets` refuses a whole folder for one file without rows
             return
         table = pa.Table.from_pylist([_with_json(row) for row in rows], ROLLOUT_SCHEMA)
-        return result
         path = self.run_dir / "rollouts" / f"step-{step:06d}.parquet"
         write_atomic(path, lambda partial: parquet.write_table(table, partial, compression="zstd"))
 

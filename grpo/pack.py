@@ -95,6 +95,10 @@ def flat(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
     def per_token(values: Sequence[float] | range) -> torch.Tensor:
         return torch.tensor(values).repeat_interleave(lengths).to(device)
 
+    staleness_T = None
+    if any(sample.staleness for sample in samples):
+        stale = [step for s in samples for step in s.staleness or (0,) * len(s.completion_ids)]
+        staleness_T = torch.tensor(stale, device=device)
     return {
         "target_T": torch.tensor([token for sample in samples for token in sample.completion_ids], device=device),
         "sequence_T": per_token(range(len(samples))),
@@ -102,4 +106,5 @@ def flat(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
         "sampler_logprobs_T": torch.tensor([x for s in samples for x in s.sampler_logprobs], device=device),
         "advantage_T": per_token([sample.advantage for sample in samples]),
         "weight_T": per_token(weights),
+        "staleness_T": staleness_T,
     }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo.types import Completion, Prompt, RewardsOfGroup
 from rewards import Reward
 from rewards.chat import in_form
+
+_KL = "train.kl"  # no reward of a user can have this name
 
 
 def reward_inputs(prompt: Prompt, completions: Sequence[Completion]) -> tuple[list[Any], dict[str, list[Any]]]:
@@ -33,3 +36,15 @@ def earned(rewards: Sequence[Reward], weights: Mapping[str, float]) -> RewardsOf
     """What advantages are computed from, of the rewards of a group's completions."""
     parts = {name: tuple(reward.parts[name] for reward in rewards) for name in weights}
     return RewardsOfGroup(tuple(reward.value for reward in rewards), parts, weights)
+
+
+def penalised(rewards: RewardsOfGroup, kl_G: Sequence[float], coef: float) -> RewardsOfGroup:
+    """With the KL of each completion as one more reward, of weight -coef. What has no value gets none."""
+    total = tuple(None if r is None else r - coef * kl for r, kl in zip(rewards.total_G, kl_G, strict=True))
+    return RewardsOfGroup(total, {**rewards.parts, _KL: tuple(kl_G)}, {**rewards.weights, _KL: -coef})
+
+
+def kl_metrics(rewards: Sequence[RewardsOfGroup]) -> dict[str, float]:
+    """kl_penalty: the KL that the rewards lost, mean of completions; nothing where none did."""
+    penalties = [kl for one in rewards for kl in one.parts.get(_KL, ()) if kl is not None]
+    return {"kl_penalty": statistics.fmean(penalties)} if penalties else {}

@@ -14,7 +14,6 @@ exactly 0 without a KL); the sampler's log-probs are corrected by a truncated im
 from __future__ import annotations
 
 import asyncio
-import random
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,8 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 from grpo.adapters import ServedWeights
 from grpo.advantage import load_advantage
 from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from grpo.control import null_rewards
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
+from grpo.control import null_rewards
 from grpo.curriculum import prompt_order
 from grpo.diagnosis import Diagnosis
 from grpo.losses import token_weights
@@ -35,7 +34,7 @@ from grpo.optim import MasterAdamW, learning_rate
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup
 from grpo.rollout_metrics import means, rollout_metrics, rollout_rows, staleness
-from grpo.scoring import earned, reward_inputs
+from grpo.scoring import earned, kl_metrics, penalised, reward_inputs
 from grpo.types import Group, Prompt, RewardsOfGroup, Sample
 from grpo.update import PolicyUpdate, TrainBatch
 from rewards import RewardSum
@@ -120,8 +119,9 @@ class GRPOTrainer:
         self.recorder.stage(f"step {step}: sampling")
         rollouts = await self.scheduler.collect(step)
         self._diagnosis.refuse_failures(step, rollouts.groups)
-        advantages = self._advantages(step, rollouts.groups)
-        batch = self._batch(rollouts.groups, advantages)
+        rewards = await self._rewards(step, rollouts.groups)
+        advantages = self._advantage(rewards)
+        batch = self._batch(step, rollouts.groups, advantages)
         # Dropped groups are counted and kept like the others, but have no part in the training.
         groups = rollouts.groups + rollouts.dropped
         advantages += [[None] * len(scored.rewards) for scored in rollouts.dropped]
@@ -139,6 +139,7 @@ class GRPOTrainer:
             **rollout_metrics(groups, advantages, asked=len(groups) * self.rollout.group_size),
             **means("logged", [metric for scored in groups for metric in scored.logged]),
             **trained,
+            **kl_metrics(rewards),
             "staleness": staleness(step, rollouts.groups),
             "refilled_groups": len(rollouts.dropped),
             "learning_rate": learning_rate(self.config, step),
@@ -195,8 +196,19 @@ class GRPOTrainer:
         failed = all(value is None for value in rewards.total_G)
         return failed or self.config.control != "none" or any(self._advantage([rewards])[0])
 
-    def _advantages(self, step: int, groups: list[ScoredGroup]) -> list[list[float | None]]:
-        return self._advantage([self._trained_rewards(step, scored) for scored in groups])
+    async def _rewards(self, step: int, groups: list[ScoredGroup]) -> list[RewardsOfGroup]:
+        """What advantages are made of: with train.kl_place: reward, less the KL of each completion."""
+        rewards = [self._trained_rewards(step, scored) for scored in groups]
+        if not (self.config.kl_coef and self.config.kl_place == "reward"):
+            return rewards
+        samples = [
+            Sample(scored.group.prompt.token_ids, completion.token_ids, completion.logprobs, 0.0)
+            for scored in groups
+            for completion in scored.group.completions
+        ]
+        loop = asyncio.get_running_loop()
+        penalties = iter(await loop.run_in_executor(self._compute, self._update.kl_penalties, samples))
+        return [penalised(one, [next(penalties) for _ in one.total_G], self.config.kl_coef) for one in rewards]
 
     def _trained_rewards(self, step: int, scored: ScoredGroup) -> RewardsOfGroup:
         control, group = self.config.control, scored.group
@@ -205,7 +217,7 @@ class GRPOTrainer:
         seed = f"{self.config.seed}/{step}/{group.prompt.id}"
         return null_rewards(control, group.prompt, group.completions, scored.rewards, seed)
 
-    def _batch(self, groups: list[ScoredGroup], advantages: list[list[float | None]]) -> TrainBatch:
+    def _batch(self, step: int, groups: list[ScoredGroup], advantages: list[list[float | None]]) -> TrainBatch:
         """The samples with a gradient, weighted by normalisers that count the others too."""
         samples, lengths = [], []
         for scored, advantages_G in zip(groups, advantages, strict=True):
@@ -215,10 +227,17 @@ class GRPOTrainer:
                 masked = self.config.mask_truncated and completion.finish_reason == "length"
                 lengths.append(0 if masked else len(completion.token_ids))
                 samples.append(
-                    Sample(scored.group.prompt.token_ids, completion.token_ids, completion.logprobs, advantage)
+                    Sample(
+                        scored.group.prompt.token_ids,
+                        completion.token_ids,
+                        completion.logprobs,
+                        advantage,
+                        tuple(step - 1 - version for version in completion.versions),
+                    )
                 )
         weights = token_weights(self.config.normaliser_kind, lengths, self.rollout.max_tokens)
-        trained = [i for i, s in enumerate(samples) if lengths[i] and (s.advantage or self.config.kl_coef)]
+        skips = self._update.objective.skips_zero_advantage
+        trained = [i for i, s in enumerate(samples) if lengths[i] and (s.advantage or not skips)]
         return TrainBatch([samples[i] for i in trained], [weights[i] for i in trained])
 
     # -- weights, checkpoints, evaluation ----------------------------------------------------------

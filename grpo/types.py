@@ -135,9 +135,15 @@ class Sample:
     completion_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...]
     advantage: float
+    staleness: tuple[int, ...] | None = None  # optimizer steps since the weights that made each token; None: all 0
 
     def __post_init__(self) -> None:
-        _same_length("Sample", completion_ids=self.completion_ids, sampler_logprobs=self.sampler_logprobs)
+        _same_length(
+            "Sample",
+            completion_ids=self.completion_ids,
+            sampler_logprobs=self.sampler_logprobs,
+            staleness=self.completion_ids if self.staleness is None else self.staleness,
+        )
 
     @property
     def length(self) -> int:
@@ -161,5 +167,6 @@ class PackedBatch:
     n_sequences: int
     sampler_logprobs_T: torch.Tensor
     advantage_T: torch.Tensor
-    weight_T: torch.Tensor  # each token's weight in the loss, see grpo/loss.py
+    weight_T: torch.Tensor  # each token's weight in the loss, see grpo/losses/normaliser.py
+    staleness_T: torch.Tensor | None = None  # of each token, see Sample; None: all 0
     layout: Layout | None = None

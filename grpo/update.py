@@ -1,36 +1,39 @@
 """The training step: one optimizer batch through the policy, without any sampling.
 
-    pack -> for each micro-batch: log-probs (model.py) -> loss (loss.py) -> backward -> optimizer (optim.py)
+    pack -> for each micro-batch: log-probs (model.py) -> objective (losses/) -> backward -> optimizer (optim.py)
 
 The old policy's log-probs are those of the first update's own forward: nothing is computed for them. Sums stay on
-the device until the end of the step, so that a GPU is never waited for in between.
+the device until the end of the step, so that a GPU is never waited for in between. Only a mask of high-entropy tokens,
+whose threshold is that of the whole batch, takes a forward of its own before the first update.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grpo.config import GRPOConfig
-from grpo.loss import policy_loss, truncated_correction
+from grpo.losses.entropy import entropy_threshold
+from grpo.losses.kl import kl_penalties
+from grpo.losses.objective import Objective
+from grpo.losses.types import LossInputs
 from grpo.memory import keep_freed_memory
 from grpo.model import completion_logprobs
 from grpo.optim import MasterAdamW, learning_rate
 from grpo.pack import pack, packed_micro_batches
 from grpo.packing_probe import use_packed_attention
 from grpo.pad import pad, padded_micro_batches
+from grpo.reference import Reference
 from grpo.stopwatch import Stopwatch
 from grpo.types import PackedBatch, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_AT_START = ("logprob_diff", "kl_sampler", "entropy")  # measured before the first update
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ class PolicyUpdate:
         reference: PreTrainedModel | None = None,
     ) -> None:
         self._config, self._temperature = config, temperature
-        self._model, self._optimizer, self._reference = model, optimizer, reference
+        self._model, self._optimizer = model, optimizer
+        self.objective = Objective(config)
+        self._reference = Reference(model, reference, config.kl_sync_every if config.kl_coef else 0)
         self._device = next(model.parameters()).device
         if self._device.type == "cpu":
             keep_freed_memory()
@@ -75,6 +80,8 @@ class PolicyUpdate:
         watch = Stopwatch(self._device)
         with watch("pack"):
             micros = self._micro_batches(batch)
+        with watch("forward"):
+            masks = self._policy_masks(micros)
         old: list[Tensor] = []
         ref: list[Tensor | None] = []
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self._device))
@@ -83,46 +90,48 @@ class PolicyUpdate:
             self._optimizer.zero_grad()
             for i, micro in enumerate(micros):
                 with watch("forward"):
-                    logprobs_T, entropy_T = completion_logprobs(self._model, micro, self._temperature)
+                    logprobs_T, entropy_T = self._logprobs(micro)
                     if update == 0:
                         old.append(logprobs_T.detach())
-                        ref.append(self._reference_logprobs(micro))
-                        difference_T = old[i] - micro.sampler_logprobs_T
-                        sums["logprob_diff"] += difference_T.abs().sum()
-                        sums["kl_sampler"] += (difference_T.exp() - difference_T - 1).sum()
-                        sums["entropy"] += entropy_T.sum()
-                    terms = policy_loss(
-                        logprobs_T,
-                        old[i],
-                        micro.advantage_T,
-                        micro.weight_T,
-                        clip_low=self._config.clip_low,
-                        clip_high=self._config.clip_high,
-                        correction_T=self._correction(old[i], micro.sampler_logprobs_T),
-                        kl_coef=self._config.kl_coef,
-                        ref_logprobs_T=ref[i],
-                    )
+                        ref.append(self._reference_logprobs(micro) if self.objective.needs_reference else None)
+                    terms = self.objective(_loss_inputs(micro, logprobs_T, old[i], entropy_T, ref[i], masks[i]))
                 with watch("backward"):
                     terms.loss.backward()
-                sums["loss"] += terms.loss.detach()
-                sums["clipped"] += terms.clipped
-                sums["kl"] += terms.kl
+                for name, value in terms.stats.items():
+                    sums[name] += value
             with watch("optimizer"):
                 grad_norm += self._optimizer.step(learning_rate(self._config, step), self._config.max_grad_norm)
         self._model.eval()
-        tokens = sum(len(micro.target_T) for micro in micros)
-        updates = self._config.updates_per_batch
-        per_token = {key: sums[key].item() / max(tokens * updates, 1) for key in ("clipped", "kl")}
-        # Measured in the first update only, on trained tokens; without any there is nothing to report.
-        at_start = {key: sums[key].item() / tokens for key in _AT_START if tokens}
+        self._reference.after(step)
+        tokens, updates = sum(len(micro.target_T) for micro in micros), self._config.updates_per_batch
+        metrics = self.objective.metrics({name: total.item() for name, total in sums.items()}, tokens, updates)
+        self.objective.observe(metrics)
+        return {**metrics, "grad_norm": grad_norm / updates, "trained_tokens": tokens, **watch.seconds()}
+
+    def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
+        """Of each completion, the estimate of the sampler's KL to the reference, summed over its tokens, in nats."""
+        penalty_N = torch.zeros(len(samples), device=self._device)
+        numbers = [float(i) for i in range(len(samples))]  # in place of weights: which completion a token is of
+        for micro in self._micro_batches(TrainBatch(list(samples), numbers)):
+            number_T = micro.weight_T.long()
+            ref_T = self._reference_logprobs(micro)
+            penalty_N += kl_penalties(
+                self._config.kl_estimator, micro.sampler_logprobs_T, ref_T, number_T, len(samples)
+            )
+        return penalty_N.tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the weights: optimizer, entropy coefficient, synced reference."""
         return {
-            "loss": sums["loss"].item() / updates,
-            "grad_norm": grad_norm / updates,
-            "trained_tokens": tokens,
-            **per_token,
-            **at_start,
-            **watch.seconds(),
+            **self._optimizer.state_dict(),
+            "entropy": self.objective.entropy.state_dict(),
+            "reference": self._reference.state_dict(),
         }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(state)
+        self.objective.entropy.load_state_dict(state["entropy"])
+        self._reference.load_state_dict(state["reference"])
 
     def _micro_batches(self, batch: TrainBatch) -> list[PackedBatch]:
         split, build = (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
@@ -131,16 +140,41 @@ class PolicyUpdate:
             for chosen in split(batch.samples, self._config.tokens_per_micro_batch)
         ]
 
-    def _correction(self, old_T: Tensor, sampler_T: Tensor) -> Tensor | None:
-        if self._config.correction == "none":
-            return None
-        return truncated_correction(old_T, sampler_T, self._config.correction_cap)
+    def _logprobs(self, micro: PackedBatch) -> tuple[Tensor, Tensor]:
+        return completion_logprobs(self._model, micro, self._temperature, self.objective.needs_entropy_gradient)
+
+    def _reference_logprobs(self, micro: PackedBatch) -> Tensor:
+        with self._reference.policy() as reference:
+            return completion_logprobs(reference, micro, self._temperature)[0]
 
     @torch.no_grad()
-    def _reference_logprobs(self, micro: Any) -> Tensor | None:
-        if not self._config.kl_coef:
-            return None
-        reference: nn.Module = self._model if self._reference is None else self._reference
-        without_adapter = self._model.disable_adapter() if self._reference is None else nullcontext()  # type: ignore[operator]
-        with without_adapter:
-            return completion_logprobs(reference, micro, self._temperature)[0]
+    def _policy_masks(self, micros: Sequence[PackedBatch]) -> list[Tensor] | list[None]:
+        """Of each micro-batch, the tokens with a policy gradient; None where all have one."""
+        if not (self.objective.needs_policy_mask and micros):
+            return [None] * len(micros)
+        entropies = [self._logprobs(micro)[1] for micro in micros]
+        threshold = entropy_threshold(torch.cat(entropies), self._config.entropy_top_share)
+        return [entropy_T >= threshold for entropy_T in entropies]
+
+
+def _loss_inputs(
+    micro: PackedBatch,
+    logprobs_T: Tensor,
+    old_logprobs_T: Tensor,
+    entropy_T: Tensor,
+    ref_logprobs_T: Tensor | None,
+    policy_mask_T: Tensor | None,
+) -> LossInputs:
+    return LossInputs(
+        logprobs_T=logprobs_T,
+        old_logprobs_T=old_logprobs_T,
+        sampler_logprobs_T=micro.sampler_logprobs_T,
+        advantage_T=micro.advantage_T,
+        weight_T=micro.weight_T,
+        sequence_T=micro.sequence_T,
+        n_sequences=micro.n_sequences,
+        entropy_T=entropy_T,
+        ref_logprobs_T=ref_logprobs_T,
+        staleness_T=micro.staleness_T,
+        policy_mask_T=policy_mask_T,
+    )

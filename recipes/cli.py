@@ -188,6 +188,7 @@ def _exit_codes() -> Iterator[None]:
     """Turn the errors that are expected into one message and an exit code; any other is a bug and shows itself."""
     from grpo.advantage import AdvantageError
     from grpo.config import ModelError
+    from grpo.losses import LossError
     from grpo.prompts import PromptError
     from grpo.rollout.engine import RolloutError
     from recipes.import_gguf import ImportGGUFError
@@ -206,6 +207,7 @@ def _exit_codes() -> Iterator[None]:
         PromptError,
         RewardError,
         AdvantageError,
+        LossError,
         ScoreError,
         ModelError,
         ImportGGUFError,

@@ -18,6 +18,7 @@ from grpo.advantage import load_advantage
 from grpo.checkpoint import checkpoints
 from grpo.config import ModelSettings
 from grpo.cores import overlap, share_cores
+from grpo.losses.registry import policy_loss_of
 from grpo.metrics import RunRecorder
 from grpo.model import load_model, load_tokenizer, max_positions
 from grpo.prompts import render
@@ -53,6 +54,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     model = model_settings(recipe)
     rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
     load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
+    policy_loss_of(recipe.train)  # and a bad loss
     tokenizer = load_tokenizer(model)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     train, held_out, dropped = task_prompts(recipe, task, tokenizer)

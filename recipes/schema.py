@@ -154,5 +154,10 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     lora = recipe.model.lora
     if lora and lora.sync == "adapter" and rollout.engine == "transformers":
         yield "model.lora.sync: engine: transformers has one set of weights; use merged, or engine: vllm"
+    if train.kl_sync_every and recipe.model.adapted:
+        yield (
+            f"train.kl_sync_every: got {train.kl_sync_every}, but with an adapter the reference is the model without "
+            "it; use 0, or no adapter"
+        )
     if server.urls and rollout.engine == "transformers":
         yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"

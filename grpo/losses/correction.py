@@ -105,8 +105,8 @@ def correction_stats(inputs: LossInputs, result: Corrected) -> dict[str, Tensor]
         stale_T = inputs.staleness_T > 0
         stats |= {
             "stale": stale_T.sum(),
-            "kl_sampler_stale": kl_T[stale_T].sum(),
-            "corrected_stale": result.cut_T[stale_T].sum(),
+            "kl_sampler_stale": torch.where(stale_T, kl_T, 0.0).sum(),
+            "corrected_stale": (result.cut_T & stale_T).sum(),
         }
     return stats
 

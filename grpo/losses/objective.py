@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 
@@ -33,9 +32,9 @@ class Objective:
     skips_zero_advantage     completions without advantage have no gradient: leaving them out is exact
     """
 
-    def __init__(self, config: GRPOConfig, base_dir: Path | None = None) -> None:
+    def __init__(self, config: GRPOConfig) -> None:
         self._config = config
-        self._policy_loss = policy_loss_of(config, base_dir)
+        self._policy_loss = policy_loss_of(config)
         self._mismatch = Correction(config.correction, config.correction_cap, config.correction_floor)
         self._staleness = Correction(
             config.stale_correction or config.correction,
@@ -72,13 +71,14 @@ class Objective:
         kl_T = kl_estimate(self._config.kl_estimator, inputs.logprobs_T.detach(), inputs.ref_logprobs_T)
         return {"kl": kl_T.sum()}
 
-    def metrics(self, sums: Mapping[str, float], tokens: float) -> dict[str, float]:
-        """Metrics of the optimizer batch from the summed stats of its micro-batches.
+    def metrics(self, sums: Mapping[str, float], tokens: int, updates: int = 1) -> dict[str, float]:
+        """Metrics of the optimizer batch from the stats of its micro-batches, summed over all updates.
 
         Args:
-            tokens: trained tokens that the sums are over (of every update). 0: only loss, clipped and kl, all 0.
+            tokens: trained tokens of the batch. 0: there are only loss, clipped and kl, all 0.
         """
-        metrics = {"loss": sums.get("loss", 0.0)}
+        metrics = {"loss": sums.get("loss", 0.0) / updates}
+        tokens *= updates
         metrics |= {name: sums.get(name, 0.0) / max(tokens, 1) for name in ("clipped", "kl")}
         if not tokens:
             return metrics

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,15 +51,12 @@ BUILT_IN: Mapping[str, Callable[[GRPOConfig], PolicyLoss]] = {
 }
 
 
-def policy_loss_of(config: GRPOConfig, base_dir: Path | None = None) -> PolicyLoss:
-    """The function of `config.loss`; paths are relative to `base_dir` (default: the current folder).
-
-    Raises LossError if there is none.
-    """
+def policy_loss_of(config: GRPOConfig) -> PolicyLoss:
+    """The function of `config.loss`. Raises LossError if there is none."""
     if config.loss in BUILT_IN:
         return BUILT_IN[config.loss](config)
     try:
-        function = load_function(config.loss, base_dir, "train.loss")
+        function = load_function(config.loss, kind="train.loss")
     except RewardError as error:
         raise LossError(str(error)) from error
     return partial(_own, config.loss, partial(function, **config.loss_args), function)

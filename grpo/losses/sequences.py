@@ -13,5 +13,5 @@ def sequence_sum(values_T: Tensor, sequence_T: Tensor, n_sequences: int) -> Tens
 
 def sequence_mean(values_T: Tensor, sequence_T: Tensor, n_sequences: int) -> Tensor:
     """Mean over each completion's tokens, shape (n_sequences,); 0 for a completion without tokens."""
-    lengths_S = torch.bincount(sequence_T, minlength=n_sequences).clamp(min=1)
-    return sequence_sum(values_T, sequence_T, n_sequences) / lengths_S
+    lengths_S = sequence_sum(torch.ones_like(values_T), sequence_T, n_sequences)  # bincount would wait for the GPU
+    return sequence_sum(values_T, sequence_T, n_sequences) / lengths_S.clamp(min=1)
