@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from grpo.checkpoint import checkpoints
+from grpo.metrics import RunRecorder
 from grpo.rollout.engine import RolloutError
 from recipes.load import load_recipe
-from recipes.run import run
+from recipes.run import INTERRUPTED, run
+from recipes.schema import Recipe
 from recipes.tasks import TaskError
 from rewards import RewardError
 
@@ -37,6 +40,9 @@ def short(completions, **columns):
 
 def nan(completions, **columns):
     return [float("nan")] * len(completions)
+
+def seven(completions, **columns):
+    return [float("7" in text) for text in completions]
 
 def never(completions, **columns):
     return [None] * len(completions)
@@ -122,9 +128,10 @@ def test_a_run_killed_in_any_step_and_resumed_ends_as_the_uninterrupted_one(reci
         assert str(states[0]) == str(states[1])
 
 
-def kill_in_step(recipe_file: Path, output: Path, step: int) -> None:
+def kill_in_step(recipe_file: Path, output: Path, step: int, *overrides: str) -> None:
     """Start `zero run` and kill it with -9 once it is in step `step`."""
     command = [str(Path(sys.executable).parent / "zero"), "run", str(recipe_file), "--output", str(output)]
+    command += [part for override in overrides for part in ("--set", override)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     log, deadline = output / "logs" / "run.log", time.monotonic() + 120
     while not (log.exists() and f"step {step}: " in log.read_text()):
@@ -222,3 +229,77 @@ def test_groups_without_contrast_train_nothing_and_say_so(recipe_file, tmp_path)
     assert lines[0]["trained_tokens"] == 0
     assert math.isclose(lines[0]["loss"], 0.0)
     assert "one and the same reward" in (tmp_path / "out" / "logs" / "run.log").read_text()
+
+
+def stale(recipe_file: Path, *overrides: str) -> Recipe:
+    """The recipe with a staleness bound of 2, which is refused for this engine because nothing is gained by it."""
+    recipe = load_recipe(str(recipe_file), ["train.steps=7", *overrides])
+    return recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"max_staleness": 2})})
+
+
+def rollouts(output: Path) -> list[dict]:
+    return list(load_dataset("parquet", data_files=str(output / "rollouts" / "*.parquet"), split="train"))
+
+
+def test_a_run_ahead_of_its_weights_stopped_and_resumed_trains_every_prompt_once_within_the_bound(
+    recipe_file, tmp_path, monkeypatch
+):
+    def stop_in_step_5(recorder: RunRecorder, message: str) -> None:
+        if message == "step 5: training":
+            raise KeyboardInterrupt
+
+    output = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(RunRecorder, "stage", stop_in_step_5)
+        assert run(stale(recipe_file), "test", output, False) == INTERRUPTED
+    assert json.loads((checkpoints(output)[-1][1] / "trainer.json").read_text())["step"] == 4
+    assert run(stale(recipe_file), "test", output, True) == 0
+    rows = rollouts(output)
+    lags = [row["step"] - 1 - min(row["versions"]) for row in rows]
+    assert set(lags) == {0, 1, 2}
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["staleness"] for line in lines] == [
+        pytest.approx(sum(lag for lag, row in zip(lags, rows, strict=True) if row["step"] == step) / 32)
+        for step in range(1, 8)
+    ]
+    train(recipe_file, tmp_path / "in_turns", "train.steps=7")
+    asked = Counter(row["prompt_id"] for row in rollouts(tmp_path / "in_turns"))
+    assert Counter(row["prompt_id"] for row in rows) == asked
+
+
+def test_a_step_is_refilled_with_groups_that_have_contrast_and_repeats_after_a_kill(recipe_file, tmp_path):
+    seldom = ["rewards.0.name=my_rewards.py:seven", "rollout.group_size=4", "rollout.refill=9"]
+    seldom += ["train.steps=3", "train.checkpoint_every=1"]
+    whole = train(recipe_file, tmp_path / "whole", *seldom)
+    rows = rollouts(tmp_path / "whole")
+    assert sum(line["refilled_groups"] for line in whole) > 0
+    for line in whole:
+        groups = defaultdict(list)
+        for row in rows:
+            if row["step"] == line["step"]:
+                groups[row["group"]].append(row)
+        flat = [len({row["reward"] for row in group}) == 1 for group in groups.values()]
+        dropped = [group[0]["dropped"] for group in groups.values()]
+        assert (dropped.count(False), dropped.count(True)) == (4, line["refilled_groups"])
+        assert flat == dropped
+        sampled = [row for group in groups.values() for row in group]
+        assert line["tokens"] == sum(len(row["token_ids"]) for row in sampled)  # dropped ones cost as much
+        assert all((row["advantage"] is None) == row["dropped"] for row in sampled)
+    kill_in_step(recipe_file, tmp_path / "broken", 2, *seldom)
+    train(recipe_file, tmp_path / "broken", *seldom, resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert [row["token_ids"] for row in rollouts(tmp_path / "broken")] == [row["token_ids"] for row in rows]
+
+
+def test_a_refill_that_finds_no_contrast_stops_the_run_and_says_what_to_change(recipe_file, tmp_path):
+    with pytest.raises(RolloutError, match=r"none of 12 groups has contrast.*rollout\.refill: 2 allows no more than 8"):
+        train(recipe_file, tmp_path / "out", "rewards.0.name=accuracy", "rollout.refill=2")
+
+
+def test_the_parts_of_a_steps_time_add_up(recipe_file, tmp_path):
+    for line in train(recipe_file, tmp_path / "out", "train.steps=3"):
+        parts = [line[f"seconds_{part}"] for part in ("wait", "reward", "train", "sync", "rest")]
+        assert min(parts) >= 0
+        assert sum(parts) == pytest.approx(line["seconds"])
+        inside = [line[f"seconds_{part}"] for part in ("pack", "forward", "backward", "optimizer")]
+        assert sum(inside) <= line["seconds_train"]
