@@ -14,9 +14,13 @@ rewards:
   - {name: accuracy}
 """
 NAMES = [
+    "cispo_3b_math_2gpu",
+    "dapo_3b_math_2gpu",
+    "dr_grpo_1.5b_math_1gpu",
+    "gspo_1.7b_math_2gpu",
     "qwen2.5_0.5b_gsm8k",
-    "qwen2.5_1.5b_math_1gpu",
     "qwen2.5_7b_math_8gpu",
+    "r1_zero_3b_math_2gpu",
     "smollm2_135m_cpu",
     "smollm2_135m_lora_cpu",
     "tiny_arithmetic_cpu",

@@ -69,7 +69,7 @@ def test_too_little_memory_is_refused_with_what_to_reduce():
 @pytest.mark.parametrize(
     ("recipe", "size", "machine", "trainer", "sampler"),
     [
-        ("qwen2.5_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "GPU 0,", "vllm: GPU 0,"),
+        ("dr_grpo_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "GPU 0,", "vllm: GPU 0,"),
         ("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "GPU 4,", "vllm: GPU 0, 1, 2, 3,"),
         ("qwen2.5_0.5b_gsm8k", SMOLLM2, gpus(4), "GPU 0,", "vllm: GPU 1, 2, 3,"),
     ],
@@ -82,7 +82,7 @@ def test_a_gpu_recipe_fits_the_machine_that_it_names(recipe, size, machine, trai
 
 def test_on_a_shared_gpu_the_servers_whole_share_counts():
     with pytest.raises(PlanError, match=r"GPU 0 has 79.0 GiB"):
-        lines("qwen2.5_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "rollout.server.gpu_memory_utilization=0.9")
+        lines("dr_grpo_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "rollout.server.gpu_memory_utilization=0.9")
 
 
 def test_a_gpu_that_is_not_there_is_named():
