@@ -86,6 +86,8 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
     todo = [prompt for prompt in prompts if prompt.id not in done]
     if todo:
         engine = rollout_engine(recipe, model_settings(recipe), tokenizer, request.output.parent, _device(recipe))
+        if recipe.rollout.engine == "vllm":
+            _say(console, f"starting vLLM; log: {request.output.parent / 'logs' / 'server.log'}")
         progress = open_progress(console)
         try:
             stored = len(prompts) - len(todo)

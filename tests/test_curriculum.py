@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
+import yaml
+from pyarrow import parquet
 
 from grpo.config import CurriculumSettings
 from grpo.curriculum import AdaptiveOrder, PromptOrder, ShuffledEpochs, prompt_order
+from recipes.load import load_recipe
+from recipes.run import run
+from recipes.tasks import load_task
 from rewards import Reward, Score
 
 
@@ -127,3 +133,40 @@ def test_a_learner_gets_more_than_twice_the_groups_with_contrast_and_learns_twic
     assert 0.05 < share < 0.2
     assert contrast(AdaptiveOrder(400, seed), adaptive) > 2.5 * share
     assert adaptive.skill > 2 * shuffled.skill
+
+
+def asked(output: Path) -> list[str]:
+    """The problem of every group of a run, in order."""
+    rows = [
+        row for file in sorted((output / "rollouts").glob("*.parquet")) for row in parquet.read_table(file).to_pylist()
+    ]
+    return [row["prompt_id"] for row in rows[::2]]
+
+
+def test_a_run_resumed_with_the_adaptive_order_asks_what_the_uninterrupted_one_asks(tmp_path, tiny_model):
+    settings = {
+        "model": {"path": str(tiny_model), "dtype": "float32"},
+        "task": {"name": "arithmetic", "config": {"levels": [1]}, "template": "{question}=", "problems": 32},
+        "rewards": [{"name": "mine.py:even"}],
+        "rollout": {"engine": "transformers", "group_size": 2, "prompts_per_step": 4, "max_tokens": 2},
+        "train": {"steps": 12, "checkpoint_every": 6, "curriculum": {"order": "adaptive"}},
+        "eval": {"problems": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "mine.py").write_text(
+        "def even(completions, answer, **columns):\n    return [float(int(gold) % 2 == 0) for gold in answer]\n"
+    )
+
+    def train(output: Path, *overrides: str, resume: bool = False) -> list[str]:
+        assert run(load_recipe(str(tmp_path / "recipe.yaml"), list(overrides)), "test", output, resume) == 0
+        return asked(output)
+
+    whole = train(tmp_path / "whole")
+    assert len(whole) == 12 * 4
+    assert whole[:24] == train(tmp_path / "broken", "train.steps=6")
+    assert whole == train(tmp_path / "broken", resume=True)
+    # What was recorded decides: without it, the second half asks for others.
+    ids = [row.id for row in load_task(load_recipe(str(tmp_path / "recipe.yaml")).task, 1, 0).train]
+    fresh = AdaptiveOrder(32, 0, candidates=8)  # 32 problems / 4 of a step
+    assert whole[24:] != [ids[fresh.at(k)] for k in range(24, 48)]
+    assert whole[:4] == [ids[fresh.at(k)] for k in range(4)]
