@@ -17,6 +17,7 @@ from rewards import RewardSettings
 from rewards.extract import Source
 
 GENERATED = ("arithmetic", "countdown")
+MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft's starts of LoRA that change the frozen weights
 
 
 class Columns(Settings):
@@ -158,6 +159,12 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield (
             f"train.kl_sync_every: got {train.kl_sync_every}, but with an adapter the reference is the model without "
             "it; use 0, or no adapter"
+        )
+    start = (recipe.model.adapter.model_extra or {}).get("init_lora_weights") if recipe.model.adapter else None
+    if train.kl_coef and str(start).lower().startswith(MOVES_BASE):
+        yield (
+            f"train.kl_coef: the reference is the model without its adapter, but init_lora_weights: {start} takes what "
+            "the adapter starts with out of the weights; use 0, or another start"
         )
     if server.urls and rollout.engine == "transformers":
         yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"

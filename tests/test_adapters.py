@@ -125,12 +125,16 @@ def test_an_adapter_that_cannot_be_served_is_refused_with_the_reason(tiny_model,
         ("model.lora={dora: true, sync: adapter}", "sync: adapter cannot be served: vLLM takes no DoRA"),
         ("model.lora={quantize: nf4, sync: adapter}", "the server's weights are not the ones that nf4 rounds to"),
         ("model.lora={quantize: nf4, dora: true}", "dora: over 4-bit weights peft merges it to other values"),
+        (
+            "model={path: tiny, adapter: {peft_type: LORA, init_lora_weights: pissa}}",
+            "train.kl_coef: the reference is the model without its adapter, but init_lora_weights: pissa takes",
+        ),
         ("model={path: tiny, lora: {r: 4}, adapter: {peft_type: IA3}}", "model.lora is an adapter, too"),
     ],
 )
 def test_a_recipe_whose_adapter_cannot_work_is_refused_when_it_is_read(override, message):
     with pytest.raises(RecipeError) as refused:
-        load_recipe("tiny_arithmetic_cpu", [override])
+        load_recipe("tiny_arithmetic_cpu", [override, "train.kl_coef=0.01"])
     assert message in str(refused.value)
 
 
