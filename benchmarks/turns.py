@@ -6,8 +6,8 @@
             turns.round()             # each side one step, the other stopped meanwhile
 
 Each side is a function in a process of its own: `function(baton, settings)`, which calls `baton.pass_on(report)` after
-each step and is held there until its next turn. Whatever processes it has started (a server) are stopped meanwhile,
-too (SIGSTOP). Its output goes to FOLDER/NAME.log. Seconds are those of this process's clock, from go to report.
+each step. Until its next turn the process, its other threads included, and whatever it has started (a server) are
+stopped (SIGSTOP). Its output goes to FOLDER/NAME.log. Seconds are of this process's clock, from go to report.
 
 Peak memory is the kernel's high-water mark of resident memory (VmHWM), set back after the warm-up; on a GPU, that of
 torch's allocator.
@@ -78,7 +78,7 @@ class Side:
         except EOFError:
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
             raise RuntimeError(f"{self._process.name} ended early; the end of its log:\n{tail}") from None
-        for process in self._descendants():
+        for process in self._tree():
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
         return report
@@ -114,18 +114,16 @@ class Side:
         self._process.join()
 
     def _go(self, word: str) -> None:
-        for process in self._descendants():
+        self._connection.send(word)
+        for process in reversed(self._tree()):  # a server before the one that asks it
             with suppress(psutil.NoSuchProcess):
                 process.resume()
-        self._connection.send(word)
 
     def _tree(self) -> list[psutil.Process]:
-        assert self._process.pid is not None
-        return [psutil.Process(self._process.pid), *self._descendants()]
-
-    def _descendants(self) -> list[psutil.Process]:
+        """The side's own process, and all that it started."""
         try:
-            return psutil.Process(self._process.pid).children(recursive=True)
+            own = psutil.Process(self._process.pid)
+            return [own, *own.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,8 +112,16 @@ def test_a_longer_sweep_point_has_the_same_tokens_and_a_larger_group_as_many_gro
 
 
 def play(baton: Baton, settings: tuple[str, str]) -> None:
-    """Writes its name at each step, and has a child process that writes all the time."""
+    """Writes its name at each step, and has a thread and a child process that write all the time."""
     name, folder = settings
+
+    def write() -> None:
+        while True:
+            with open(f"{folder}/thread-{name}", "a") as file:
+                file.write("x")
+            time.sleep(0.01)
+
+    threading.Thread(target=write, daemon=True).start()
     code = f"import time\nwhile True:\n    open({folder + '/child-' + name!r}, 'a').write('x'); time.sleep(0.01)"
     child = subprocess.Popen([sys.executable, "-c", code])
     try:
@@ -125,6 +134,10 @@ def play(baton: Baton, settings: tuple[str, str]) -> None:
         raise
     finally:
         child.kill()
+
+
+def written(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def fail(baton: Baton, settings: None) -> None:
@@ -140,10 +153,10 @@ def test_sides_take_turns_and_whatever_they_started_stands_still_meanwhile(tmp_p
         assert [report["step"] for report in turns.sides["a"].reports] == [2, 3, 4]  # 0 to start, 1 to warm up
         assert len(turns.sides["b"].seconds) == 3
         assert 0 < turns.sides["a"].peak_gib()["process"] < turns.sides["a"].peak_gib()["all"] < 4
-        child = tmp_path / "child-a"
-        size = child.stat().st_size if child.exists() else 0
+        sizes = [written(tmp_path / f"{who}-a") for who in ("thread", "child")]
+        assert sizes[0] > 0
         time.sleep(0.2)
-        assert (child.stat().st_size if child.exists() else 0) == size
+        assert [written(tmp_path / f"{who}-a") for who in ("thread", "child")] == sizes
     assert (tmp_path / "order").read_text() == "ab" + "ab" + "ab" + "aabb"
     assert (tmp_path / "stopped-a").exists()
     assert (tmp_path / "stopped-b").exists()
