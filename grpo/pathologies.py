@@ -45,11 +45,13 @@ def no_signal(history: History, config: GRPOConfig, rollout: RolloutSettings) ->
         return None
     return (
         f"{alike:.0%} of the groups of the last {steps} steps have one and the same reward for all their completions, "
-        f"so nothing is learned from them (loss 0): {_why_alike(history, steps, rollout)}"
+        f"so nothing is learned from them (loss 0): {_why_alike(history, steps, config, rollout)}"
     )
 
 
-def _why_alike(history: History, steps: int, rollout: RolloutSettings) -> str:
+def _why_alike(history: History, steps: int, config: GRPOConfig, rollout: RolloutSettings) -> str:
+    if config.control == "format_only":
+        return "train.control: format_only pays for form alone, which all completions have, or none; that is its result"
     cut, accuracy = _last(history, "truncated", steps), _last(history, "accuracy", steps)
     unread = _unread(history[-steps:])
     if cut is not None and cut > CUT:

@@ -148,6 +148,11 @@ def test_a_run_shorter_than_the_window_is_told_that_all_groups_are_alike(tmp_pat
     assert sentence.startswith("100% of the groups of the last 1 steps have one and the same reward")
 
 
+def test_a_control_whose_groups_are_alike_is_told_that_this_is_its_result(tmp_path):
+    (sentence,) = said(changed(0, **ALIKE, accuracy=0.3), tmp_path, GRPOConfig(control="format_only"))
+    assert "format_only pays for form alone, which all completions have, or none; that is its result" in sentence
+
+
 def test_a_resumed_run_goes_on_with_its_history_and_does_not_repeat_what_it_said(tmp_path):
     whole = PROVOKED["entropy"][0]
     whole = whole[:55] + [step | {"kl": 2.0} for step in whole[55:]]

@@ -65,12 +65,12 @@ def test_a_server_killed_in_mid_step_is_replaced_and_the_run_goes_on_with_the_ne
     assert (summary["engine"], summary["steps"]) == ("vllm", 4)
 
 
-def test_stale_samples_are_drawn_ahead_and_a_lora_adapter_is_served_alone(tmp_path):
+def test_stale_samples_are_drawn_ahead_and_a_lora_adapter_is_served_alone_with_its_own_scale(tmp_path):
     lines = train(
         tmp_path / "out",
         "train.steps=3",
         "rollout.max_staleness=1",
-        "model.lora={r: 8, alpha: 16, sync: adapter}",
+        "model.lora={r: 8, alpha: 6, rslora: true}",
         "train.learning_rate=2e-3",
     )
     rows = load_dataset("parquet", data_files=str(tmp_path / "out" / "rollouts" / "*.parquet"), split="train")
