@@ -148,13 +148,13 @@ class _PackedAttention(torch.autograd.Function):
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         for batch in layout.batches:
-            part, part_lse = _forward(*(_take(x, batch) for x in (q, k, v)), scale, _own_mask(batch, window))
+            part, part_lse = _forward([_take(x, batch) for x in (q, k, v)], scale, _own_mask(batch, window))
             _put(out, part, batch)
             _put(lse[..., None], part_lse[..., None], batch)
         for group in layout.shared:
             queries, prompt = _cross(group)
             mask = _prompt_mask(layout, group, window)
-            part, part_lse = _forward(q[:, :, queries], k[:, :, prompt], v[:, :, prompt], scale, mask, causal=False)
+            part, part_lse = _forward([q[:, :, queries], k[:, :, prompt], v[:, :, prompt]], scale, mask, causal=False)
             own, own_lse = out[:, :, queries], lse[:, :, queries]
             share = torch.sigmoid(part_lse - own_lse)[..., None]  # of the prompt in the softmax
             own.copy_(own.float().lerp_(part.float(), share))
@@ -171,16 +171,16 @@ class _PackedAttention(torch.autograd.Function):
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         for batch in layout.batches:
             grad_batch = _take(grad, batch) * batch.real_SN[:, None, :, None]
-            inputs = [_take(x, batch) for x in (q, k, v, out)]
+            inputs = [grad_batch, *(_take(x, batch) for x in (q, k, v, out))]
             lse_batch = _take(lse[..., None], batch).squeeze(-1)
-            parts = _backward(grad_batch, *inputs, lse_batch, scale, _own_mask(batch, window))
+            parts = _backward(inputs, lse_batch, scale, _own_mask(batch, window))
             for whole, part in zip((grad_q, grad_k, grad_v), parts, strict=True):
                 _put(whole, part, batch)
         for group in layout.shared:
             at, prompt = _cross(group)
             mask = _prompt_mask(layout, group, window)
-            inputs = [grad[:, :, at], q[:, :, at], k[:, :, prompt], v[:, :, prompt], out[:, :, at], lse[:, :, at]]
-            part_q, part_k, part_v = _backward(*inputs, scale, mask, causal=False)
+            inputs = [grad[:, :, at], q[:, :, at], k[:, :, prompt], v[:, :, prompt], out[:, :, at]]
+            part_q, part_k, part_v = _backward(inputs, lse[:, :, at], scale, mask, causal=False)
             grad_q[:, :, at] += part_q
             grad_k[:, :, prompt] += part_k
             grad_v[:, :, prompt] += part_v
@@ -219,11 +219,9 @@ def _prompt_mask(layout: Layout, group: PackedGroup, window: int | None) -> Tens
     return position_T[:, None] - layout.position_T[prompt] < window
 
 
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, causal: bool = True
-) -> tuple[Tensor, Tensor]:
+def _forward(qkv: Sequence[Tensor], scale: float, mask: Tensor | None, causal: bool = True) -> tuple[Tensor, Tensor]:
     """(output, logsumexp) of one part. Without the mask, `causal` says whether key j > query i is hidden."""
-    q, k, v = _compute_dtype(q, k, v)
+    q, k, v = _compute_dtype(qkv)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, causal and mask is None, attn_mask=_additive(mask, q), scale=scale
     )
@@ -234,24 +232,16 @@ def _forward(
 
 
 def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    causal: bool = True,
+    inputs: Sequence[Tensor], lse: Tensor, scale: float, mask: Tensor | None, causal: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to q, k and v of one part, `out` and `lse` being those of the whole."""
-    grad, q, k, v, out = _compute_dtype(grad, q, k, v, out)
+    """Gradients to q, k and v of one part. `inputs`: the output's gradient, q, k, v; and output, `lse` of the whole."""
+    grad, q, k, v, out = _compute_dtype(inputs)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         grad, q, k, v, out, lse, 0.0, causal and mask is None, attn_mask=_additive(mask, q), scale=scale
     )
 
 
-def _compute_dtype(*tensors: Tensor) -> list[Tensor]:
+def _compute_dtype(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     small = tensors[0].shape[2] < FP32_BELOW
     return [x.float() if small else x for x in tensors]
 
@@ -283,9 +273,10 @@ def _compiled() -> tuple[Any, Any]:
 
 def visible(layout: Layout, window: int | None, device: torch.device | str) -> Any:
     """FlexAttention's mask_mod: whether token `query` of the row sees token `key`."""
-    segment, prompt_of = [], []
+    segment: list[int] = []
+    prompt_of: list[int] = []
     for group in layout.groups:
-        prompt = len(segment) and segment[-1] + 1
+        prompt = segment[-1] + 1 if segment else 0
         for i, (start, end) in enumerate(group.segments):
             segment += [prompt + i] * (end - start)
             prompt_of += [prompt] * (end - start)

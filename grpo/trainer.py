@@ -96,6 +96,8 @@ class GRPOTrainer:
         """Run from the newest checkpoint of the run directory, or from the start, to `config.steps`."""
         done = self._restore()
         self._started = time.monotonic() - self._facts["wall_seconds"]
+        if self._update.padded:
+            self.recorder.note(f"training computes padded rows, each prompt once a completion: {self._update.padded}")
         try:
             self.recorder.stage(f"starting the rollout engine ({self.engine.name})")
             await self.engine.start()
