@@ -28,9 +28,10 @@ Results = Mapping[str, Any]
 COMMANDS = {
     "matmul": "benchmarks.matmul",
     "vs_trl": "benchmarks.vs_trl --model DIR --calibrate",
+    "overlap": "benchmarks.overlap --model DIR",
     "learning": "benchmarks.vs_trl --model DIR --trl-batch BATCH --learning 40",
     "train_step": "benchmarks.train_step --model DIR --calibrate",
-    "length": "benchmarks.train_step --model DIR --sweep length --tokens 32768 --rounds 2",
+    "length": "benchmarks.train_step --model DIR --sweep length --tokens 8192 --rounds 2",
     "group": "benchmarks.train_step --model DIR --sweep group --rounds 2",
 }
 ON_GPU = {
@@ -121,6 +122,14 @@ def _vs_trl(results: Results) -> str:
     return table(["", "ours", "TRL", "TRL / ours"], rows) + "\n\n" + note
 
 
+def _overlap(results: Results) -> str:
+    from benchmarks.overlap import shown
+
+    found = results["overlap"]
+    turns = f"{found['rounds']} pairs of turns; mean staleness {found['staleness']:.2f} steps"
+    return f"In seconds: {shown(found)}. {turns}."
+
+
 def _learning(results: Results) -> str:
     found = results["learning"]
     rows = []
@@ -182,6 +191,7 @@ def _commands(_: Results) -> str:
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "machine": _machine,
     "vs_trl": _vs_trl,
+    "overlap": _overlap,
     "learning": _learning,
     "train_step": _train_step,
     "length": _sweep("length", "completion length"),
