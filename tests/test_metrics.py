@@ -42,6 +42,7 @@ def row(step: int, **changes):
         "extracted": "3",
         "reason": "",
         "advantage": 0.5,
+        "dropped": False,
         "finish_reason": "stop",
         "token_ids": [8, 3],
         "logprobs": [-0.5, -0.25],
