@@ -5,6 +5,7 @@ Nothing heavy is imported here: `zero --help` must answer at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from grpo.cores import rest_early
 from recipes import eval_cli, filter_cli
 from recipes.rewards_cli import rewards
 
@@ -43,7 +45,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    rest_early(os.environ)
 
 
 @main.command()

@@ -70,6 +70,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
         recipe.train.trackers,
         resume_step=found[-1][0] if found else 0,
     )
+    threads = torch.get_num_threads()
     try:
         recorder.note(f"{source} -> {output}")
         recorder.note(the_plan)
@@ -92,6 +93,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
         return INTERRUPTED
     finally:
         recorder.close()
+        torch.set_num_threads(threads)  # the next run in this process has its own
 
 
 def _trainer(

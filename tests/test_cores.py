@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from grpo.config import RolloutSettings, ServerSettings
@@ -32,10 +36,21 @@ def test_a_trainer_whose_servers_are_elsewhere_has_the_machine_for_itself():
     assert share_cores(rollout, 0, 8).trainer == 8
 
 
-def test_threads_of_a_server_that_overlaps_with_the_trainer_sleep_while_they_wait(monkeypatch):
+def test_a_server_on_the_cpu_gets_its_cores_and_its_threads_rest_early_unless_the_user_says_how_they_wait(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     cpu = Placement((), "zero_shm")
     in_turns, overlapping = (environment("hub/id", RolloutSettings(max_staleness=k), cpu) for k in (0, 1))
     assert (in_turns["OMP_NUM_THREADS"], overlapping["OMP_NUM_THREADS"]) == ("8", "4")
-    assert (in_turns.get("OMP_WAIT_POLICY"), overlapping["OMP_WAIT_POLICY"]) == (None, "passive")
+    assert in_turns["GOMP_SPINCOUNT"] == overlapping["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in environment("hub/id", RolloutSettings(), cpu)
+
+
+def test_the_command_sets_how_threads_wait_before_torch_is_loaded():
+    script = "import sys; from recipes.cli import main; sys.argv = ['zero', 'recipes']; import os\n"
+    script += "try: main()\nexcept SystemExit: print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
+    env = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    said = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "False 1000"

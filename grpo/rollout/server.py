@@ -18,7 +18,7 @@ import aiohttp
 import psutil
 
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
-from grpo.cores import overlap, share_cores
+from grpo.cores import rest_early, share_cores
 from grpo.rollout import watch
 from grpo.rollout.engine import RolloutError
 
@@ -113,8 +113,7 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, place.gpus))
     else:
         env["OMP_NUM_THREADS"] = str(share_cores(rollout).server)
-        if overlap(rollout):  # a thread that waits must not spin on a core that the trainer could use
-            env["OMP_WAIT_POLICY"] = "passive"
+        rest_early(env)
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # or vLLM overrides the "uni" executor, to set OMP_NUM_THREADS
     if place.backend == "ipc":
         env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles travel pickled, over loopback
