@@ -5,7 +5,8 @@
 
     dlogp_t / dz_t = onehot(y_t) - p_t          dH_t / dz_t = -p_t * (log p_t + H_t)
 
-Both directions work on chunks of tokens; the backward computes the logits again instead of keeping them.
+Both directions work on chunks, of tokens forward and of the vocabulary backward; the backward computes the logits again
+instead of keeping them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 CHUNK_LOGITS = 2**23  # logits held at once: 32 MiB in fp32
+MIN_WORDS = 1024  # fewer make thin matrix products
 
 
 class _SelectedLogprobs(torch.autograd.Function):
@@ -46,43 +48,51 @@ class _SelectedLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden_TH, weight_VH, bias_V, target_T, lse_T, entropy_T = ctx.saved_tensors
-        zero_T = torch.zeros_like(lse_T)
-        grad_T, grad_entropy_T = (zero_T if grad is None else grad for grad in grads)
-        grad_hidden_TH = torch.empty_like(hidden_TH)
-        # Summed over chunks in fp32: a bf16 sum would lose what later chunks add.
-        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        grad_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for rows in _chunks(len(target_T), len(weight_VH)):
-            logp_CV = _logits(hidden_TH[rows], weight_VH, bias_V, ctx.temperature).sub_(lse_T[rows, None])
+        # The logits' factor 1 / temperature is put on the gradients of single tokens, not on those of logits.
+        grad_T, grad_entropy_T = (torch.zeros_like(lse_T) if grad is None else grad / ctx.temperature for grad in grads)
+        grad_hidden_TH = torch.zeros_like(hidden_TH, dtype=torch.float32)
+        grad_weight_VH = torch.empty_like(weight_VH) if ctx.needs_input_grad[1] else None
+        grad_bias_V = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
+        # With the normalisers known, chunks of the vocabulary: each gives its rows of the weight's gradient once and
+        # for all, where chunks of tokens would each add to the whole of it.
+        for words in _chunks(len(weight_VH), len(target_T), at_least=MIN_WORDS):
+            bias_C = None if bias_V is None else bias_V[words]
+            logp_TC = _logits(hidden_TH, weight_VH[words], bias_C, ctx.temperature).sub_(lse_T[:, None])
             # dlogp and dentropy together: onehot * grad - p * (grad + grad_entropy * (log p + H))
-            factor = grad_T[rows, None]
+            factor = grad_T[:, None]
             if grads[1] is not None:
-                factor = torch.addcmul(factor, grad_entropy_T[rows, None], logp_CV + entropy_T[rows, None])
-            grad_CV = logp_CV.exp_().mul_(-factor)
-            grad_CV.scatter_add_(1, target_T[rows, None], grad_T[rows, None])
+                factor = torch.addcmul(factor, grad_entropy_T[:, None], logp_TC + entropy_T[:, None])
+            grad_TC = logp_TC.exp_().mul_(-factor)
+            # A target that is not of this chunk adds 0 to some column: choosing those that are would wait for the GPU.
+            column_T = target_T - words.start
+            here_T = (column_T >= 0) & (column_T < grad_TC.shape[1])
+            column_T = column_T.clamp(0, grad_TC.shape[1] - 1)
+            grad_TC.scatter_add_(1, column_T[:, None], (grad_T * here_T)[:, None])
             if grad_bias_V is not None:
-                grad_bias_V += grad_CV.sum(0) / ctx.temperature
-            grad_CV = grad_CV.to(weight_VH.dtype)
-            grad_hidden_TH[rows] = (grad_CV @ weight_VH) / ctx.temperature
+                grad_bias_V[words] = grad_TC.sum(0)
+            grad_TC = grad_TC.to(weight_VH.dtype)
+            grad_hidden_TH += grad_TC @ weight_VH[words]
             if grad_weight_VH is not None:
-                grad_weight_VH += (grad_CV.T @ hidden_TH[rows]) / ctx.temperature
+                torch.mm(grad_TC.T, hidden_TH, out=grad_weight_VH[words])
         return (
-            grad_hidden_TH,
-            None if grad_weight_VH is None else grad_weight_VH.to(weight_VH.dtype),
-            None if grad_bias_V is None else grad_bias_V.to(bias_V.dtype),
+            grad_hidden_TH.to(hidden_TH.dtype),
+            grad_weight_VH,
+            grad_bias_V,
             None,
             None,
             None,
         )
 
 
-def _chunks(n_tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_LOGITS // vocabulary)
-    return [slice(start, start + size) for start in range(0, n_tokens, size)]
+def _chunks(n: int, width: int, at_least: int = 1) -> list[slice]:
+    """Of `n` rows of `width` logits, as many at once as may be held."""
+    size = max(at_least, CHUNK_LOGITS // max(1, width))
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
-    return nn.functional.linear(hidden_CH, weight_VH, bias_V).float().div_(temperature)
+    logits_CV = nn.functional.linear(hidden_CH, weight_VH, bias_V).float()
+    return logits_CV if temperature == 1 else logits_CV.div_(temperature)
 
 
 def selected_logprobs(

@@ -12,7 +12,9 @@ from grpo.logprobs import selected_logprobs
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("entropy_gradient", [False, True])
 def test_chunked_value_gradient_and_entropy_equal_plain_log_softmax(monkeypatch, bias, temperature, entropy_gradient):
-    monkeypatch.setattr(grpo.logprobs, "CHUNK_LOGITS", 3 * 50)  # 3 tokens at a time over 11: an uneven last chunk
+    # 3 tokens at a time over 11 forward, 13 words over 50 backward: uneven last chunks.
+    monkeypatch.setattr(grpo.logprobs, "CHUNK_LOGITS", 3 * 50)
+    monkeypatch.setattr(grpo.logprobs, "MIN_WORDS", 7)
     torch.manual_seed(0)
     hidden = torch.randn(11, 8, requires_grad=True)
     head = nn.Linear(8, 50, bias=bias)
