@@ -24,8 +24,10 @@ demo: setup
 	@echo "demo: trains the built-in model on arithmetic through a vLLM server, at most 5 minutes on 2 cores; the run is kept in $(RUN)"
 	@$(BIN)/zero run tiny_arithmetic_cpu --output $(RUN)
 
+# Two at a time, file by file, because half of a test's time is a server that starts. Threads go to sleep early, or those
+# of one process would spin beside the other's (grpo/cores.py).
 test: lint
-	$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -q --durations=15 -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ Results = Mapping[str, Any]
 COMMANDS = {
     "matmul": "benchmarks.matmul",
     "vs_trl": "benchmarks.vs_trl --model DIR --calibrate",
+    "vs_trl_accuracy": "benchmarks.vs_trl --model DIR --trl-batch BATCH --both 'rewards=[{name: accuracy}]'",
     "overlap": "benchmarks.overlap --model DIR",
     "learning": "benchmarks.vs_trl --model DIR --trl-batch BATCH --learning 40",
     "train_step": "benchmarks.train_step --model DIR --calibrate",
@@ -48,8 +50,8 @@ def run(name: str, arguments: argparse.Namespace, folder: Path) -> None:
     stored = folder / "vs_trl.json"
     batch = json.loads(stored.read_text())["trl_batch"] if stored.is_file() else 16
     values = {"DIR": arguments.model or "DIR", "BATCH": str(batch)}
-    words = [values.get(word, word) for word in (COMMANDS | ON_GPU)[name].split()]
-    if name in ("vs_trl", "learning"):
+    words = [values.get(word, word) for word in shlex.split((COMMANDS | ON_GPU)[name])]
+    if "vs_trl" in words[0]:
         words += [word for setting in arguments.set for word in ("--set", setting)]
     print(f"-- {name}: python -m {' '.join(words)}", flush=True)
     subprocess.run([sys.executable, "-m", *words, "--json", str(folder / f"{name}.json")], check=True)
@@ -99,9 +101,16 @@ def _machine(results: Results) -> str:
 
 
 def _vs_trl(results: Results) -> str:
+    return trainer_table(results["vs_trl"])
+
+
+def _vs_trl_accuracy(results: Results) -> str:
+    return trainer_table(results["vs_trl_accuracy"])
+
+
+def trainer_table(found: Results) -> str:
     from benchmarks.vs_trl import PARTS
 
-    found = results["vs_trl"]
     ours, trl = found["ours"], found["trl"]
     rows = [["seconds a step", f"{ours['seconds']:.2f}", f"{trl['seconds']:.2f}", spread(found["speedup"])]]
     for part in PARTS:
@@ -191,6 +200,7 @@ def _commands(_: Results) -> str:
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "machine": _machine,
     "vs_trl": _vs_trl,
+    "vs_trl_accuracy": _vs_trl_accuracy,
     "overlap": _overlap,
     "learning": _learning,
     "train_step": _train_step,

@@ -6,7 +6,8 @@
 The work: recipes/smollm2_135m_cpu.yaml with 8 prompts x 8 completions of at most 64 tokens (sums and differences, one
 worked example in the prompt). TRL gets the same prompts, rewards, loss and learning rate (`train.backend: trl`) in the
 fastest way that runs: weights in bf16, no autocast, no checkpointing, all cores, and the micro-batch that
-`--calibrate` finds fastest. Ours is the recipe as it stands; `--set` changes it.
+`--calibrate` finds fastest. Ours is the recipe as it stands; `--set` changes it, and `--both`
+changes the work.
 
 Each side is a process of its own with whatever it starts, stopped while the other has its turn (benchmarks/turns.py).
 After a warm-up each turn is a step; a ratio is TRL's seconds over ours of one pair of turns. The two sample with
@@ -79,7 +80,7 @@ def learn(baton: Baton, settings: Settings) -> None:
 
 def overrides(side: str, arguments: argparse.Namespace, steps: int, *more: str) -> tuple[str, ...]:
     """The recipe of a side. TRL's micro-batch is a number of completions: so many as that many padded tokens hold."""
-    common = [f"model.path={arguments.model}", *WORK, f"train.steps={steps}", *more]
+    common = [f"model.path={arguments.model}", *WORK, *arguments.both, f"train.steps={steps}", *more]
     if side == "trl":
         return (*common, "train.backend=trl", f"train.tokens_per_micro_batch={arguments.trl_batch * LONGEST}")
     return (*common, *arguments.set)
@@ -130,6 +131,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         **result,
         "trl_batch": arguments.trl_batch,
         "calibration": calibrated,
+        "both": arguments.both,
         "set": arguments.set,
         "steps": arguments.steps,
     }
@@ -221,6 +223,7 @@ def main() -> None:
     parser.add_argument("--trl-batch", type=int, default=16, metavar="N", help="completions of TRL's micro-batch")
     parser.add_argument("--calibrate", action="store_true", help=f"choose it: the fastest of {BATCHES}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of our side's recipe")
+    parser.add_argument("--both", action="append", default=[], metavar="KEY=VALUE", help="of both sides' recipe")
     parser.add_argument("--learning", type=int, metavar="STEPS", help="learning curves instead of times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     arguments = parser.parse_args()

@@ -195,7 +195,7 @@ def test_help(module):
 
 
 def test_trl_gets_the_recipe_with_its_micro_batch_and_ours_gets_what_set_changes():
-    arguments = SimpleNamespace(model="DIR", trl_batch=16, set=["rollout.max_staleness=1"])
+    arguments = SimpleNamespace(model="DIR", trl_batch=16, set=["rollout.max_staleness=1"], both=[])
     theirs, ours = vs_trl.overrides("trl", arguments, 5), vs_trl.overrides("ours", arguments, 5)
     assert set(theirs) - set(ours) == {"train.backend=trl", "train.tokens_per_micro_batch=2304"}  # 16 x (80 + 64)
     assert set(ours) - set(theirs) == {"rollout.max_staleness=1"}
