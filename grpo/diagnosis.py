@@ -80,6 +80,12 @@ def _failure_cause(reward: Reward) -> str:
 def _in_words(prompt: Prompt, completion: Completion, reward: Reward) -> str:
     """`arithmetic/train/17: timeout, not settled in 3 CPU seconds; the completion ends in '... 9!!</answer>'`"""
     cause = _failure_cause(reward)
-    reason = f", {reward.score.reason[:SHOWN_CHARACTERS]}" if reward.score and reward.score.outcome == cause else ""
+    reason = f", {_ends(reward.score.reason)}" if reward.score and reward.score.outcome == cause else ""
     start = "..." if len(completion.text) > SHOWN_CHARACTERS else ""
     return f"{prompt.id}: {cause}{reason}; the completion ends in {start + completion.text[-SHOWN_CHARACTERS:]!r}"
+
+
+def _ends(reason: str) -> str:
+    """The start says whose reason it is, often with a long path; the end says what happened."""
+    half = SHOWN_CHARACTERS // 2
+    return reason if len(reason) <= 2 * half else f"{reason[:half]} ... {reason[-half:]}"
