@@ -7,8 +7,8 @@ its variant, in FOLDER/VARIANT-SEED; one that is finished there is not run again
 of `staleness` sample from a vLLM server of their own, one core for it and one for the trainer; the others sample in
 process. Afterwards the tables and the plot in docs/results.md are written.
 
-A mean over seeds stands with its 95% interval of Student's t: seeds are the independent units, the held-out problems
-are the same for all.
+A mean over seeds stands with its 95% interval of Student's t: seeds are the independent units, and each draws its own
+problems, held-out ones too.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "staleness": {
         "0": SERVED,
+        "0, uncorrected": (*SERVED, *UNCORRECTED),
         "1": (*SERVED, "rollout.max_staleness=1"),
         "1, uncorrected": (*SERVED, "rollout.max_staleness=1", *UNCORRECTED),
         "4": (*SERVED, "rollout.max_staleness=4"),
