@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import string
 from pathlib import Path
 
 import pytest
+
+# A shell's background job ignores SIGINT, and so would all that the tests start: Ctrl-C would do nothing to them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
