@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     if recipe.train.backend == "trl":
+        warnings.filterwarnings("ignore", "TRL currently supports vLLM")  # which it is not used with here
         from recipes.trl_backend import refuse
 
         refuse(recipe, resume)
