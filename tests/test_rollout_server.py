@@ -286,12 +286,17 @@ def test_a_missing_tensor_is_named_even_if_it_is_a_part_of_a_fused_layer(
         loop.run(engine.update_weights(tensors, 5))
 
 
-def test_killing_the_parent_leaves_no_process(engine: VLLMEngine, served: tuple[subprocess.Popen[str], str]) -> None:
+def test_killing_the_parent_leaves_no_process_and_no_socket(
+    engine: VLLMEngine, served: tuple[subprocess.Popen[str], str]
+) -> None:
     parent = psutil.Process(served[0].pid)
     tree = parent.children(recursive=True)
     assert len(tree) >= 3  # the watcher, the API server, the engine
+    sockets = Path(tree[1].environ()["VLLM_RPC_BASE_PATH"])
+    assert any(path.is_socket() for path in sockets.iterdir())
     parent.send_signal(signal.SIGKILL)
     assert wait_until_gone(tree, 20) == []
+    assert not sockets.exists()
 
 
 # -- servers of our own ------------------------------------------------------------------------------------
