@@ -118,7 +118,7 @@ class RunRecorder:
         resume_step: int = 0,
         console: Console | None = None,
     ) -> None:
-        self.run_dir = run_dir
+        self.run_dir, self.resume_step = run_dir, resume_step
         self._console = console or Console()
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         self._trackers = start_trackers(trackers, run_dir, recipe, resume_step)
