@@ -25,6 +25,7 @@ from grpo.metrics import RunRecorder
 from grpo.model import load_model, load_tokenizer, max_positions
 from grpo.prompts import render
 from grpo.rollout.engine import RolloutEngine
+from grpo.trackers import check_trackers
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
 from recipes.load import model_settings, save_recipe
@@ -55,6 +56,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
 
         refuse(recipe, resume)
     model = model_settings(recipe)
+    check_trackers(recipe.train.trackers)
     rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
     load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
     policy_loss_of(recipe.train)  # and a bad loss
