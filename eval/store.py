@@ -10,13 +10,11 @@ resumed evaluation asks again; whoever reads sees the latter alone.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.types import Generation
+from grpo.atomic import append_whole, readable, write_atomic, writing
 
 LINES, PARQUET = "generations.jsonl", "generations.parquet"
 Key = tuple[str, str, int]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TYPES = {"value": pa.float64(), "sample": pa.int64(), "tokens": pa.int64()}  # every other column is text
 SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(Generation)])
 
@@ -77,15 +75,7 @@ class Store:
             raise ValueError(f"{key(generation)} is stored already")
         line = json.dumps(dataclasses.asdict(generation)).encode() + b"\n"
         with writing(self._lines):
-            size = os.fstat(self._file.fileno()).st_size
-            try:
-                written = self._file.write(line)
-                while written < len(line):  # a disk that is nearly full takes a part, then says so
-                    written += self._file.write(line[written:])
-            except OSError:
-                if self._lines.is_file():
-                    self._file.truncate(size)
-                raise
+            append_whole(self._file, line)
         if generation.failure is None:
             self._came.add(key(generation))
 
@@ -114,32 +104,9 @@ def read_generations(place: Path) -> list[Generation]:
 
 
 def write_parquet(generations: Iterable[Generation], path: Path) -> None:
-    table = pa.Table.from_pylist([dataclasses.asdict(generation) for generation in generations], schema=SCHEMA)
-    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name `path`, and what to do, in an OSError that the block raises."""
-    try:
-        yield
-    except OSError as error:
-        hint = "; free some space there, or choose another --output" if error.errno in _FULL else ""
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}{hint}") from error
-
-
-def write_atomic(path: Path, write: Callable[[Path], object] | str) -> None:
-    """Write a text, or let `write` write, under a temporary name; then rename. Raises OSError that names `path`."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            if callable(write):
-                write(partial)
-            else:
-                partial.write_text(write, encoding="utf-8")
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    """Raises OSError that names the file; it is on the disk when this returns."""
+    table = pa.Table.from_pylist([readable(dataclasses.asdict(one)) for one in generations], schema=SCHEMA)
+    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd", write_page_checksum=True))
 
 
 def _lock(file: int, folder: Path) -> None:
@@ -170,7 +137,10 @@ def _merged(files: Iterable[Path]) -> list[Generation]:
 
 def _read(file: Path) -> Iterator[Generation]:
     if file.suffix == ".parquet":
-        yield from (Generation(**row) for row in pq.read_table(file).to_pylist())
+        try:
+            yield from (Generation(**row) for row in pq.read_table(file, page_checksum_verification=True).to_pylist())
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            raise StoreError(f"{file}: not the generations of an evaluation, or damaged: {error}") from error
         return
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):

@@ -141,7 +141,10 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run's directory, fini
         if not (run_dir / "recipe.yaml").is_file():
             raise RecipeError(f"{run_dir} has no recipe.yaml; expected a run's directory")
         path = write_report(run_dir)
-        typer.echo(terminal_curve(read_run(run_dir), 100))
+        known = read_run(run_dir)
+        for sentence in known.unread:
+            typer.echo(sentence, err=True)
+        typer.echo(terminal_curve(known, 100))
         typer.echo(f"report: {path}")
 
 
@@ -193,6 +196,7 @@ def _exit_codes() -> Iterator[None]:
     from grpo.losses import LossError
     from grpo.prompts import PromptError
     from grpo.rollout.engine import RolloutError
+    from grpo.trackers import TrackerError
     from recipes.import_gguf import ImportGGUFError
     from recipes.load import RecipeError
     from recipes.plan import PlanError
@@ -212,6 +216,7 @@ def _exit_codes() -> Iterator[None]:
         LossError,
         ScoreError,
         ModelError,
+        TrackerError,
         ImportGGUFError,
     ) as error:
         _fail(error, 2)

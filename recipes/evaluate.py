@@ -26,9 +26,10 @@ from eval.progress import open_progress
 from eval.protocol import Benchmark, Generated
 from eval.run import RESULTS, Work, prepare, results, run_benchmarks, write_results
 from eval.stats import summary
-from eval.store import Store, write_atomic, writing
+from eval.store import Store
 from eval.table import results_table
 from eval.types import Generation
+from grpo.atomic import write_atomic, writing
 from grpo.rollout.engine import RolloutError
 from recipes.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
 

@@ -34,7 +34,7 @@ from eval.grade import failed, graded
 from eval.intervals import wilson
 from eval.progress import Progress, open_progress
 from eval.types import Generation, Problem
-from grpo.atomic import append_line, write_atomic
+from grpo.atomic import append_line, readable, write_atomic
 from grpo.model import load_tokenizer
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
@@ -191,7 +191,7 @@ def _columns(row: Row) -> Line:
 
 
 def _json(line: Line) -> str:
-    return json.dumps(line, ensure_ascii=False, default=str)
+    return json.dumps(readable(line), ensure_ascii=False, default=lambda value: readable(str(value)))
 
 
 # -- The file -----------------------------------------------------------------------------------------------------
