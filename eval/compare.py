@@ -154,7 +154,11 @@ def compare_folders(a: Path, b: Path, any_protocol: bool = False) -> list[Compar
         for name in shared:
             _check_protocol(name, results_a[name], results_b[name])
     generations = read_generations(a), read_generations(b)
-    return [compare(*([g for g in side if g.benchmark == name] for side in generations)) for name in shared]
+    pairs = {name: [[one for one in side if one.benchmark == name] for side in generations] for name in shared}
+    if not any_protocol:
+        for name, pair in pairs.items():
+            _check_budgets(name, *map(_budgets, pair))
+    return [compare(*pair) for pair in pairs.values()]
 
 
 def unshared(a: Path, b: Path) -> tuple[list[str], list[str]]:
@@ -245,6 +249,31 @@ def _check_protocol(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> No
         f"{name} was evaluated under two protocols: {differ or 'their hashes differ'}. Evaluate both under one, "
         "or compare them all the same with --any-protocol"
     )
+
+
+def _budgets(generations: Sequence[Generation]) -> dict[str, list[int]]:
+    """Problem -> the different limits of tokens that its graded completions had, where they are known."""
+    found: dict[str, set[int]] = {}
+    for one in generations:
+        if one.value is not None and one.max_tokens is not None:
+            found.setdefault(one.problem_id, set()).add(one.max_tokens)
+    return {problem: sorted(limits) for problem, limits in found.items()}
+
+
+def _check_budgets(name: str, a: Mapping[str, list[int]], b: Mapping[str, list[int]]) -> None:
+    """Under one protocol, where a prompt leaves less of the context than max_tokens, completions get only that."""
+    if differ := [problem for problem in a if problem in b and a[problem] != b[problem]]:
+        shown = "; ".join(f"{one}: {_either(a[one])} in A, {_either(b[one])} in B" for one in differ[:3])
+        least = min(limit for problem in differ for limit in (*a[problem], *b[problem]))
+        raise CompareError(
+            f"{name}: {len(differ)} problems had other limits of tokens in A than in B, because prompt and answer were "
+            f"longer than what a model takes. {shown}. Evaluate both with --max-tokens {least} or less, or compare "
+            "them all the same with --any-protocol"
+        )
+
+
+def _either(limits: Sequence[int]) -> str:
+    return " or ".join(map(str, limits))
 
 
 def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

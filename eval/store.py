@@ -29,7 +29,8 @@ LINES, PARQUET = "generations.jsonl", "generations.parquet"
 Key = tuple[str, str, int]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TYPES = {"value": pa.float64(), "sample": pa.int64(), "tokens": pa.int64()}  # every other column is text
+_INTEGERS = ("sample", "tokens", "max_tokens")
+_TYPES = {"value": pa.float64(), **dict.fromkeys(_INTEGERS, pa.int64())}  # every other column is text
 SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(Generation)])
 
 

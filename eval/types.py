@@ -36,7 +36,7 @@ class Generation:
 
     Example: Generation(benchmark="gsm8k", problem_id="gsm8k/test/17", sample=0, question="...", answer="18",
     completion="<think>...</think><answer>18</answer>", value=1.0, outcome="correct", extracted="18",
-    reason="18 is 18", tokens=204, finish_reason="stop", failure=None, subject=None, level=None)
+    reason="18 is 18", tokens=204, finish_reason="stop", failure=None, subject=None, level=None, max_tokens=2048)
     """
 
     benchmark: str
@@ -54,3 +54,6 @@ class Generation:
     failure: Failure | None = None
     subject: str | None = None
     level: str | None = None
+    max_tokens: int | None = (
+        None  # that it could have, where known: fewer than the protocol's where the prompt leaves less
+    )

@@ -24,10 +24,10 @@ from eval.benchmarks import BENCHMARKS, benchmark, load_problems
 from eval.grade import NEEDED, GenerationsError, grade_generations, graded_by
 from eval.progress import open_progress
 from eval.protocol import Benchmark, Generated
-from eval.run import RESULTS, Work, prepare, results, run_benchmarks, write_results
+from eval.run import RESULTS, Work, count_tokens, prepare, results, run_benchmarks, write_results
 from eval.stats import summary
 from eval.store import Store, write_atomic, writing
-from eval.table import results_table
+from eval.table import results_table, shortened_in_words
 from eval.types import Generation
 from grpo.rollout.engine import RolloutError
 from recipes.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
@@ -128,6 +128,8 @@ async def _sample(
     say = printer(console)
     async with connect(model, works, folder, request.concurrency, request.timeout, say) as connection:
         client, in_flight, context = connection
+        if context is not None:
+            works = [await count_tokens(work, client, in_flight) for work in works]
         for work in works:
             _say_cut_short(work, context, say)
         progress = open_progress(console)
@@ -183,7 +185,7 @@ def _say_dropped(name: str, dropped: Sequence[tuple[str, str]], say: Say) -> Non
 
 
 def _say_cut_short(work: Work, context: int | None, say: Say) -> None:
-    if context is not None and (n := work.cut_short(context)):
+    if n := work.cut_short(context):
         say(
             f"{work.name}: {n} of {len(work.prompts)} prompts leave less than max_tokens "
             f"({work.benchmark.protocol.max_tokens}) of the {context} tokens that the model takes, so less is asked for"
@@ -206,6 +208,8 @@ def show(
     say(results_table(found))
     for name, entry in found.items():
         _say_failed(name, entry, [one for one in generations if one.benchmark == name], say)
+        if shortened := shortened_in_words(entry):
+            say(f"{name}: {shortened}")
     empty = [name for name, entry in found.items() if not entry["n_generations"]]
     if lost is not None:
         say(f"failed: the servers were lost before everything was asked for: {lost}")

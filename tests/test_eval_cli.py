@@ -151,10 +151,34 @@ def test_benchmarks_that_were_never_reached_are_missing_as_a_whole(tmp_path: Pat
 
 
 def test_less_room_in_the_context_than_the_protocol_asks_for_is_said(tmp_path: Path) -> None:
-    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500})) as server:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500, "owned_by": "vllm"})) as server:
         result = arithmetic(server, tmp_path / "out")
     assert "arithmetic: 30 of 30 prompts leave less than max_tokens (2048) of the 500 tokens" in result.stdout
-    assert max(body["max_tokens"] for body in server.bodies) < 250
+    assert "arithmetic: 30 of 30 completions had less than max_tokens (2,048): prompt and" in result.stdout
+    # As the server counts the prompts' tokens: a word each. Characters would leave less.
+    assert {body["max_tokens"] for body in server.bodies} == {500 - len(asked(body).split()) for body in server.bodies}
+    entry = json.loads((tmp_path / "out" / "results.json").read_text())["arithmetic"]
+    assert entry["shortened"] == 30
+    assert "30 of 30 completions had less than max_tokens (2,048)" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_completions_that_had_fewer_tokens_are_not_compared_with_full_ones(tmp_path: Path, finished: Path) -> None:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500, "owned_by": "vllm"})) as server:
+        arithmetic(server, tmp_path / "out")
+    result = zero("compare", finished, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "arithmetic: 30 problems had other limits of tokens in A than in B" in result.stderr
+    least = min(body["max_tokens"] for body in server.bodies)
+    assert "2048 in A, 48" in result.stderr  # 500 less a dozen words
+    assert f"with --max-tokens {least} or less" in result.stderr
+    assert zero("compare", finished, tmp_path / "out", "--any-protocol").exit_code == 0
+
+
+def test_a_server_that_does_not_count_is_asked_for_the_whole_limit(tmp_path: Path) -> None:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500})) as server:
+        result = arithmetic(server, tmp_path / "out")
+    assert {body["max_tokens"] for body in server.bodies} == {2048}
+    assert "less than max_tokens" not in result.stdout
 
 
 def test_no_completion_at_all_is_a_failed_evaluation(tmp_path: Path) -> None:
