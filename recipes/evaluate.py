@@ -84,6 +84,7 @@ def evaluate(request: Request, console: Console) -> int:
     for one, found in zip(benchmarks, loaded, strict=True):
         _say_dropped(one.name, found.dropped, say)
     with Store(folder) as store:
+        _say_passed_over(store, say)
         return _run(request, model, works, store, folder, console)
 
 
@@ -184,6 +185,12 @@ def _say_dropped(name: str, dropped: Sequence[tuple[str, str]], say: Say) -> Non
         say(f"{name}: {len(dropped)} problems left out, whose gold answer does not pass the verifier. {shown}")
 
 
+def _say_passed_over(store: Store, say: Say) -> None:
+    if wrong := store.passed_over:
+        shown = "\n".join(f"  {line}" for line in wrong[:SHOWN])
+        say(f"{len(wrong)} parts of what was stored cannot be read; what they held is asked for again\n{shown}")
+
+
 def _say_cut_short(work: Work, context: int | None, say: Say) -> None:
     if n := work.cut_short(context):
         say(
@@ -264,8 +271,13 @@ def open_folder(folder: Path, asked: dict[str, Any], resume: bool) -> None:
         raise EvalError(f"--output {folder} is a file; name a folder")
     path = folder / ASKED
     if resume and path.is_file():
-        return _check_same(json.loads(path.read_text(encoding="utf-8")), asked, folder)
-    there = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        try:
+            begun_with = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise EvalError(f"--resume: {path} is damaged ({error}); restore it, or name another --output") from error
+        return _check_same(begun_with, asked, folder)
+    # What a killed process had not renamed yet begins with a dot.
+    there = sorted(file.name for file in folder.glob("[!.]*")) if folder.is_dir() else []
     if there and not resume:
         raise EvalError(f"--output {folder} is not empty; add --resume to go on with that evaluation, or name another")
     if there:
