@@ -27,6 +27,7 @@ from eval.permutation import sign_flip
 from eval.stats import Key, by_problem, right
 from eval.store import read_generations
 from eval.types import Generation
+from grpo.flatten import flatten
 
 FLIPPED = Fraction(1, 2)  # a problem flipped if the share of right answers changed by so much
 Pair = tuple[Sequence[Generation], Sequence[Generation]]  # A's and B's graded samples of a problem, some of each
@@ -242,7 +243,7 @@ def _results(folder: Path) -> dict[str, Any]:
 def _check_protocol(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     if a.get("protocol_hash") == b.get("protocol_hash"):
         return
-    one, other = _flat(a.get("protocol") or {}), _flat(b.get("protocol") or {})
+    one, other = flatten(a.get("protocol") or {}), flatten(b.get("protocol") or {})
     fields = [field for field in {**one, **other} if one.get(field) != other.get(field)]
     differ = "; ".join(f"{field} is {one.get(field)!r} in A and {other.get(field)!r} in B" for field in fields)
     raise CompareError(
@@ -274,14 +275,6 @@ def _check_budgets(name: str, a: Mapping[str, list[int]], b: Mapping[str, list[i
 
 def _either(limits: Sequence[int]) -> str:
     return " or ".join(map(str, limits))
-
-
-def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"sampling": {"temperature": 0}} -> {"sampling.temperature": 0}"""
-    flat: dict[str, Any] = {}
-    for name, value in protocol.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
-    return flat
 
 
 def listed(names: Collection[str], most: int = 5) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.atomic import write_atomic
-from grpo.display import duration, interval, show
+from grpo.display import interval, show
+from grpo.duration import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,6 +31,7 @@ from eval.table import results_table, shortened_in_words
 from eval.types import Generation
 from grpo.rollout.engine import RolloutError
 from recipes.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
+from recipes.load import differences
 
 ASKED = "evaluation.json"
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
@@ -288,20 +289,10 @@ def open_folder(folder: Path, asked: dict[str, Any], resume: bool) -> None:
 
 
 def _check_same(there: Any, here: dict[str, Any], folder: Path) -> None:
-    stored, wanted = _flat(there), _flat(here)
-    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    if names:
-        plain = [name for name in names if not name.endswith(("protocol_hash", "content_sha256"))] or names
-        shown = "; ".join(f"{name} is {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in plain[:5])
+    if found := differences(there, here):
+        plain = [name for name in found if not name.endswith(("protocol_hash", "content_sha256"))] or list(found)
+        shown = "; ".join(f"{name} is {found[name][0]!r} there, {found[name][1]!r} here" for name in plain[:5])
         raise EvalError(f"--resume: {folder} is another evaluation: {shown}. Give what it was started with")
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}"""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    inner = (_flat(value[name], f"{prefix}.{name}" if prefix else name) for name in value)
-    return {key: leaf for flat in inner for key, leaf in flat.items()}
 
 
 # -- Someone else's generations -----------------------------------------------------------------------------------
