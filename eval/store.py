@@ -4,15 +4,16 @@
     generations.parquet    at the end: the same rows, in the order of their problems
 
 A generation is known by (benchmark, problem_id, sample). One that failed may be followed by one that came, when a
-resumed evaluation asks again; whoever reads sees the latter alone.
+resumed evaluation asks again; whoever reads sees the latter alone. What cannot be read (the beginning of a line, a line
+that is no generation, a damaged Parquet file) a Store passes over, says so, and asks for again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import io
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from eval.types import Generation
 from grpo.atomic import append_whole, readable, write_atomic, writing
@@ -27,7 +29,9 @@ from grpo.atomic import append_whole, readable, write_atomic, writing
 LINES, PARQUET = "generations.jsonl", "generations.parquet"
 Key = tuple[str, str, int]
 
-_TYPES = {"value": pa.float64(), "sample": pa.int64(), "tokens": pa.int64()}  # every other column is text
+_INTEGERS = ("sample", "tokens", "max_tokens")
+_TYPES = {"value": pa.float64(), **dict.fromkeys(_INTEGERS, pa.int64())}  # every other column is text
+_RECORD = TypeAdapter(Generation)
 SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(Generation)])
 
 
@@ -43,20 +47,23 @@ class Store:
     """The generations of one evaluation, in `folder`, which no other process may be writing.
 
         with Store(folder) as store:
+            print(store.passed_over)            # what of it cannot be read, in words; it did not come
             if not store.came(("gsm8k", "gsm8k/test/17", 0)):
                 store.append(generation)    # on disk when it returns
             store.finish()                  # the Parquet file stands in for the lines
 
-    Raises StoreError if another process writes there or what is there cannot be read; OSError that names the file.
+    Raises StoreError if another process writes there; OSError that names the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._lines = folder, folder / LINES
         with writing(self._lines):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._lines.open("ab", buffering=0)
-            _lock(self._file.fileno(), folder)
-            _drop_torn_line(self._lines)
+            self._file = _open_locked(self._lines)
+        self.passed_over = _set_aside(folder / PARQUET) + _drop_damaged(self._lines)
+        if self.passed_over:  # then the lines may be a new file
+            self._file.close()
+            self._file = _open_locked(self._lines)
         self._came = {key(generation) for generation in self.read() if generation.failure is None}
 
     def __enter__(self) -> Store:
@@ -109,22 +116,44 @@ def write_parquet(generations: Iterable[Generation], path: Path) -> None:
     write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd", write_page_checksum=True))
 
 
-def _lock(file: int, folder: Path) -> None:
-    """The lock goes with the process, however that ends."""
+def _open_locked(path: Path) -> io.FileIO:
+    """Open to append. The lock goes with the process, however that ends."""
+    file = path.open("ab", buffering=0)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise StoreError(f"another process is writing to {folder}; wait for it, or choose another --output") from error
+        file.close()
+        message = f"another process is writing to {path.parent}; wait for it, or choose another --output"
+        raise StoreError(message) from error
+    return file
 
 
-def _drop_torn_line(path: Path) -> None:
-    """A process that was killed may have left the beginning of a line."""
+def _set_aside(parquet: Path) -> list[str]:
+    """Rename a Parquet file that cannot be read; returns what is wrong with it."""
+    try:
+        _merged([parquet])
+    except StoreError as error:
+        parquet.rename(aside := parquet.with_name(f"{parquet.name}.damaged"))
+        return [f"{error}; it is kept as {aside.name}"]
+    return []
+
+
+def _drop_damaged(path: Path) -> list[str]:
+    """Take out the lines that are no generations; returns what is wrong with each."""
     if not path.is_file():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    wrong = [f"{path}:{len(lines) + 1}: the beginning of a line"] if torn else []
+    whole = []
+    for number, line in enumerate(lines, 1):
+        try:
+            _generation(line, f"{path}:{number}")
+            whole.append(line + b"\n")
+        except StoreError as error:
+            wrong.append(str(error))
+    if wrong:
+        write_atomic(path, lambda partial: partial.write_bytes(b"".join(whole)))
+    return wrong
 
 
 def _merged(files: Iterable[Path]) -> list[Generation]:
@@ -138,8 +167,11 @@ def _merged(files: Iterable[Path]) -> list[Generation]:
 def _read(file: Path) -> Iterator[Generation]:
     if file.suffix == ".parquet":
         try:
-            yield from (Generation(**row) for row in pq.read_table(file, page_checksum_verification=True).to_pylist())
+            rows = pq.read_table(file, page_checksum_verification=True).to_pylist()
+            yield from [Generation(**row) for row in rows]
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
             raise StoreError(f"{file}: not the generations of an evaluation, or damaged: {error}") from error
         return
     with file.open("rb") as lines:
@@ -150,9 +182,11 @@ def _read(file: Path) -> Iterator[Generation]:
 
 def _generation(line: bytes, where: str) -> Generation:
     try:
-        return Generation(**json.loads(line))
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{where}: not a generation of an evaluation ({error})") from error
+        return _RECORD.validate_json(line, strict=True)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        reason = " ".join(map(str, [*wrong["loc"], wrong["msg"]]))
+        raise StoreError(f"{where}: not a generation of an evaluation ({reason})") from error
 
 
 def _in_order(generation: Generation) -> tuple[Any, ...]:

@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from grpo.duration import duration
+
 BARS = "▁▂▃▄▅▆▇█"
 TREND_WIDTH = 40
 
@@ -187,13 +189,3 @@ def interval(result: Mapping[str, Any]) -> str:
     if result.get("n") == 0:
         return "none, no answer could be graded"
     return f"{result['accuracy']:.1%} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
-
-
-def duration(seconds: float) -> str:
-    """`42s`, `3m 05s`, `2h 10m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"

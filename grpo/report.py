@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.atomic import write_atomic
-from grpo.display import duration, interval, show
+from grpo.display import interval, show
+from grpo.duration import duration
 from grpo.records import HELD_OUT, ROLLOUTS, RecordError, missing_steps, read_lines, read_rollouts
 
 if TYPE_CHECKING:

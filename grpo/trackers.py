@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.atomic import write_atomic
+from grpo.flatten import flatten
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -46,7 +47,7 @@ class Trackers:
         self._running: dict[str, GeneralTracker] = {}
         self._failures: list[str] = []
         run_id = _run_id(run_dir, resume_step) if names else ""
-        settings = dict(_flat(recipe))
+        settings = _scalars(recipe)
         for name in names:
             self._try(name, self._start, name, run_dir, run_id, resume_step, settings)
 
@@ -103,10 +104,7 @@ def _run_id(run_dir: Path, resume_step: int) -> str:
     return path.read_text()
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | float | bool]]:
-    """{"a": {"b": 1}} -> ("a.b", 1): trackers take scalars only."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str | int | float) else str(value)
+def _scalars(values: Mapping[str, Any]) -> dict[str, str | float | bool]:
+    """{"a": {"b": 1}} -> {"a.b": 1}: trackers take scalars only."""
+    flat = flatten(values)
+    return {key: value if isinstance(value, str | int | float) else str(value) for key, value in flat.items()}

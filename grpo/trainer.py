@@ -44,7 +44,7 @@ from rewards.types import TrainerState
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# (step) -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
+# () -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
 
 STEP_PARTS = ("wait", "reward", "train", "sync")  # of a step's seconds; what is none of them is the rest

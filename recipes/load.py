@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from grpo.atomic import write_atomic
 from grpo.config import ModelSettings
+from grpo.flatten import flatten
 from recipes.schema import Recipe
 
 FOLDER = Path(__file__).parent
@@ -73,14 +74,10 @@ def resolve_model(path: str) -> str:
     return str(TINY) if path == "tiny" else path
 
 
-def differences(there: Any, here: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value there, value here) wherever two recipes, as plain data, differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in [*there, *(name for name in here if name not in there)]:
-            found |= differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
-        return found
-    return {} if there == here else {key: (there, here)}
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value there, value here) wherever two recipes, as plain data, differ; None where there is none."""
+    a, b = flatten(there), flatten(here)
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
 # -- YAML ---------------------------------------------------------------------------------------------------------

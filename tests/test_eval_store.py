@@ -76,6 +76,72 @@ def test_a_torn_last_line_is_dropped_and_the_next_line_stands_alone(tmp_path, cu
     assert len(lines.read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (b"{not json\n", ":2: not a generation of an evaluation (Invalid JSON"),
+        (b"\xff\xfe\x00\n", ":2: not a generation of an evaluation (Invalid JSON"),
+        (b"[1]\n", ":2: not a generation of an evaluation (Input should be an object)"),
+        (b'{"benchmark": "gsm8k"}\n', ":2: not a generation of an evaluation (problem_id Field required)"),
+        ("sample", ":2: not a generation of an evaluation (sample Input should be a valid integer)"),
+        ("value", ":2: not a generation of an evaluation (value Input should be a valid number)"),
+    ],
+)
+def test_a_damaged_line_is_passed_over_and_said_and_what_it_held_is_asked_for_again(tmp_path, damaged, said):
+    with Store(tmp_path) as store:
+        for problem in (1, 2, 3):
+            store.append(generation(problem))
+    lines = (tmp_path / LINES).read_bytes().splitlines(keepends=True)
+    if isinstance(damaged, str):  # of the wrong type
+        damaged = json.dumps({**json.loads(lines[1]), damaged: "one"}).encode() + b"\n"
+    (tmp_path / LINES).write_bytes(lines[0] + damaged + lines[2] + lines[2][:20])
+    with Store(tmp_path) as store:
+        assert len(store.passed_over) == 2
+        assert store.passed_over[0].endswith(":4: the beginning of a line")
+        assert said in store.passed_over[1]
+        assert [store.came(("gsm8k", f"gsm8k/test/{problem}", 0)) for problem in (1, 2, 3)] == [True, False, True]
+        with pytest.raises(StoreError, match="another process is writing"):
+            Store(tmp_path)  # also into the file that was written anew
+        store.append(generation(2))
+        store.finish()
+    assert read_generations(tmp_path) == [generation(problem) for problem in (1, 2, 3)]
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation(1))
+    content = (tmp_path / LINES).read_bytes()
+    (tmp_path / LINES).write_bytes(content * 2)
+    with Store(tmp_path) as store:
+        assert store.passed_over == []
+        assert store.read() == [generation(1)]
+
+
+def test_a_damaged_parquet_file_is_set_aside_and_what_it_held_is_asked_for_again(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation(1))
+        store.finish()
+    content = bytearray((tmp_path / PARQUET).read_bytes())
+    content[-20] ^= 0xFF
+    (tmp_path / PARQUET).write_bytes(content)
+    with Store(tmp_path) as store:
+        (said,) = store.passed_over
+        assert said.endswith("; it is kept as generations.parquet.damaged")
+        assert not store.came(("gsm8k", "gsm8k/test/1", 0))
+        store.append(generation(1))
+        store.finish()
+    assert read_generations(tmp_path) == [generation(1)]
+    assert (tmp_path / f"{PARQUET}.damaged").read_bytes() == bytes(content)
+
+
+def test_half_of_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation(question="\ud83d?", completion="4\ud83d2"))
+        store.finish()
+    (one,) = read_generations(tmp_path)
+    assert (one.question, one.completion) == ("??", "4?2")
+
+
 def test_a_generation_that_came_cannot_be_stored_twice(tmp_path):
     with Store(tmp_path) as store:
         store.append(generation())
@@ -237,6 +303,10 @@ def test_what_is_no_evaluation_is_said(tmp_path):
         read_generations(tmp_path)
     with pytest.raises(StoreError, match="holds no generations"):
         read_generations(tmp_path / "absent")
+    (tmp_path / PARQUET).write_bytes(b"PAR1 and no more")
+    with pytest.raises(StoreError, match=r"generations.parquet: not the generations of an evaluation"):
+        read_generations(tmp_path)
+    (tmp_path / PARQUET).unlink()
     (tmp_path / LINES).write_text('{"benchmark": "gsm8k"}\n')
     with pytest.raises(StoreError, match=r"generations.jsonl:1: not a generation"):
         read_generations(tmp_path)
