@@ -30,10 +30,10 @@ from eval.store import Store, write_atomic, writing
 from eval.table import results_table
 from eval.types import Generation
 from grpo.rollout.engine import RolloutError
+from recipes.errors import INTERRUPTED
 from recipes.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
 
 ASKED = "evaluation.json"
-INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
 SHOWN = 3  # reasons that a message quotes
 Say = Callable[[str], None]
 

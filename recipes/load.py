@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from grpo.config import ModelSettings
+from recipes.errors import InputError
 from recipes.schema import Recipe
 
 FOLDER = Path(__file__).parent
@@ -23,7 +24,7 @@ TINY = FOLDER / "tiny" / "model"
 Key = tuple[str | int, ...]
 
 
-class RecipeError(ValueError):
+class RecipeError(InputError):
     """A recipe cannot be used. One line a problem: file and line, key, value, what is allowed, the nearest name."""
 
 

@@ -28,6 +28,7 @@ from grpo.advantage import load_advantage
 from grpo.atomic import write_atomic
 from grpo.scoring import earned, reward_inputs
 from grpo.types import Completion, Prompt, RewardsOfGroup
+from recipes.errors import InputError
 from recipes.load import load_recipe, yaml_value
 from rewards import Reward, RewardError, RewardSettings, RewardSum
 from rewards.chat import CompletionForm
@@ -39,7 +40,7 @@ ROUNDING = 1e-9  # advantages this small are 0: a reward at the mean of its grou
 _SIGNS = {1: "+", -1: "-", 0: "0", None: "none"}
 
 
-class ScoreError(ValueError):
+class ScoreError(InputError):
     """Completions cannot be scored. The message names the file, the line and the column."""
 
 
