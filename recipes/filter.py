@@ -39,8 +39,9 @@ from grpo.atomic import append_line, readable, write_atomic
 from grpo.model import load_tokenizer
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
+from recipes.errors import INTERRUPTED, InputError
 from recipes.load import differences, model_settings
-from recipes.run import INTERRUPTED, rollout_engine, task_in_words, task_prompts
+from recipes.run import rollout_engine, task_in_words, task_prompts
 from recipes.schema import Recipe
 from recipes.tasks import Row, Task, load_task
 from rewards import Score
@@ -63,7 +64,7 @@ class _Verdict(BaseModel):
     kept: bool
 
 
-class FilterError(ValueError):
+class FilterError(InputError):
     """Problems cannot be filtered as asked. One message: what is wrong, what was expected, what to do."""
 
 

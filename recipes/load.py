@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from grpo.atomic import write_atomic
 from grpo.config import ModelSettings
 from grpo.flatten import flatten
+from recipes.errors import InputError
 from recipes.schema import Recipe
 
 FOLDER = Path(__file__).parent
@@ -24,7 +25,7 @@ TINY = FOLDER / "tiny" / "model"
 Key = tuple[str | int, ...]
 
 
-class RecipeError(ValueError):
+class RecipeError(InputError):
     """A recipe cannot be used. One line a problem: file and line, key, value, what is allowed, the nearest name."""
 
 

@@ -28,6 +28,7 @@ from grpo.rollout.engine import RolloutEngine
 from grpo.trackers import check_trackers
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
+from recipes.errors import INTERRUPTED
 from recipes.load import model_settings, save_recipe
 from recipes.plan import plan
 from recipes.schema import Recipe
@@ -36,8 +37,6 @@ from rewards import RewardSum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
 
 
 def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:

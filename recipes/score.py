@@ -30,6 +30,7 @@ from grpo.metrics import JSON_COLUMNS
 from grpo.records import ROLLOUTS, RecordError, read_rollouts
 from grpo.scoring import earned, reward_inputs
 from grpo.types import Completion, Prompt, RewardsOfGroup
+from recipes.errors import InputError
 from recipes.load import load_recipe, yaml_value
 from rewards import Reward, RewardError, RewardSettings, RewardSum
 from rewards.chat import CompletionForm
@@ -41,7 +42,7 @@ ROUNDING = 1e-9  # advantages this small are 0: a reward at the mean of its grou
 _SIGNS = {1: "+", -1: "-", 0: "0", None: "none"}
 
 
-class ScoreError(ValueError):
+class ScoreError(InputError):
     """Completions cannot be scored. The message names the file, the line and the column."""
 
 

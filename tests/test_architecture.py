@@ -18,7 +18,7 @@ EVAL_MAY = (
     "grpo.atomic",
     "grpo.duration",
     "grpo.flatten",
-)  # noqa: E501
+)
 MAY = {"rewards": ("rewards",), "grpo": ("grpo", "rewards"), "eval": EVAL_MAY, "recipes": OURS}
 
 
