@@ -1,0 +1,35 @@
+"""What a run left behind: processes, files in shared memory and in TMPDIR, half-written files."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.enclosure import Enclosure, wait_until
+
+GRACE = (
+    30.0  # seconds that may pass after the end: a watcher needs 5 to stop a server, a busy worker ends at its deadline
+)
+
+
+def leftovers(enclosure: Enclosure, within: float = GRACE) -> list[str]:
+    """One line for each thing that is there still, `within` seconds after the command ended."""
+    wait_until(lambda: not enclosure.processes() and not _files(enclosure), within)
+    lines = [f"process {_described(process)}" for process in enclosure.processes()]
+    return lines + [f"file {path}" for path in _files(enclosure)]
+
+
+def _files(enclosure: Enclosure) -> list[Path]:
+    run_dir = enclosure.seen(enclosure.run_dir)
+    half_written = [path for path in run_dir.rglob("*") if path.suffix in (".partial", ".tmp")]
+    return [*enclosure.shared_memory(), *enclosure.tmp.iterdir(), *half_written]
+
+
+def _described(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        ports = [c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        listens = f", listens on {ports}" if ports else ""
+        return f"{process.pid} {process.name()} {' '.join(process.cmdline())[:100]}{listens}"
+    return f"{process.pid} (ended meanwhile)"
