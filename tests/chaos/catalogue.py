@@ -110,6 +110,7 @@ EVALUATIONS = [
     episode(e.ATTACHED, (f.LOSE_SERVER, Stored(20)), (f.PAUSE, Stored(40))),
     episode(e.ATTACHED, (f.SECOND_RUN, Stored(10))),
     episode(e.ATTACHED, (f.FILL, Stored(20))),
+    episode(e.HOSTILE_ANSWERS, (KILL, Stored(30))),
     episode(e.OWN_SERVER, (f.KILL_ENGINE, Stored(20)), (KILL, Stored(50)), (f.TERM, Stored(80))),
 ]
 

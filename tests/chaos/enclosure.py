@@ -148,7 +148,7 @@ class Enclosure:
 
     def _hold(self, disk_mib: int | None) -> subprocess.Popen[str]:
         """A process that keeps the namespace open until its input ends, with this process at the latest."""
-        mounts = f"mount -t tmpfs tmpfs {SHM}"
+        mounts = f"mount -t tmpfs -o size=1g tmpfs {SHM}"
         if disk_mib is not None:
             mounts += f" && mount -t tmpfs -o size={disk_mib}m tmpfs '{self.run_dir}'"
         line = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{mounts} && echo ready && exec cat"]

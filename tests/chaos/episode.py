@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from tests.chaos.enclosure import Attempt, Enclosure
 from tests.chaos.faults import DISK_MIB, FILL, HUNG_UP, INTERRUPTED, TERMINATED, Fault, Scene
-from tests.chaos.leftovers import leftovers
+from tests.chaos.leftovers import half_written, leftovers
 from tests.chaos.moments import Moment, Stored
 
 MOST_ATTEMPTS = 8
@@ -56,7 +56,7 @@ class Job(Protocol):
         ...
 
     def ended(self, folder: Path) -> None:
-        """Called after each attempt, before anything is damaged."""
+        """Called when an attempt has ended, before the next one."""
         ...
 
     def records(self, folder: Path) -> Any: ...
@@ -147,7 +147,6 @@ class Play:
         """Wait for the end of an attempt, judge it, and go on with it; itself if it ended with 0 and all is done."""
         code = attempt.code(self.job.seconds)
         self.result.codes.append(code)
-        self.job.ended(self.run_dir)
         if attempt is self.pasted and code == 2:
             self.result.findings.append(f"what it said to go on with is refused: {attempt.stderr().strip()[:200]}")
             return self.enclosure.start(self.again)
@@ -175,6 +174,7 @@ class Play:
             if fault.repair:
                 fault.repair(scene)
         self.scenes = []
+        self.job.ended(self.run_dir)
 
     def _resume(self, attempt: Attempt, code: int | None) -> Attempt:
         if not self.job.begun(self.run_dir):  # it ended before there was anything to go on with
@@ -198,7 +198,7 @@ def play(episode: Episode, keep: Path | None = None) -> Result:
         else:
             if not player.refused:
                 result.miscounted += _miscounted(player, undisturbed(episode.job.like or episode.job))
-            result.left += leftovers(enclosure)
+            result.left += [*leftovers(enclosure), *half_written(player.run_dir)]
         if keep is not None:
             shutil.copytree(enclosure.base, keep, ignore=shutil.ignore_patterns("tmp"))
             shutil.copytree(player.run_dir, keep / enclosure.run_dir.name, dirs_exist_ok=True)

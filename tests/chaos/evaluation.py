@@ -39,6 +39,7 @@ class Evaluation:
     name: str
     limit: int
     attached: bool = True
+    hostile: bool = False  # the model writes what broke graders
     seconds: float = 300.0
     like: Evaluation | None = None
     beside: Beside | None = field(default=None, compare=False)
@@ -48,7 +49,8 @@ class Evaluation:
         if not self.attached:
             yield self
             return
-        beside = Beside(FakeOpenAI(lambda body, k: CLOSE if beside.down else 0.03 + 0.1 * (k % 7 == 0), write=answer))
+        write = hostile_answer if self.hostile else answer
+        beside = Beside(FakeOpenAI(lambda body, k: CLOSE if beside.down else 0.03 + 0.1 * (k % 7 == 0), write=write))
         with serving(beside.fake):
             yield replace(self, beside=beside)
 
@@ -92,11 +94,14 @@ class Evaluation:
 
 
 def answer(body: dict[str, Any]) -> str:
-    """Right, wrong, and what broke graders, by the digits of the question."""
+    """Right, wrong and no answer, by the digits of the question."""
     question = asked(body).partition("\n")[0]
-    kind = sum(map(ord, question))
-    right = rf"so \boxed{{{eval(question)}}}"
-    return [right, r"\boxed{-1}", HOSTILE[kind // 3 % len(HOSTILE)]][kind % 3]
+    return [rf"so \boxed{{{eval(question)}}}", r"\boxed{-1}", "I do not know"][sum(map(ord, question)) % 3]
+
+
+def hostile_answer(body: dict[str, Any]) -> str:
+    question = asked(body).partition("\n")[0]
+    return HOSTILE[sum(map(ord, question)) % len(HOSTILE)]
 
 
 def key(row: Row) -> tuple[str, str, int]:
@@ -121,4 +126,5 @@ def asked_again(beside: Beside) -> list[str]:
 
 
 ATTACHED = Evaluation("evaluation", 60)
+HOSTILE_ANSWERS = Evaluation("evaluation of hostile answers", 60, hostile=True)
 OWN_SERVER = Evaluation("evaluation with its own server", 120, attached=False, seconds=900.0)

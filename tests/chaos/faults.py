@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.enclosure import Attempt, Enclosure
+from tests.chaos.enclosure import SHM, Attempt, Enclosure
 from tests.chaos.ledger import checkpoints
 
 Victim = Callable[[Attempt], psutil.Process]
@@ -178,16 +177,20 @@ DISK_MIB = 256  # of an episode that fills its disk
 
 
 def _fill(scene: Scene) -> None:
-    """Leave a random few KiB of the run's disk, so that something small may still fit."""
-    free = shutil.disk_usage(scene.run_dir).free
-    with (scene.run_dir / "ballast").open("wb") as file:
-        file.write(bytes(max(0, free - scene.rng.choice([0, 4096, 65536, 2**20]))))
+    """Leave at most a random few KiB of the run's disk, so that something small may still fit."""
+    _fill_up(scene.run_dir / "ballast", spare=scene.rng.choice([0, 4096, 65536, 2**20]))
+
+
+def _fill_up(path: Path, spare: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        with suppress(OSError):  # the disk is full
+            while True:
+                file.write(bytes(2**20))
+        file.truncate(max(0, file.tell() - spare))
 
 
 def _fill_shm(scene: Scene) -> None:
-    shm = scene.enclosure.seen(Path("/dev/shm"))
-    free = shutil.disk_usage(shm).free
-    os.posix_fallocate(os.open(shm / "ballast", os.O_CREAT | os.O_WRONLY), 0, free - 2**20)
+    _fill_up(scene.enclosure.seen(SHM) / "ballast", spare=2**20)
 
 
 FILL = Fault("disk full", _fill, (0, 1), repair=lambda scene: (scene.run_dir / "ballast").unlink(missing_ok=True))
@@ -195,7 +198,7 @@ FILL_SHM = Fault(
     "/dev/shm full",
     _fill_shm,
     (0, 1),
-    repair=lambda scene: (scene.enclosure.seen(Path("/dev/shm")) / "ballast").unlink(missing_ok=True),
+    repair=lambda scene: (scene.enclosure.seen(SHM) / "ballast").unlink(missing_ok=True),
 )
 
 

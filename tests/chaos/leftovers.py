@@ -15,16 +15,20 @@ GRACE = (
 
 
 def leftovers(enclosure: Enclosure, within: float = GRACE) -> list[str]:
-    """One line for each thing that is there still, `within` seconds after the command ended."""
+    """Processes, and files in shared memory and TMPDIR, that are there still `within` seconds after a command ended."""
     wait_until(lambda: not enclosure.processes() and not _files(enclosure), within)
     lines = [f"process {_described(process)}" for process in enclosure.processes()]
-    return lines + [f"file {path}" for path in _files(enclosure)]
+    return lines + [f"file {path.name} in {path.parent.name}" for path in _files(enclosure)]
+
+
+def half_written(run_dir: Path) -> list[str]:
+    """What a finished run must not have: one that was killed may leave it to the next attempt to take away."""
+    found = [path for path in run_dir.rglob("*") if path.suffix in (".partial", ".tmp")]
+    return [f"half-written {path.relative_to(run_dir)}" for path in found]
 
 
 def _files(enclosure: Enclosure) -> list[Path]:
-    run_dir = enclosure.seen(enclosure.run_dir)
-    half_written = [path for path in run_dir.rglob("*") if path.suffix in (".partial", ".tmp")]
-    return [*enclosure.shared_memory(), *enclosure.tmp.iterdir(), *half_written]
+    return [*enclosure.shared_memory(), *enclosure.tmp.iterdir()]
 
 
 def _described(process: psutil.Process) -> str:
