@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from tests.chaos.enclosure import SHM, Attempt, Enclosure
+from tests.chaos.enclosure import SHM, Attempt, Enclosure, wait_until
 from tests.chaos.ledger import checkpoints
 
 Victim = Callable[[Attempt], psutil.Process]
@@ -104,7 +104,21 @@ KILLED, TERMINATED, HUNG_UP, INTERRUPTED = 137, 143, 129, 130
 
 
 def _send(victim: Victim, number: int) -> Callable[[Scene], None]:
-    return lambda scene: victim(scene.attempt).send_signal(number)
+    def strike(scene: Scene) -> None:
+        found = wait_until(lambda: _found(victim, scene.attempt), 120)  # it may be being replaced
+        if process := _found(victim, scene.attempt):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        elif not found:
+            scene.complaints.append(f"there was no {victim.__name__} to strike")
+
+    return strike
+
+
+def _found(victim: Victim, attempt: Attempt) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess, StopIteration, ValueError):
+        return victim(attempt)
+    return None
 
 
 KILL = Fault("kill -9 the trainer", _send(trainer, signal.SIGKILL), (KILLED,))

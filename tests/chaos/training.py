@@ -98,8 +98,14 @@ def rewarded(function: str, all_scored: bool = True, **settings: float) -> Train
     return in_process(f"in process, {function}", rewards(function, **settings), terms=terms, like=PLAIN)
 
 
-# A server is given up soon, so that one that stands still is noticed within the test's time.
-SERVER = ("rollout.server.request_timeout=20", "rollout.server.sync_timeout=20", "rollout.server.max_restarts=8")
+# A server is given up soon, so that one that stands still is noticed within the test's time. Long answers, so that a
+# fault meets them.
+SERVER = (
+    "rollout.max_tokens=48",
+    "rollout.server.request_timeout=20",
+    "rollout.server.sync_timeout=20",
+    "rollout.server.max_restarts=8",
+)
 
 
 def vllm(name: str, *overrides: str, steps: int, max_staleness: int = 0) -> Training:
@@ -109,7 +115,7 @@ def vllm(name: str, *overrides: str, steps: int, max_staleness: int = 0) -> Trai
     return Training(name, terms, (*SERVER, *overrides), 900.0, like)
 
 
-VLLM = vllm("vLLM", steps=8)
-VLLM_STALE = vllm("vLLM, stale by 1", steps=8, max_staleness=1)
-VLLM_ADAPTER = vllm("vLLM, LoRA adapter, stale by 2", LORA.replace("}", ", sync: adapter}"), steps=8, max_staleness=2)
-VLLM_MERGED = vllm("vLLM, LoRA merged", LORA.replace("}", ", sync: merged}"), steps=8)
+VLLM = vllm("vLLM", steps=10)
+VLLM_STALE = vllm("vLLM, stale by 1", steps=10, max_staleness=1)
+VLLM_ADAPTER = vllm("vLLM, LoRA adapter, stale by 2", LORA.replace("}", ", sync: adapter}"), steps=10, max_staleness=2)
+VLLM_MERGED = vllm("vLLM, LoRA merged", LORA.replace("}", ", sync: merged}"), steps=10)
