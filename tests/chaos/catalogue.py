@@ -118,26 +118,26 @@ EVALUATIONS = [
 WITH_SERVER = [
     episode(
         t.VLLM,
-        (f.KILL_ENGINE, sampling(2)),
-        (f.KILL_ENGINE, sending(3, 0.2)),
+        (f.KILL_ENGINE, saving(1)),  # while the samples of step 2 are being drawn
+        (f.KILL_ENGINE, sending(3, 0.05)),
         (f.KILL_API, sampling(4)),
-        (f.KILL_API, sending(5, 0.2)),
+        (f.KILL_API, sending(5, 0.05)),
         (f.KILL_ENGINE, training(6)),
     ),
     episode(
         t.VLLM,
-        (f.STOP_ENGINE, sampling(2)),
-        (f.STOP_API, sampling(4)),
-        (f.STOP_ENGINE, sending(5, 0.1)),
-        (f.STOP_API, sending(7, 0.1)),
+        (f.STOP_ENGINE, saving(1)),
+        (f.STOP_API, sampling(3)),
+        (f.STOP_ENGINE, sending(4, 0.05)),
+        (f.STOP_API, sending(6, 0.05)),
     ),
     episode(
         t.VLLM, (KILL, Moment(STARTING.text, 40.0)), (KILL, sampling(2)), (f.TERM, training(4)), (f.HUP, sending(6))
     ),
     episode(t.VLLM, (f.KILL_WATCHER, sampling(3)), (f.FILL_SHM, training(5))),
-    episode(t.VLLM_STALE, (f.KILL_ENGINE, training(2)), (f.STOP_API, sending(4, 0.2)), (KILL, sampling(6))),
+    episode(t.VLLM_STALE, (f.KILL_ENGINE, training(2)), (f.STOP_API, sending(4, 0.05)), (KILL, sampling(6))),
     episode(t.VLLM_ADAPTER, (f.KILL_ENGINE, sampling(3)), (f.INT, training(5)), (f.KILL_ENGINE, sending(7, 0.1))),
-    episode(t.VLLM_MERGED, (f.KILL_API, sending(3, 0.2)), (KILL, saving(5)), (f.STOP_WATCHER, training(7))),
+    episode(t.VLLM_MERGED, (f.KILL_API, sending(3, 0.05)), (KILL, saving(5)), (f.STOP_WATCHER, training(7))),
 ]
 
 ALL = [*IN_PROCESS, *EVALUATIONS, *WITH_SERVER]

@@ -98,6 +98,10 @@ class Result:
     left: list[str] = field(default_factory=list)
     struck: int = 0
 
+    def leave(self, found: Sequence[str]) -> None:
+        """What an attempt left is there after the next ones, too."""
+        self.left = list(dict.fromkeys([*self.left, *found]))
+
     @property
     def resumed(self) -> int:
         return max(0, len(self.codes) - 1)
@@ -164,7 +168,7 @@ class Play:
         return self._resume(attempt, code)
 
     def _leave_and_repair(self, code: int | None) -> None:
-        self.result.left += leftovers(self.enclosure)
+        self.result.leave(leftovers(self.enclosure))
         if code in STOPPED:
             self.result.findings += self.job.stopped(self.run_dir)
         for fault, scene in self.scenes:
@@ -198,7 +202,7 @@ def play(episode: Episode, keep: Path | None = None) -> Result:
         else:
             if not player.refused:
                 result.miscounted += _miscounted(player, undisturbed(episode.job.like or episode.job))
-            result.left += [*leftovers(enclosure), *half_written(player.run_dir)]
+            result.leave([*leftovers(enclosure), *half_written(player.run_dir)])
         if keep is not None:
             shutil.copytree(enclosure.base, keep, ignore=shutil.ignore_patterns("tmp"))
             shutil.copytree(player.run_dir, keep / enclosure.run_dir.name, dirs_exist_ok=True)

@@ -46,7 +46,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Fault:
-    """Example: Fault("kill -9 the trainer", ..., codes=(137,))"""
+    """Example: Fault("kill -9", ..., codes=(137,))"""
 
     name: str
     strike: Callable[[Scene], None]
@@ -121,7 +121,7 @@ def _found(victim: Victim, attempt: Attempt) -> psutil.Process | None:
     return None
 
 
-KILL = Fault("kill -9 the trainer", _send(trainer, signal.SIGKILL), (KILLED,))
+KILL = Fault("kill -9", _send(trainer, signal.SIGKILL), (KILLED,))
 TERM = Fault("SIGTERM", _send(trainer, signal.SIGTERM), (TERMINATED,))
 HUP = Fault("SIGHUP", _send(trainer, signal.SIGHUP), (HUNG_UP,))
 INT = Fault("Ctrl-C", _send(trainer, signal.SIGINT), (INTERRUPTED,))
@@ -221,7 +221,7 @@ FILL_SHM = Fault(
 
 def killed_then(name: str, damage: Damage, damaged: str = "", may_refuse: bool = False) -> Fault:
     """kill -9 and, before the run is resumed, damage. `damaged`: a word that has to be said about it."""
-    return replace(KILL, name=f"kill -9, {name}", damage=damage, damaged=damaged, may_refuse=may_refuse)
+    return replace(KILL, name=f"kill -9 and {name}", damage=damage, damaged=damaged, may_refuse=may_refuse)
 
 
 def of_newest(file: str, harm: Harm) -> Damage:

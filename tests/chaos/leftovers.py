@@ -13,6 +13,8 @@ GRACE = (
     30.0  # seconds that may pass after the end: a watcher needs 5 to stop a server, a busy worker ends at its deadline
 )
 
+CACHES = ("torchinductor_",)  # torch keeps there what the next run finds again, whatever it is told
+
 
 def leftovers(enclosure: Enclosure, within: float = GRACE) -> list[str]:
     """Processes, and files in shared memory and TMPDIR, that are there still `within` seconds after a command ended."""
@@ -28,7 +30,8 @@ def half_written(run_dir: Path) -> list[str]:
 
 
 def _files(enclosure: Enclosure) -> list[Path]:
-    return [*enclosure.shared_memory(), *enclosure.tmp.iterdir()]
+    temporary = (path for path in enclosure.tmp.iterdir() if not path.name.startswith(CACHES))
+    return [*enclosure.shared_memory(), *temporary]
 
 
 def _described(process: psutil.Process) -> str:
