@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,9 +10,7 @@ import psutil
 
 from tests.chaos.enclosure import Enclosure, wait_until
 
-GRACE = (
-    30.0  # seconds that may pass after the end: a watcher needs 5 to stop a server, a busy worker ends at its deadline
-)
+GRACE = 30.0  # seconds after the end: a watcher needs 5 to stop a server, and the machine may be busy
 
 CACHES = ("torchinductor_",)  # torch keeps there what the next run finds again, whatever it is told
 
@@ -19,7 +18,8 @@ CACHES = ("torchinductor_",)  # torch keeps there what the next run finds again,
 def leftovers(enclosure: Enclosure, within: float = GRACE) -> list[str]:
     """Processes, and files in shared memory and TMPDIR, that are there still `within` seconds after a command ended."""
     wait_until(lambda: not enclosure.processes() and not _files(enclosure), within)
-    lines = [f"process {_described(process)}" for process in enclosure.processes()]
+    alike = Counter(map(_described, enclosure.processes()))
+    lines = [f"process {what}" + (f" ({count} of them)" if count > 1 else "") for what, count in alike.items()]
     return lines + [f"file {path.name} in {path.parent.name}" for path in _files(enclosure)]
 
 
@@ -38,5 +38,5 @@ def _described(process: psutil.Process) -> str:
     with suppress(psutil.Error):
         ports = [c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         listens = f", listens on {ports}" if ports else ""
-        return f"{process.pid} {process.name()} {' '.join(process.cmdline())[:100]}{listens}"
-    return f"{process.pid} (ended meanwhile)"
+        return f"{process.name()}: {' '.join(process.cmdline())[:100]}{listens}"
+    return "that ended meanwhile"
