@@ -118,13 +118,16 @@ def _read(folder: Path) -> Trained:
         before, after = (
             Estimate(*(summary[key][name] for name in ("accuracy", "low", "high"))) for key in ("before", "after")
         )
-        return Trained(
+        found = Trained(
             recipe=yaml.safe_load((folder / "recipe.yaml").read_bytes()),
             before=before,
             after=after,
             n=summary["after"]["n"],
             problems=json.loads(problems.read_bytes()) if problems.is_file() else {},
         )
+        if not isinstance(found.control, str):
+            raise ValueError(f"train.control: got {found.control!r} in recipe.yaml, expected a name")
+        return found
     except (ValueError, TypeError, LookupError, yaml.YAMLError) as error:
         raise CompareError(
             f"{folder}: a file of the finished run is damaged, of summary.json, recipe.yaml and held_out/: {error}; "
