@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from transformers import PrinterCallback, TrainerCallback
 from eval.run import evaluate
 from grpo.adapters import ServedWeights, add_adapter
 from grpo.advantage import load_advantage
+from grpo.atomic import write_folder
 from grpo.config import ModelSettings, Settings
 from grpo.curriculum import prompt_order
 from grpo.metrics import RunRecorder
@@ -403,12 +403,12 @@ class TRLRun:
 
     def _save(self, step: int) -> None:
         self._recorder.stage("writing the checkpoint")
-        final = self._output / "checkpoints" / f"step-{step:06d}"
-        partial = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        self._model.save_pretrained(partial)
-        self._tokenizer.save_pretrained(partial)
-        partial.rename(final)
+
+        def write(folder: Path) -> None:
+            self._model.save_pretrained(folder)
+            self._tokenizer.save_pretrained(folder)
+
+        write_folder(self._output / "checkpoints" / f"step-{step:06d}", write)
 
 
 class StepEnd(TrainerCallback):

@@ -159,9 +159,25 @@ def test_a_prompt_that_leaves_no_room_is_counted_under_its_own_cause_and_never_s
     server = run(tmp_path, Work(work.benchmark, work.problems, [short, long]), script, context=100)
     (body,) = server.bodies
     assert body["max_tokens"] == 10  # what the prompt leaves of the context
+    assert [row.max_tokens for row in read_generations(tmp_path) if row.failure is None] == [10]
     (row,) = [row for row in read_generations(tmp_path) if row.failure]
     assert (row.problem_id, row.failure) == (long.id, "too_long")
     assert row.reason == "a prompt of 100 tokens; the model takes 100, answer included"
+
+
+def test_a_limit_that_the_server_shortened_by_itself_is_recorded_as_what_was_written(tmp_path: Path) -> None:
+    answers = [written("x" * 40, True, "length"), written("x" * 2048, True, "length"), written("x" * 40, True, "stop")]
+    run(tmp_path, arithmetic(3), lambda body, k: answers[k], 1)
+    rows = {(row.finish_reason, row.tokens): row.max_tokens for row in read_generations(tmp_path)}
+    assert rows == {("length", 40): 40, ("length", 2048): 2048, ("stop", 40): 2048}
+    assert results([arithmetic(3)], read_generations(tmp_path), "fake")["arithmetic"]["shortened"] == 1
+
+
+def test_tokens_are_the_servers_count_or_unknown_and_never_characters(tmp_path: Path) -> None:
+    answers = [written(r"\boxed{11}", True) | {"usage": usage} for usage in ({"completion_tokens": 4}, None, {})]
+    run(tmp_path, arithmetic(3), lambda body, k: answers[k], in_flight=1)
+    assert sorted(row.tokens or 0 for row in read_generations(tmp_path)) == [0, 0, 4]
+    assert [row.tokens for row in read_generations(tmp_path)].count(None) == 2
 
 
 def test_a_server_that_is_lost_leaves_what_is_stored_and_resuming_asks_for_the_rest_alone(tmp_path: Path) -> None:
