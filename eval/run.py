@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.client import EvalClient, Failed
+from eval.client import Answer, EvalClient, Failed
 from eval.grade import failed, grade_generations, graded
 from eval.held_out import Evaluation, evaluate
 from eval.progress import Progress, Silent
@@ -115,7 +115,8 @@ async def run_benchmarks(
         context: tokens that the model takes; None: not known. A completion gets what its prompt leaves of it (see
             `Work.budget`), and a prompt that leaves nothing is a failure `too_long`.
 
-    Raises RolloutError when the servers are lost, OSError when the disk is full. What is stored stays.
+    Raises RolloutError when the servers are lost, OSError when the disk is full. What is stored stays; what has come
+    when this is cancelled is graded and stored, too.
     """
     progress = progress or Silent()
     for work in works:
@@ -126,9 +127,13 @@ async def run_benchmarks(
 
     async def work_off() -> None:
         for item in todo:
-            generation = await _answer(item, client, room, context)
-            store.append(generation)
-            progress.step(generation)
+            answer = await _answer(item, client, room, context)
+            await to_the_end(keep(item, answer))
+
+    async def keep(item: _Item, answer: Generation | Answer) -> None:
+        generation = await _graded(item, answer) if isinstance(answer, Answer) else answer
+        store.append(generation)
+        progress.step(generation)
 
     # Twice as many as may ask, so that as many may be waiting for a grade without the server noticing.
     workers = [asyncio.create_task(work_off()) for _ in range(2 * in_flight)]
@@ -138,6 +143,15 @@ async def run_benchmarks(
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await what deals with a completion that came; cancelled meanwhile, it ends all the same."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        await task
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +175,19 @@ def _items(work: Work, store: Store, context: int | None) -> Iterator[_Item]:
                 yield _Item(work.benchmark, problem, prompt, sample, work.budget(prompt, context), grade)
 
 
-async def _answer(item: _Item, client: EvalClient, room: asyncio.Semaphore, context: int | None) -> Generation:
+async def _answer(item: _Item, client: EvalClient, room: asyncio.Semaphore, context: int | None) -> Generation | Answer:
+    """What the server wrote, or a failure."""
     protocol, place = item.benchmark.protocol, (item.benchmark.name, item.problem, item.sample)
     if item.max_tokens < 1:
         length = (context or 0) - item.max_tokens
         return failed(*place, "too_long", f"a prompt of {length} tokens; the model takes {context}, answer included")
     async with room:
         answer = await client.complete(item.prompt, Sampling(item.max_tokens, protocol.temperature, protocol.top_p))
-    if isinstance(answer, Failed):
-        return failed(*place, answer.cause, answer.reason)
+    return failed(*place, answer.cause, answer.reason) if isinstance(answer, Failed) else answer
+
+
+async def _graded(item: _Item, answer: Answer) -> Generation:
+    place = (item.benchmark.name, item.problem, item.sample)
     completion, max_tokens = item.prompt.prefill + answer.text, item.max_tokens
     if answer.finish_reason == "length" and answer.tokens is not None:
         max_tokens = min(max_tokens, answer.tokens)  # a server may shorten what does not fit without a word

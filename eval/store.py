@@ -80,7 +80,7 @@ class Store:
         """Store it. Raises ValueError if it came before; OSError that names the file: what is stored stays valid."""
         if self.came(key(generation)):
             raise ValueError(f"{key(generation)} is stored already")
-        line = json.dumps(dataclasses.asdict(generation)).encode() + b"\n"
+        line = json.dumps(readable(dataclasses.asdict(generation))).encode() + b"\n"
         with writing(self._lines):
             append_whole(self._file, line)
         if generation.failure is None:

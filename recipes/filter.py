@@ -34,6 +34,7 @@ from rich.console import Console
 from eval.grade import failed, graded
 from eval.intervals import wilson
 from eval.progress import Progress, open_progress
+from eval.run import to_the_end
 from eval.types import Generation, Problem
 from grpo.atomic import append_line, readable, write_atomic
 from grpo.model import load_tokenizer
@@ -153,13 +154,17 @@ async def _grade_all(
     progress: Progress,
 ) -> None:
     rows = {row.id: row for row in task.train}
+
+    async def keep(group: Group) -> None:
+        generations = await asyncio.to_thread(_graded, task, group)
+        for generation in generations:
+            progress.step(generation)
+        append_line(request.output, _json(_line(rows[group.prompt.id], generations, request)))
+
     try:
         await engine.start()
         async for group in _groups(engine, prompts, recipe, request.samples):
-            generations = await asyncio.to_thread(_graded, task, group)
-            for generation in generations:
-                progress.step(generation)
-            append_line(request.output, _json(_line(rows[group.prompt.id], generations, request)))
+            await to_the_end(keep(group))
     finally:
         await engine.close()
 

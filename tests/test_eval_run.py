@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from eval.benchmarks import benchmark, load_problems
 from eval.client import EvalClient, Served
-from eval.grade import GenerationsError
+from eval.grade import GenerationsError, graded
 from eval.run import Work, grade_generations, prepare, results, run_benchmarks
 from eval.stats import summary
 from eval.store import Store, read_generations
@@ -196,6 +197,33 @@ def test_a_server_that_is_lost_leaves_what_is_stored_and_resuming_asks_for_the_r
     uninterrupted = tmp_path / "whole"
     run(uninterrupted, work)
     assert read_generations(tmp_path) == read_generations(uninterrupted)
+
+
+def test_what_came_when_it_is_cancelled_is_graded_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every completion came, none is graded: the cancellation strikes while all are in the hands of the verifier."""
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def grading(*args: Any) -> Any:
+        entered.release()
+        assert go_on.wait(60)
+        return graded(*args)
+
+    async def go() -> None:
+        async with FakeOpenAI(write=solve) as server:
+            with Store(tmp_path) as store:
+                async with EvalClient([server.url], Served("fake", None, ""), 30, None, QUICK) as client:
+                    running = asyncio.create_task(run_benchmarks([arithmetic(3)], client, store, in_flight=3))
+                    for _ in range(3):
+                        assert await asyncio.to_thread(entered.acquire, timeout=60)
+                    running.cancel()
+                    await asyncio.sleep(0)
+                    go_on.set()
+                    with pytest.raises(asyncio.CancelledError):
+                        await running
+
+    monkeypatch.setattr("eval.run.graded", grading)
+    asyncio.run(go())
+    assert [row.outcome is not None for row in read_generations(tmp_path)] == [True] * 3
 
 
 def test_benchmarks_run_in_their_order_and_share_the_store(tmp_path: Path) -> None:

@@ -205,6 +205,46 @@ def test_killed_and_resumed_it_keeps_every_line_and_ends_as_the_uninterrupted_on
     assert lines(broken) == lines(whole)
 
 
+def test_ctrl_c_keeps_what_was_graded_is_exit_130_and_says_how_to_go_on(recipe, tmp_path):
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    args = ("--samples", 4, "--set", "rollout.max_sequences=4")
+    assert zero_filter(recipe, "--output", whole, *args).exit_code == 0
+    command = [str(Path(sys.executable).parent / "zero"), "filter", str(recipe), "--output", str(broken)]
+    process = subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not broken.exists() or broken.read_text().count("\n") < 3:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with the same arguments and --resume" in said
+    before = lines(broken)
+    assert 3 <= len(before) < N
+    assert zero_filter(recipe, "--output", broken, "--resume", *args).exit_code == 0
+    assert lines(broken) == lines(whole)
+
+
+def test_a_problem_that_came_when_it_is_cancelled_is_graded_and_stored(recipe, tmp_path, monkeypatch):
+    """A verifier that stops the filter by Ctrl-C while it grades."""
+    loaded = load_task(load_recipe(str(recipe)).task, 6, 0)
+
+    def grade(completion: str, row: Any) -> Score:
+        if not stopped:
+            stopped.append(signal.raise_signal(signal.SIGINT))
+            time.sleep(0.5)  # the main thread takes the signal meanwhile
+        return loaded.grade(completion, row)
+
+    stopped: list[None] = []
+    task = Task(loaded.name, loaded.train, loaded.held_out, [], grade)
+    monkeypatch.setattr("recipes.filter.load_task", lambda *_: task)
+    out = tmp_path / "out.jsonl"
+    result = zero_filter(recipe, "--output", out, "--samples", 2, "--set", "rollout.max_sequences=2")
+    assert result.exit_code == 130
+    assert [one["n"] for one in lines(out)] == [2]
+
+
 def test_damaged_lines_are_passed_over_and_said_and_their_problems_are_asked_again(recipe, tmp_path, monkeypatch):
     from grpo.rollout.local import TransformersEngine
 
