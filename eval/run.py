@@ -141,7 +141,8 @@ async def run_benchmarks(
         await asyncio.gather(*workers)
     finally:
         for worker in workers:
-            worker.cancel()
+            if not worker.cancelling():  # a second time would break off what deals with a completion
+                worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
 
 

@@ -9,16 +9,35 @@ import typer
 
 from recipes.errors import exit_codes
 
+# The options that take some words to explain.
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_ID",
+        help="A model's folder, its hub id, or tiny. With --base-url: the name it is served under, or a folder "
+        "whose tokenizer renders the prompts; without it, the only model there.",
+    ),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="An OpenAI-compatible server that runs already; repeatable. Its key, if it "
+        "takes one, is read from OPENAI_API_KEY.",
+    ),
+]
+Generations = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.jsonl",
+        help="Grade these instead: `completion`, `answer`, `problem_id` a line, and `benchmark`, `subject`, "
+        "`level`, `tokens`, `finish_reason` where known. No model is needed.",
+    ),
+]
+
 
 def evaluate(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH_OR_ID",
-            help="A model's folder, its hub id, or tiny. With --base-url: the name it is served under, or a folder "
-            "whose tokenizer renders the prompts; without it, the only model there.",
-        ),
-    ] = None,
+    model: Model = None,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A built-in benchmark (gsm8k, math500 ...), or a .yaml file; repeatable."),
@@ -32,14 +51,7 @@ def evaluate(
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder with BENCHMARK/test.jsonl, in place of the hub.")
     ] = None,
-    base_url: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="URL",
-            help="An OpenAI-compatible server that runs already; repeatable. Its key, if it "
-            "takes one, is read from OPENAI_API_KEY.",
-        ),
-    ] = None,
+    base_url: BaseUrl = None,
     template: Annotated[
         str | None, typer.Option(help="chat, r1_zero, or a text that contains {question}, instead of the protocol's.")
     ] = None,
@@ -56,14 +68,7 @@ def evaluate(
     timeout: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds that one attempt at a request may take.")
     ] = None,
-    generations: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help="Grade these instead: `completion`, `answer`, `problem_id` a line, and `benchmark`, `subject`, "
-            "`level`, `tokens`, `finish_reason` where known. No model is needed.",
-        ),
-    ] = None,
+    generations: Generations = None,
     output: Annotated[Path | None, typer.Option(help="The folder of results. Default: runs/eval-MODEL-TIME.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --output, with the same arguments: what came is not asked again.")

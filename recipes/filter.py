@@ -44,7 +44,7 @@ from recipes.errors import INTERRUPTED, InputError
 from recipes.load import differences, model_settings
 from recipes.run import rollout_engine, task_in_words, task_prompts
 from recipes.schema import Recipe
-from recipes.tasks import Row, Task, load_task
+from recipes.tasks import Task, TaskRow, load_task
 from rewards import Score
 
 HOW_ASKED = {"verifier", "read", "template", "system", "instruction", "prefill"}  # of a task, whatever its data
@@ -197,7 +197,7 @@ def _graded(task: Task, group: Group) -> list[Generation]:
     return came + [failed(task.name, problem, k, "server", cause) for k, cause in enumerate(causes, len(came))]
 
 
-def _line(row: Row, generations: Sequence[Generation], request: FilterRequest) -> Line:
+def _line(row: TaskRow, generations: Sequence[Generation], request: FilterRequest) -> Line:
     values = [generation.value for generation in generations if generation.value is not None]
     n, passed = len(values), sum(value == 1.0 for value in values)
     rate = passed / n if n else None
@@ -206,7 +206,7 @@ def _line(row: Row, generations: Sequence[Generation], request: FilterRequest) -
     return {**_columns(row), "pass_rate": rate, "low": low, "high": high, "n": n, "kept": kept}
 
 
-def _columns(row: Row) -> Line:
+def _columns(row: TaskRow) -> Line:
     return {**row.columns, "id": row.id, "question": row.question, "answer": row.answer}
 
 

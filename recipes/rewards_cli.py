@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from rewards.check import CheckReport, Row
+    from rewards.check import CheckReport, KindSummary
     from rewards.check.findings import Finding
 
 rewards = typer.Typer(name="rewards", help="List reward functions, and check your own.", no_args_is_help=True)
@@ -151,7 +151,7 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _values(row: Row) -> list[str]:
+def _values(row: KindSummary) -> list[str]:
     return ["" if value is None else f"{value:.3g}" for value in (row.low, row.mean, row.high)]
 
 

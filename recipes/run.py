@@ -32,7 +32,7 @@ from recipes.errors import INTERRUPTED
 from recipes.load import model_settings, save_recipe
 from recipes.plan import plan
 from recipes.schema import Recipe
-from recipes.tasks import Row, Task, TaskError, load_task
+from recipes.tasks import Task, TaskError, TaskRow, load_task
 from rewards import RewardSum
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def task_prompts(
             f"{room + recipe.rollout.max_tokens} tokens in all; reduce it"
         )
 
-    def prompts(rows: list[Row]) -> tuple[list[Prompt], int]:
+    def prompts(rows: list[TaskRow]) -> tuple[list[Prompt], int]:
         settings = recipe.task
         return render(
             rows,

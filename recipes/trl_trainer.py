@@ -105,6 +105,6 @@ class StepEnd(TrainerCallback):
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._started = time.monotonic()
 
-    def on_log(self, args: Any, state: Any, control: Any, **of: Any) -> None:
+    def on_log(self, args: Any, state: Any, *_: Any, **of: Any) -> None:
         if "loss" in of["logs"]:  # the last log of a run has totals only
             self._finish(state.global_step, time.monotonic() - self._started, of["logs"])

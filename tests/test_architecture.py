@@ -49,6 +49,18 @@ def test_a_package_imports_only_what_its_arrows_allow(package):
     assert wrong == []
 
 
+def test_nothing_hides_the_builtin_eval():
+    files = [path for folder in (*OURS, "tests", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py")]
+    names = [
+        alias.asname or alias.name
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert not [name for name in names if name.split(".")[0] == "eval"]
+
+
 @pytest.mark.parametrize("module", ["rewards", "eval.config", "grpo.config", "grpo.types", "grpo.prompts"])
 def test_light_modules_import_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
