@@ -31,10 +31,11 @@ HEALTH_TIMEOUT = 10.0  # seconds; a healthy server answers in milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the server runs. Example: Placement(gpus=(1, 2), backend="nccl"); gpus=() is the CPU."""
+    """Where the server runs. Example: Placement(gpus=(1, 2), backend="nccl", replicas=2); gpus=() is the CPU."""
 
     gpus: tuple[int, ...]
     backend: str  # of vLLM's weight transfer
+    replicas: int = 1  # of the model, data-parallel: each decodes rollout.max_sequences at once
 
 
 def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placement:
@@ -58,7 +59,8 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placeme
     chosen = settings.weight_transfer
     if chosen == "auto":
         chosen = "shm" if not gpus else "ipc" if trainer & set(gpus) else "nccl"
-    return Placement(gpus, "zero_shm" if chosen == "shm" else chosen)
+    replicas = max(1, len(gpus) // settings.tensor_parallel)
+    return Placement(gpus, "zero_shm" if chosen == "shm" else chosen, replicas)
 
 
 def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings, place: Placement) -> list[str]:
@@ -82,7 +84,7 @@ def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings
     if place.gpus:
         line += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
         line += ["--tensor-parallel-size", str(settings.tensor_parallel)]
-        line += ["--data-parallel-size", str(len(place.gpus) // settings.tensor_parallel)]
+        line += ["--data-parallel-size", str(place.replicas)]
     else:
         line += ["--kv-cache-memory-bytes", str(kv_cache_bytes(model_path, model, rollout))]
         if settings.tensor_parallel == 1:  # the engine and its worker in one process: starts in 2/3 of the time
