@@ -28,14 +28,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rewards.types import Outcome
+from rewards.verdict import Verdict, attempt, error
 
 START_SECONDS = 120.0  # that a worker may need to import what it serves
 SLOWDOWN = 10.0  # wall seconds that one CPU second may take on a busy machine before the worker is killed
 ITEMS_PER_CHILD = 1000  # then a fresh one is forked, so that caches cannot grow without bound
 _ENDED, _RECYCLED = 0, 3  # exit codes of a child
-
-Answer = tuple[Outcome, str]
 
 
 class Worker:
@@ -63,7 +61,7 @@ class Worker:
             self._log.seek(0)
             raise RuntimeError(f"the worker {module} did not start: {self._log.read().decode(errors='replace')[-800:]}")
 
-    def ask(self, item: Mapping[str, str]) -> Answer | None:
+    def ask(self, item: Mapping[str, str]) -> Verdict | None:
         """The worker's answer; None if there is none (see `failure`), and the worker must be killed."""
         while self._ready(0) and self._output.readline():  # the death of a child that had nothing to do
             pass
@@ -80,7 +78,7 @@ class Worker:
                 return outcome, reason
         return None
 
-    def failure(self) -> Answer:
+    def failure(self) -> Verdict:
         if self._ready(0):  # at the end of its output
             return "error", "the worker died"
         return "timeout", f"the worker did not answer in {self._wall_seconds:g} seconds and was killed"
@@ -117,7 +115,7 @@ class Pool:
         atexit.register(self.close)
         os.register_at_fork(after_in_child=self._forget)
 
-    def ask(self, item: Mapping[str, str]) -> Answer:
+    def ask(self, item: Mapping[str, str]) -> Verdict:
         """The outcome and its reason. Raises RuntimeError if a worker cannot be started."""
         worker = self._idle.get()
         reply = None
@@ -134,12 +132,15 @@ class Pool:
                 worker = None
             self._idle.put(worker)
 
-    def ask_all(self, items: Sequence[Mapping[str, str]]) -> list[Answer]:
-        """`ask` for many, in order, by all workers at once."""
+    def ask_all(self, items: Sequence[Mapping[str, str]]) -> list[Verdict]:
+        """`ask` for many, in order, by all workers at once. What goes wrong for one is its outcome `error`."""
         if len(items) < 2:
-            return [self.ask(item) for item in items]
+            return [self._attempt(item) for item in items]
         with ThreadPoolExecutor(self._size) as threads:
-            return list(threads.map(self.ask, items))
+            return list(threads.map(self._attempt, items))
+
+    def _attempt(self, item: Mapping[str, str]) -> Verdict:
+        return attempt(error, self.ask, item)
 
     def close(self) -> None:
         """Kill every worker. The pool may be asked again."""
@@ -160,7 +161,7 @@ class Pool:
         self._reset()
 
 
-def serve(answer: Callable[[Mapping[str, str]], Answer]) -> None:
+def serve(answer: Callable[[Mapping[str, str]], Verdict]) -> None:
     """The worker's side: answer items from stdin until it ends. Started by `Worker`."""
     cpu_seconds, memory_gib = float(sys.argv[1]), float(sys.argv[2])
     limit = int(memory_gib * 2**30)
@@ -182,14 +183,14 @@ def serve(answer: Callable[[Mapping[str, str]], Answer]) -> None:
             _reply(replies, None, "error", f"the child that compared it ended with code {code}")
 
 
-def _answer_items(answer: Callable[[Mapping[str, str]], Answer], replies: int, cpu_seconds: float) -> None:
+def _answer_items(answer: Callable[[Mapping[str, str]], Verdict], replies: int, cpu_seconds: float) -> None:
     for _ in range(ITEMS_PER_CHILD):
         line = sys.stdin.buffer.readline()
         if not line:
             os._exit(_ENDED)
         number, item = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        outcome, reason = answer(item)
+        outcome, reason = attempt(error, answer, item)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _reply(replies, number, outcome, reason[:200])
     os._exit(_RECYCLED)
