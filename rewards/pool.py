@@ -3,6 +3,7 @@
     caller ──line──▶ worker: imports once, then forks ──▶ child: answers items, one at a time
            ◀─reply──────────────────────────────────────┘
 
+Items and replies carry a number: a reply that comes late, to an item that was given up, is dropped.
 The kernel ends a child whose item has used up its CPU seconds (SIGPROF) or memory (RLIMIT_AS); the worker
 answers for it and forks the next child in milliseconds. CPU seconds, so that a busy machine turns no answer into
 a timeout. Nothing depends on signals or threads of the caller, so that it works the same in any thread. A worker
@@ -15,6 +16,7 @@ import atexit
 import contextlib
 import gc
 import json
+import mmap
 import os
 import queue
 import resource
@@ -28,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rewards.verdict import Verdict, attempt, error
+from rewards.verdict import MAX_REASON, Verdict, attempt, error
 
 START_SECONDS = 120.0  # that a worker may need to import what it serves
 SLOWDOWN = 10.0  # wall seconds that one CPU second may take on a busy machine before the worker is killed
@@ -43,7 +45,8 @@ class Worker:
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._wall_seconds = cpu_seconds * SLOWDOWN
-        self._sent = 0
+        self._sent = 0  # the number of the latest item; 0 is the start
+        self._unread = b""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(cpu_seconds), str(memory_gib)],
@@ -63,8 +66,6 @@ class Worker:
 
     def ask(self, item: Mapping[str, str]) -> Verdict | None:
         """The worker's answer; None if there is none (see `failure`), and the worker must be killed."""
-        while self._ready(0) and self._output.readline():  # the death of a child that had nothing to do
-            pass
         self._sent += 1
         try:
             self._input.write(json.dumps([self._sent, item]).encode() + b"\n")
@@ -74,7 +75,7 @@ class Worker:
         end = time.monotonic() + self._wall_seconds
         while (reply := self._read(end - time.monotonic())) is not None:
             number, outcome, reason = reply
-            if number in (self._sent, None):
+            if number == self._sent:
                 return outcome, reason
         return None
 
@@ -101,8 +102,15 @@ class Worker:
         return bool(poll.poll(max(0.0, seconds) * 1000))
 
     def _read(self, seconds: float) -> list | None:
-        line = self._output.readline() if self._ready(seconds) else b""
-        return json.loads(line) if line else None
+        """The next reply; None if none is whole in time, or the output has ended."""
+        end = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            piece = os.read(self._output.fileno(), 65536) if self._ready(end - time.monotonic()) else b""
+            if not piece:
+                return None
+            self._unread += piece
+        line, _, self._unread = self._unread.partition(b"\n")
+        return json.loads(line)
 
 
 class Pool:
@@ -169,32 +177,39 @@ def serve(answer: Callable[[Mapping[str, str]], Verdict]) -> None:
     replies = os.dup(1)
     os.dup2(2, 1)  # libraries print to stdout
     gc.freeze()  # children share these pages
-    _reply(replies, None, "ready", "")
+    item_in_work = mmap.mmap(-1, 8)  # its number, as the child that has it says; 0 where it has none
+    _reply(replies, 0, "ready", "")
     while True:
         pid = os.fork()
         if pid == 0:
-            _answer_items(answer, replies, cpu_seconds)
+            _answer_items(answer, replies, item_in_work, cpu_seconds)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        number = int.from_bytes(item_in_work[:])
+        item_in_work[:] = bytes(8)
         if code == _ENDED:
             return
-        if code == -signal.SIGPROF:
-            _reply(replies, None, "timeout", f"not settled in {cpu_seconds:g} CPU seconds")
-        elif code != _RECYCLED:
-            _reply(replies, None, "error", f"the child that compared it ended with code {code}")
+        if number and code == -signal.SIGPROF:
+            _reply(replies, number, "timeout", f"not settled in {cpu_seconds:g} CPU seconds")
+        elif number:
+            _reply(replies, number, "error", f"the child that compared it ended with code {code}")
 
 
-def _answer_items(answer: Callable[[Mapping[str, str]], Verdict], replies: int, cpu_seconds: float) -> None:
+def _answer_items(
+    answer: Callable[[Mapping[str, str]], Verdict], replies: int, item_in_work: mmap.mmap, cpu_seconds: float
+) -> None:
     for _ in range(ITEMS_PER_CHILD):
         line = sys.stdin.buffer.readline()
         if not line:
             os._exit(_ENDED)
         number, item = json.loads(line)
+        item_in_work[:] = number.to_bytes(8)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         outcome, reason = attempt(error, answer, item)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _reply(replies, number, outcome, reason[:200])
+        _reply(replies, number, outcome, reason[:MAX_REASON])
+        item_in_work[:] = bytes(8)
     os._exit(_RECYCLED)
 
 
-def _reply(replies: int, number: int | None, outcome: str, reason: str) -> None:
+def _reply(replies: int, number: int, outcome: str, reason: str) -> None:
     os.write(replies, json.dumps([number, outcome, reason]).encode() + b"\n")
