@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 
 from eval.types import Failure
+from grpo.atomic import readable
 from grpo.rollout.endpoints import Endpoints, RequestRefusedError
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.types import Prompt, Sampling
@@ -246,9 +247,7 @@ def _read(content: bytes, text_of: Callable[[Any], Any]) -> Answer:
         raise ValueError(f"the completion's text is {text!r}, expected a string")
     if finish_reason in ("abort", "error"):
         raise GivenUpError(f"the server gave the completion up (finish_reason {finish_reason!r})")
-    # Half of a surrogate pair is valid in JSON and nowhere else.
-    text = text.encode(errors="replace").decode()
-    return Answer(text, tokens if isinstance(tokens, int) else None, finish_reason)
+    return Answer(readable(text), tokens if isinstance(tokens, int) else None, finish_reason)
 
 
 def base(url: str) -> str:

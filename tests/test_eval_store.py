@@ -134,14 +134,6 @@ def test_a_damaged_parquet_file_is_set_aside_and_what_it_held_is_asked_for_again
     assert (tmp_path / f"{PARQUET}.damaged").read_bytes() == bytes(content)
 
 
-def test_half_of_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path):
-    with Store(tmp_path) as store:
-        store.append(generation(question="\ud83d?", completion="4\ud83d2"))
-        store.finish()
-    (one,) = read_generations(tmp_path)
-    assert (one.question, one.completion) == ("??", "4?2")
-
-
 def test_a_generation_that_came_cannot_be_stored_twice(tmp_path):
     with Store(tmp_path) as store:
         store.append(generation())
