@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 Split = Literal["train", "held_out"]
-Row = dict[str, Any]
+Row = dict[str, Any]  # column -> value
 Draw = Callable[[random.Random], Row]  # one random problem; `key` is the problem up to reordering
 
 HELD_OUT_ONE_IN = 5

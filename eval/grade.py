@@ -30,6 +30,7 @@ def graded(
     grade: Grade,
     tokens: int | None = None,
     finish_reason: str | None = None,
+    max_tokens: int | None = None,
 ) -> Generation:
     """The completion (what the template opened included) with its grade."""
     score = grade(completion, problem)
@@ -48,6 +49,7 @@ def graded(
         finish_reason=finish_reason,
         subject=problem.subject,
         level=problem.level,
+        max_tokens=max_tokens,
     )
 
 
@@ -103,7 +105,7 @@ def graded_by(benchmark: str) -> dict[str, Any]:
     return {"verifier": "math", "read": list(STRICT), "rules": RULES}
 
 
-class _Row(NamedTuple):
+class _GivenRow(NamedTuple):
     benchmark: str
     problem: Problem
     sample: int
@@ -112,7 +114,7 @@ class _Row(NamedTuple):
     finish_reason: str | None
 
 
-def _read(row: Mapping[str, Any], place: int, numbers: Counter[tuple[str, str]]) -> _Row:
+def _read(row: Mapping[str, Any], place: int, numbers: Counter[tuple[str, str]]) -> _GivenRow:
     """`numbers` counts a problem's rows: those without a `sample` take their number from it."""
     for column in NEEDED:
         if column not in row:
@@ -132,10 +134,10 @@ def _read(row: Mapping[str, Any], place: int, numbers: Counter[tuple[str, str]])
         columns={key: value for key, value in row.items() if key not in NEEDED},
     )
     tokens = tokens if isinstance(tokens, int) else None
-    return _Row(benchmark, problem, sample, _text(row["completion"]), tokens, _text(row.get("finish_reason")))
+    return _GivenRow(benchmark, problem, sample, _text(row["completion"]), tokens, _text(row.get("finish_reason")))
 
 
-def _refuse_repeated(rows: Sequence[_Row]) -> None:
+def _refuse_repeated(rows: Sequence[_GivenRow]) -> None:
     seen: dict[tuple[str, str, int], int] = {}
     for place, row in enumerate(rows, 1):
         first = seen.setdefault((row.benchmark, row.problem.id, row.sample), place)
@@ -143,7 +145,7 @@ def _refuse_repeated(rows: Sequence[_Row]) -> None:
             raise GenerationsError(f"row {place}: sample {row.sample} of {row.problem.id} is in row {first} already")
 
 
-def _grade(row: _Row, grade: Grade) -> Generation:
+def _grade(row: _GivenRow, grade: Grade) -> Generation:
     if row.completion is None:
         return failed(row.benchmark, row.problem, row.sample, "missing", "no completion in the row")
     return graded(row.benchmark, row.problem, row.sample, row.completion, grade, row.tokens, row.finish_reason)

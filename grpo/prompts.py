@@ -41,7 +41,9 @@ class PromptError(ValueError):
     """A template cannot be used with this tokenizer."""
 
 
-class Problem(Protocol):
+class Askable(Protocol):
+    """What a prompt is made of: a task's row, or an evaluation's problem."""
+
     @property
     def id(self) -> str: ...
     @property
@@ -53,7 +55,7 @@ class Problem(Protocol):
 
 
 def render(
-    rows: Sequence[Problem],
+    rows: Sequence[Askable],
     tokenizer: PreTrainedTokenizerBase | None,
     template: str,
     system: str | None = None,

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from recipes.errors import exit_codes
+
+# The options that take some words to explain.
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_ID",
+        help="A model's folder, its hub id, or tiny. With --base-url: the name it is served under, or a folder "
+        "whose tokenizer renders the prompts; without it, the only model there.",
+    ),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="An OpenAI-compatible server that runs already; repeatable. Its key, if it "
+        "takes one, is read from OPENAI_API_KEY.",
+    ),
+]
+Generations = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.jsonl",
+        help="Grade these instead: `completion`, `answer`, `problem_id` a line, and `benchmark`, `subject`, "
+        "`level`, `tokens`, `finish_reason` where known. No model is needed.",
+    ),
+]
+
 
 def evaluate(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH_OR_ID",
-            help="A model's folder, its hub id, or tiny. With --base-url: the name it is served under, or a folder "
-            "whose tokenizer renders the prompts; without it, the only model there.",
-        ),
-    ] = None,
+    model: Model = None,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A built-in benchmark (gsm8k, math500 ...), or a .yaml file; repeatable."),
@@ -32,14 +51,7 @@ def evaluate(
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A folder with BENCHMARK/test.jsonl, in place of the hub.")
     ] = None,
-    base_url: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="URL",
-            help="An OpenAI-compatible server that runs already; repeatable. Its key, if it "
-            "takes one, is read from OPENAI_API_KEY.",
-        ),
-    ] = None,
+    base_url: BaseUrl = None,
     template: Annotated[
         str | None, typer.Option(help="chat, r1_zero, or a text that contains {question}, instead of the protocol's.")
     ] = None,
@@ -56,21 +68,14 @@ def evaluate(
     timeout: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds that one attempt at a request may take.")
     ] = None,
-    generations: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help="Grade these instead: `completion`, `answer`, `problem_id` a line, and `benchmark`, `subject`, "
-            "`level`, `tokens`, `finish_reason` where known. No model is needed.",
-        ),
-    ] = None,
+    generations: Generations = None,
     output: Annotated[Path | None, typer.Option(help="The folder of results. Default: runs/eval-MODEL-TIME.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --output, with the same arguments: what came is not asked again.")
     ] = False,
 ) -> None:
     """Evaluate a model on benchmarks, or grade generations that are there."""
-    with _errors():
+    with exit_codes():
         from rich.console import Console
 
         from recipes.evaluate import Request, grade
@@ -114,7 +119,7 @@ def compare(
 
     Of a training run and its control (the same recipe with train.control): the gain over the control.
     """
-    with _errors():
+    with exit_codes():
         if _runs(folder_a, folder_b):
             from recipes.controls import gain
             from recipes.controls import render as render_gain
@@ -153,20 +158,3 @@ def _refuse(**given: object) -> None:
             raise EvalError(
                 f"--{name.replace('_', '-')}: has no meaning with --generations, which are there; leave it out"
             )
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Bad input of an evaluation is one message and exit code 2; the rest is as everywhere."""
-    from eval.compare import CompareError
-    from eval.data import DataError
-    from eval.protocol import ProtocolError
-    from eval.store import StoreError
-    from recipes.cli import _exit_codes, _fail
-    from recipes.eval_model import EvalError
-
-    with _exit_codes():
-        try:
-            yield
-        except (EvalError, DataError, ProtocolError, StoreError, CompareError) as error:
-            _fail(error, 2)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from recipes.errors import exit_codes
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from rewards.check import CheckReport, Row
+    from rewards.check import CheckReport, KindSummary
     from rewards.check.findings import Finding
 
 rewards = typer.Typer(name="rewards", help="List reward functions, and check your own.", no_args_is_help=True)
@@ -63,9 +65,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Try a reward on right, wrong and hostile completions: what breaks, and what a policy would exploit."""
-    from recipes.cli import _exit_codes
-
-    with _exit_codes():
+    with exit_codes():
         from rich.console import Console
 
         from recipes.score import read_rows, reward_settings
@@ -151,7 +151,7 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _values(row: Row) -> list[str]:
+def _values(row: KindSummary) -> list[str]:
     return ["" if value is None else f"{value:.3g}" for value in (row.low, row.mean, row.high)]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from eval.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.generated import generate
+from recipes.errors import InputError
 from recipes.schema import GENERATED, TaskSettings
 from rewards import Score, grader
 
@@ -26,13 +27,13 @@ SHOWN = 3  # rejected rows that an error quotes
 Grade = Callable[[str, Mapping[str, Any]], Score]
 
 
-class TaskError(ValueError):
+class TaskError(InputError):
     """Problems cannot be loaded. The message says what was looked for, what is there, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One problem. Example: Row(id="gsm8k/train/17", question="A robe takes ...", answer="3", columns={...})"""
+class TaskRow:
+    """One problem. Example: TaskRow(id="gsm8k/train/17", question="A robe takes ...", answer="3", columns={...})"""
 
     id: str
     question: str
@@ -45,14 +46,14 @@ class Task:
     """Problems ready to train on. No held-out problem is among `train`."""
 
     name: str
-    train: list[Row]
-    held_out: list[Row]
+    train: list[TaskRow]
+    held_out: list[TaskRow]
     rejected: list[tuple[str, str]]  # (row id, reason)
     grade: Grade
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TaskSource:
     """Where a task's rows are, and how to read them."""
 
     dataset: str
@@ -64,8 +65,10 @@ class Source:
 
 
 SOURCES = {
-    "gsm8k": Source("openai/gsm8k", "question", "answer", "main", r"####\s*(.+)"),
-    "math": Source("DigitalLearningGmbH/MATH-lighteval", "problem", "solution", None, BOXED, ("level", r"Level \d")),
+    "gsm8k": TaskSource("openai/gsm8k", "question", "answer", "main", r"####\s*(.+)"),
+    "math": TaskSource(
+        "DigitalLearningGmbH/MATH-lighteval", "problem", "solution", None, BOXED, ("level", r"Level \d")
+    ),
 }
 
 
@@ -97,14 +100,14 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade)
 
 
-def _sample(rows: list[Row], n: int | None, seed: int) -> list[Row]:
+def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
     """`n` of the rows, in their order: benchmarks are sorted by subject, so the first n would be one subject."""
     if n is None or n >= len(rows):
         return rows
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), n))]
 
 
-def _checked(rows: Iterable[Row], grade: Grade, verifier: str, rejected: list[tuple[str, str]]) -> list[Row]:
+def _checked(rows: Iterable[TaskRow], grade: Grade, verifier: str, rejected: list[tuple[str, str]]) -> list[TaskRow]:
     """The rows whose gold answer passes as a model would write it. A problem that no answer solves teaches noise."""
     passed = []
     for row in rows:
@@ -117,7 +120,7 @@ def _checked(rows: Iterable[Row], grade: Grade, verifier: str, rejected: list[tu
     return passed
 
 
-def _not_repeated(train: list[Row], held_out: list[Row], rejected: list[tuple[str, str]]) -> list[Row]:
+def _not_repeated(train: list[TaskRow], held_out: list[TaskRow], rejected: list[tuple[str, str]]) -> list[TaskRow]:
     seen = {_normal(row.question): row.id for row in held_out}
     fresh = []
     for row in train:
@@ -137,7 +140,7 @@ def _normal(question: str) -> str:
 # -- Generated problems -------------------------------------------------------------------------------------------
 
 
-def _generated(settings: TaskSettings, eval_problems: int, seed: int) -> tuple[list[Row], list[Row]]:
+def _generated(settings: TaskSettings, eval_problems: int, seed: int) -> tuple[list[TaskRow], list[TaskRow]]:
     name, n = str(settings.name), settings.problems or GENERATED_PROBLEMS
     try:
         train = generate(name, "train", n, seed, **settings.config)
@@ -147,14 +150,14 @@ def _generated(settings: TaskSettings, eval_problems: int, seed: int) -> tuple[l
     return _as_rows(train), _as_rows(held_out)
 
 
-def _as_rows(problems: list[dict[str, Any]]) -> list[Row]:
-    return [Row(problem["id"], problem["question"], problem["answer"], problem) for problem in problems]
+def _as_rows(problems: list[dict[str, Any]]) -> list[TaskRow]:
+    return [TaskRow(problem["id"], problem["question"], problem["answer"], problem) for problem in problems]
 
 
 # -- Datasets -----------------------------------------------------------------------------------------------------
 
 
-def _from_dataset(settings: TaskSettings, rejected: list[tuple[str, str]]) -> tuple[list[Row], list[Row]]:
+def _from_dataset(settings: TaskSettings, rejected: list[tuple[str, str]]) -> tuple[list[TaskRow], list[TaskRow]]:
     source = _source(settings)
     option = f"--set task.{'path' if settings.name else 'dataset'}=DIR"
     instead = f"give a local folder with train.jsonl and test.jsonl: {option}"
@@ -176,8 +179,8 @@ def _task_errors() -> Iterator[None]:
 
 
 def _read_both(
-    splits: Mapping[str, Any], source: Source, settings: TaskSettings, rejected: list[tuple[str, str]]
-) -> tuple[list[Row], list[Row]]:
+    splits: Mapping[str, Any], source: TaskSource, settings: TaskSettings, rejected: list[tuple[str, str]]
+) -> tuple[list[TaskRow], list[TaskRow]]:
     split = settings.split or ("train" if "train" in splits else next(iter(splits)))
     held_out_split = settings.held_out_split or next(
         (s for s in ("test", "validation") if s in splits and s != split), ""
@@ -190,7 +193,7 @@ def _read_both(
     return _split_by_hash(train)
 
 
-def _source(settings: TaskSettings) -> Source:
+def _source(settings: TaskSettings) -> TaskSource:
     """The built-in source, or the user's dataset, with what the recipe says about it."""
     if settings.name:
         source = SOURCES[settings.name]
@@ -205,12 +208,12 @@ def _source(settings: TaskSettings) -> Source:
     assert settings.dataset
     assert settings.columns  # the schema requires both
     columns = settings.columns
-    return Source(settings.dataset, columns.question, columns.answer, settings.subset, settings.answer_pattern)
+    return TaskSource(settings.dataset, columns.question, columns.answer, settings.subset, settings.answer_pattern)
 
 
 def _rows(
-    splits: Mapping[str, Any], split: str, label: str, source: Source, rejected: list[tuple[str, str]]
-) -> list[Row]:
+    splits: Mapping[str, Any], split: str, label: str, source: TaskSource, rejected: list[tuple[str, str]]
+) -> list[TaskRow]:
     rows = []
     for row_id, columns in read_rows(splits, split, label, (source.question, source.answer)):
         answer = gold_answer(columns[source.answer], source.answer_pattern)
@@ -221,11 +224,11 @@ def _rows(
         elif source.known and not re.fullmatch(source.known[1], str(columns.get(source.known[0]))):
             rejected.append((row_id, f"{source.known[0]} is {columns.get(source.known[0])!r}"))
         else:
-            rows.append(Row(row_id, str(columns[source.question]), answer, columns))
+            rows.append(TaskRow(row_id, str(columns[source.question]), answer, columns))
     return rows
 
 
-def _split_by_hash(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+def _split_by_hash(rows: list[TaskRow]) -> tuple[list[TaskRow], list[TaskRow]]:
     """A tenth of the rows, at least one, held out; the choice depends on the questions alone."""
     by_hash = sorted(rows, key=lambda row: hashlib.sha256(_normal(row.question).encode()).digest())
     held_out = {row.id for row in by_hash[: -(-len(rows) // HELD_OUT_SHARE)]}

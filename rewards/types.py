@@ -53,7 +53,7 @@ class TrainerState:
     epoch: float
 
 
-Problem = Literal["raises", "wrong-type", "wrong-length", "not-finite"]
+Fault = Literal["raises", "wrong-type", "wrong-length", "not-finite"]
 
 
 class RewardError(ValueError):
@@ -62,6 +62,6 @@ class RewardError(ValueError):
     `problem` says which of these, where a call did; None where the function could not be loaded or called at all.
     """
 
-    def __init__(self, message: str, problem: Problem | None = None):
+    def __init__(self, message: str, problem: Fault | None = None):
         super().__init__(message)
         self.problem = problem

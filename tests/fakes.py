@@ -107,6 +107,7 @@ class FakeOpenAI:
         self._app.router.add_post("/v1/chat/completions", self._complete)
         self._app.router.add_get("/v1/models", self._models)
         self._app.router.add_get("/health", self._health)
+        self._app.router.add_post("/tokenize", self._tokenize)
 
     async def __aenter__(self) -> FakeOpenAI:
         self._runner = web.AppRunner(self._app, shutdown_timeout=0.1)
@@ -123,6 +124,10 @@ class FakeOpenAI:
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if self.healthy else 503)
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        """Of a prompt, a word is a token."""
+        return web.json_response({"count": len(asked(await request.json()).split())})
 
     async def _complete(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -9,7 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("rewards", "grpo", "eval", "recipes")
-EVAL_MAY = ("rewards", "eval", "grpo.types", "grpo.prompts", "grpo.rollout")
+EVAL_MAY = (
+    "rewards",
+    "eval",
+    "grpo.types",
+    "grpo.prompts",
+    "grpo.rollout",
+    "grpo.atomic",
+    "grpo.duration",
+    "grpo.flatten",
+)
 MAY = {"rewards": ("rewards",), "grpo": ("grpo", "rewards"), "eval": EVAL_MAY, "recipes": OURS}
 
 
@@ -38,6 +47,18 @@ def test_a_package_imports_only_what_its_arrows_allow(package):
         if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in MAY[package])
     ]
     assert wrong == []
+
+
+def test_nothing_hides_the_builtin_eval():
+    files = [path for folder in (*OURS, "tests", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py")]
+    names = [
+        alias.asname or alias.name
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert not [name for name in names if name.split(".")[0] == "eval"]
 
 
 @pytest.mark.parametrize("module", ["rewards", "eval.config", "grpo.config", "grpo.types", "grpo.prompts"])

@@ -23,7 +23,7 @@ from grpo.rollout.local import TransformersEngine
 from grpo.types import RolloutRequest, Sampling
 from recipes.cli import main
 from recipes.load import TINY
-from recipes.tasks import Row
+from recipes.tasks import TaskRow
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = "{question}=<think>"  # what the built-in model was trained on
@@ -42,7 +42,7 @@ def greedy_in_process(rows: list[dict]) -> dict[str, tuple[str, int, str]]:
     """Question -> text, tokens and finish reason, from the engine that training uses without a server."""
     settings = ModelSettings(path=str(TINY), dtype="float32")
     tokenizer = load_tokenizer(settings)
-    prompts, _ = render([Row(row["id"], row["question"], row["answer"]) for row in rows], tokenizer, TEMPLATE)
+    prompts, _ = render([TaskRow(row["id"], row["question"], row["answer"]) for row in rows], tokenizer, TEMPLATE)
     engine = TransformersEngine(settings, tokenizer, 64, torch.device("cpu"))
 
     async def run() -> dict[str, tuple[str, int, str]]:

@@ -239,19 +239,19 @@ def test_rows_that_do_not_fit_are_refused(row: dict, message: str) -> None:
 
 
 def test_a_plain_wrong_answer_is_as_long_as_the_right_one() -> None:
-    for problem in corpus.PROBLEMS:
+    for problem in corpus.QUESTIONS:
         assert len(problem.right[0]) == len(problem.wrong[0]), problem.question
 
 
 def test_the_countdown_answers_are_what_they_are_said_to_be() -> None:
-    (problem,) = (problem for problem in corpus.PROBLEMS if problem.type == "countdown")
+    (problem,) = (problem for problem in corpus.QUESTIONS if problem.type == "countdown")
     solves = {answer: evaluate(answer) for answer in (*problem.right, *problem.wrong)}
     wanted = ([2, 3, 5, 7], 54)
     assert [answer for answer, (used, value) in solves.items() if (sorted(used), value) == wanted] == [*problem.right]
 
 
 def test_unsound_completions_hold_the_right_answer_and_earn_nothing() -> None:
-    problem = corpus.PROBLEMS[0]
+    problem = corpus.QUESTIONS[0]
     items = [item for form in ("tag", "boxed") for item in corpus.unsound(problem, form)]
     assert all("42" in str(item.completion) for item in items)
     assert [item for item in items if verify(str(item.completion), "42").value] == []

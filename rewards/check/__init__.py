@@ -1,5 +1,5 @@
 """Try a reward function before a GPU is spent on it."""
 
-from rewards.check.run import CheckReport, Row, check_reward
+from rewards.check.run import CheckReport, KindSummary, check_reward
 
-__all__ = ["CheckReport", "Row", "check_reward"]
+__all__ = ["CheckReport", "KindSummary", "check_reward"]

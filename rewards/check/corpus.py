@@ -1,6 +1,6 @@
 r"""Completions that a reward function is tried on: right, wrong, and written to be paid without being right.
 
-PROBLEMS, a small table, times FORMS, the ways in which an answer may be given, make every completion:
+QUESTIONS, a small table, times FORMS, the ways in which an answer may be given, make every completion:
 
     plain       each problem's right and wrong answer in each form: what the reward reads, and whether it grades at all
     variants    other spellings of the right answer, and near misses
@@ -36,12 +36,12 @@ _CLOSING = {"tag": "</answer>", "boxed": "}$.", "boxed in tag": "}</answer>"}
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Question:
     """A question, spellings of its right answer (the plain one first) and wrong answers (the plain one first).
 
     The plain ones are of one length, so that a reward of length or language does not seem to tell them apart.
 
-    Example: Problem("integer", "Which of these is 6 times 7: 41, 42 or 48?", ("42", " 42 "), ("41", "48"))
+    Example: Question("integer", "Which of these is 6 times 7: 41, 42 or 48?", ("42", " 42 "), ("41", "48"))
     """
 
     type: str
@@ -71,53 +71,53 @@ class Item:
     label: bool | None = None  # whether a reward should pay it, where a user's row says so
 
 
-PROBLEMS = (
-    Problem(
+QUESTIONS = (
+    Question(
         "integer",
         "Which of these is 6 times 7: 41, 42 or 48?",
         ("42", " 42 "),
         ("41", "48", "420", "142", "4.2", "-42"),
     ),
-    Problem("integer", "Which of these is 3 minus 10: 7, -7 or -9?", ("-7",), ("-9", "7", "-70")),
-    Problem("integer", "Which of these is 40 times 30: 1020, 1200 or 120?", ("1200", "1,200"), ("1020", "120", "1.2")),
-    Problem(
+    Question("integer", "Which of these is 3 minus 10: 7, -7 or -9?", ("-7",), ("-9", "7", "-70")),
+    Question("integer", "Which of these is 40 times 30: 1020, 1200 or 120?", ("1200", "1,200"), ("1020", "120", "1.2")),
+    Question(
         "decimal",
         "Which of these is three quarters of 1: 0.57, 0.75 or 7.5?",
         ("0.75", "0.750"),
         ("0.57", "7.5", "0.7", "0.075"),
     ),
-    Problem(
+    Question(
         "fraction",
         r"Which of these is 1 minus a quarter: \frac{4}{3}, \frac{3}{4} or \frac{3}{5}?",
         (r"\frac{3}{4}", r"\dfrac{3}{4}", "3/4"),
         (r"\frac{4}{3}", r"\frac{3}{5}", "3", "4"),
     ),
-    Problem(
+    Question(
         "expression",
         r"Which of these is the root of 12: 3\sqrt{2}, 2\sqrt{3} or 2\sqrt{5}?",
         (r"2\sqrt{3}", r"2 \sqrt{3}", r"\sqrt{12}"),
         (r"3\sqrt{2}", r"2\sqrt{5}", r"\sqrt{3}"),
     ),
-    Problem(
+    Question(
         "expression",
         "Which of these is the square of x+1: x^2-2x+1, x^2+2x+1 or x^2+x+1?",
         ("x^2+2x+1", "x^2 + 2x + 1"),
         ("x^2-2x+1", "x^2+x+1", "x^2+1"),
     ),
-    Problem(
+    Question(
         "tuple",
         "Which of these lies on the line y = 2x: (2, 1), (1, 2) or (1, 3)?",
         ("(1, 2)", "(1,2)"),
         ("(2, 1)", "(1, 3)", "(1, 2, 2)"),
     ),
-    Problem(
+    Question(
         "choice",
         "Which of these is a prime? A: 4, B: 7, C: 9, D: 8",
         ("B", "(B)"),
         ("A", "C", "D"),
         {"choices": ["4", "7", "9", "8"]},
     ),
-    Problem(
+    Question(
         "countdown",
         "Use each of the numbers 3, 5, 7, 2 exactly once, with + - * and /, to make 54.",
         ("(3 + 5) * 7 - 2", "7*(5+3)-2"),
@@ -127,27 +127,27 @@ PROBLEMS = (
 )
 
 _ECHO, _GUESSES, _THOUGHT = "echoed question", "list of guesses", "answer in the thinking only"
-TYPES = tuple(dict.fromkeys(problem.type for problem in PROBLEMS))
+TYPES = tuple(dict.fromkeys(problem.type for problem in QUESTIONS))
 
 
 def plain() -> list[Item]:
     """Every problem in every form, answered rightly and wrongly: honest, finished, one answer."""
     return [
         item(kind, finished(form, answers[0]), problem, form)
-        for problem in PROBLEMS
+        for problem in QUESTIONS
         for form in FORMS
         for kind, answers in (("right", problem.right), ("wrong", problem.wrong))
     ]
 
 
-def variants(problem: Problem, form: str) -> Iterator[Item]:
+def variants(problem: Question, form: str) -> Iterator[Item]:
     """The other spellings of the right answer, and the other wrong answers."""
     for kind, answers in (("right", problem.right[1:]), ("wrong", problem.wrong[1:])):
         for answer in answers:
             yield item(kind, finished(form, answer), problem, form)
 
 
-def unsound(problem: Problem, form: str) -> Iterator[Item]:
+def unsound(problem: Question, form: str) -> Iterator[Item]:
     """The right answer, but not as the one final answer of a finished completion.
 
     Guesses come in every order: a reward that reads the last of several, wherever the right one stands, pays no list.
@@ -177,7 +177,7 @@ def unsound(problem: Problem, form: str) -> Iterator[Item]:
         yield item(kind, text, problem, form, style)
 
 
-def empty(problem: Problem, form: str) -> Iterator[Item]:
+def empty(problem: Question, form: str) -> Iterator[Item]:
     """Nothing at all, and finished thinking without an answer."""
     done = f"<think>{THINKING}</think>\n"
     for text in ("", " \n\t", "<think>"):
@@ -186,7 +186,7 @@ def empty(problem: Problem, form: str) -> Iterator[Item]:
         yield item("no answer", text, problem, form, repr(text))
 
 
-def hostile(problem: Problem, form: str, code: str) -> Iterator[Item]:
+def hostile(problem: Question, form: str, code: str) -> Iterator[Item]:
     """`code`: a Python expression whose effect shows that a reward executes what the model wrote."""
     answers = {
         "code": code,
@@ -219,7 +219,7 @@ def hostile(problem: Problem, form: str, code: str) -> Iterator[Item]:
         yield item("hostile", text, problem, form, style)
 
 
-def unshaped(problem: Problem) -> Iterator[Item]:
+def unshaped(problem: Question) -> Iterator[Item]:
     """The R1-Zero form less some tags, of the same length, so that a reward of length sees no difference."""
     whole = finished("tag", problem.right[0])
     for style, tags in (
@@ -241,7 +241,7 @@ def finished(form: str, answer: str) -> str:
     return f"<think>{THINKING}</think>\n{final(form, answer)}"
 
 
-def item(kind: str, text: str, problem: Problem, form: str, style: str = "") -> Item:
+def item(kind: str, text: str, problem: Question, form: str, style: str = "") -> Item:
     gold = problem.right[0]
     columns = {
         "answer": gold,

@@ -22,9 +22,9 @@ from typing import Any
 
 from rewards.check.corpus import (
     FORMS,
-    PROBLEMS,
+    QUESTIONS,
     Item,
-    Problem,
+    Question,
     empty,
     hostile,
     plain,
@@ -53,8 +53,8 @@ DEFAULT_ARGS: Mapping[str, Mapping[str, Any]] = {  # that built-in rewards need 
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What a kind of completion gets. Example: Row("wrong", n=83, low=0.0, mean=0.0, high=0.0)"""
+class KindSummary:
+    """What a kind of completion gets. Example: KindSummary("wrong", n=83, low=0.0, mean=0.0, high=0.0)"""
 
     kind: str
     n: int
@@ -68,7 +68,7 @@ class CheckReport:
     """What is known of a reward. It passed if `findings` is empty.
 
     Example: CheckReport("accuracy", findings=(), notes=(), completions=412, low=0.0, high=1.0, none_share=0.0,
-    latency={"p50": 0.0002, "p95": 0.0004, "max": 3.1}, grades=("integer",), reads=("tag",), table=(Row(...),))
+    latency={"p50": 0.0002, "p95": 0.0004, "max": 3.1}, grades=("integer",), reads=("tag",), table=(KindSummary(...),))
     """
 
     spec: str
@@ -81,7 +81,7 @@ class CheckReport:
     latency: Mapping[str, float] = field(default_factory=dict)  # seconds for one completion: p50, p95, max
     grades: tuple[str, ...] = ()  # types of gold answers for which it tells right from wrong
     reads: tuple[str, ...] = ()  # forms of answer in which it does
-    table: tuple[Row, ...] = ()
+    table: tuple[KindSummary, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: `passed`, and every field."""
@@ -172,7 +172,7 @@ def _of_a_grader(measured: _Measured, code: str) -> Iterator[Item]:
     types, forms = measured.graded.types, measured.graded.forms
     if "boxed" in forms and "tag" not in forms:
         forms = [form for form in forms if form != "boxed in tag"]  # it reads boxes: text may follow a tag
-    for problem in PROBLEMS:
+    for problem in QUESTIONS:
         if problem.type in types:
             yield from variants(problem, measured.graded.first_form(problem.type))
     for problem in _first_of(types[:UNSOUND_TYPES]):
@@ -186,7 +186,7 @@ def _of_a_grader(measured: _Measured, code: str) -> Iterator[Item]:
 
 def _of_another(measured: _Measured, code: str) -> Iterator[Item]:
     """For a reward that does not grade: the tag form whole, broken and less its tags."""
-    types = dict.fromkeys(problem.type for problem in PROBLEMS if problem.type not in measured.refused)
+    types = dict.fromkeys(problem.type for problem in QUESTIONS if problem.type not in measured.refused)
     problems = _first_of(list(types)[:UNSOUND_TYPES])
     for problem in problems:
         yield from unsound(problem, "tag")
@@ -195,8 +195,8 @@ def _of_another(measured: _Measured, code: str) -> Iterator[Item]:
     yield from hostile(problems[0], "tag", code)
 
 
-def _first_of(types: Sequence[str]) -> list[Problem]:
-    return [next(problem for problem in PROBLEMS if problem.type == type) for type in types]
+def _first_of(types: Sequence[str]) -> list[Question]:
+    return [next(problem for problem in QUESTIONS if problem.type == type) for type in types]
 
 
 def _refused(trials: Iterable[Trial]) -> dict[str, str]:
@@ -342,7 +342,7 @@ def _latency(trials: Iterable[Trial]) -> dict[str, float]:
     return {"p50": statistics.median(seconds), "p95": p95, "max": seconds[-1]}
 
 
-def _table(measured: _Measured) -> Iterator[Row]:
+def _table(measured: _Measured) -> Iterator[KindSummary]:
     """Of a grader, right and wrong answers in what it reads only."""
     cells = measured.graded.right
     kinds: dict[str, list[Trial]] = {}
@@ -354,4 +354,4 @@ def _table(measured: _Measured) -> Iterator[Row]:
     for kind, trials in kinds.items():
         values = [trial.value for trial in trials if trial.value is not None]
         mean = statistics.fmean(values) if values else None
-        yield Row(kind, len(trials), min(values, default=None), mean, max(values, default=None))
+        yield KindSummary(kind, len(trials), min(values, default=None), mean, max(values, default=None))
