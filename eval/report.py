@@ -21,9 +21,10 @@ from string import Template
 from typing import Any
 
 from eval.charts import Bar, accuracy_bar, bars, curves, share_ticks, token_ticks
-from eval.store import read_generations, write_atomic
+from eval.store import read_generations
 from eval.table import estimate, shortened_in_words
 from eval.types import Generation
+from grpo.atomic import write_atomic
 
 PARTS = Path(__file__).parent / "report"
 OUTCOMES = ("correct", "wrong", "no_answer", "malformed", "timeout", "error")

@@ -27,8 +27,9 @@ from eval.held_out import Evaluation, evaluate
 from eval.progress import Progress, Silent
 from eval.protocol import Benchmark, Grade, grader
 from eval.stats import summary
-from eval.store import Store, write_atomic
+from eval.store import Store
 from eval.types import Generation, Problem
+from grpo.atomic import write_atomic
 from grpo.prompts import render
 from grpo.types import Prompt, Sampling
 

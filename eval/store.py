@@ -11,14 +11,11 @@ that is no generation, a damaged Parquet file) a Store passes over, says so, and
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
 import io
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +24,11 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from eval.types import Generation
+from grpo.atomic import append_whole, readable, write_atomic, writing
 
 LINES, PARQUET = "generations.jsonl", "generations.parquet"
 Key = tuple[str, str, int]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _INTEGERS = ("sample", "tokens", "max_tokens")
 _TYPES = {"value": pa.float64(), **dict.fromkeys(_INTEGERS, pa.int64())}  # every other column is text
 _RECORD = TypeAdapter(Generation)
@@ -83,17 +80,9 @@ class Store:
         """Store it. Raises ValueError if it came before; OSError that names the file: what is stored stays valid."""
         if self.came(key(generation)):
             raise ValueError(f"{key(generation)} is stored already")
-        line = json.dumps(dataclasses.asdict(generation)).encode() + b"\n"
+        line = json.dumps(readable(dataclasses.asdict(generation))).encode() + b"\n"
         with writing(self._lines):
-            size = os.fstat(self._file.fileno()).st_size
-            try:
-                written = self._file.write(line)
-                while written < len(line):  # a disk that is nearly full takes a part, then says so
-                    written += self._file.write(line[written:])
-            except OSError:
-                if self._lines.is_file():
-                    self._file.truncate(size)
-                raise
+            append_whole(self._file, line)
         if generation.failure is None:
             self._came.add(key(generation))
 
@@ -122,32 +111,9 @@ def read_generations(place: Path) -> list[Generation]:
 
 
 def write_parquet(generations: Iterable[Generation], path: Path) -> None:
-    table = pa.Table.from_pylist([dataclasses.asdict(generation) for generation in generations], schema=SCHEMA)
-    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name `path`, and what to do, in an OSError that the block raises."""
-    try:
-        yield
-    except OSError as error:
-        hint = "; free some space there, or choose another --output" if error.errno in _FULL else ""
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}{hint}") from error
-
-
-def write_atomic(path: Path, write: Callable[[Path], object] | str) -> None:
-    """Write a text, or let `write` write, under a temporary name; then rename. Raises OSError that names `path`."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            if callable(write):
-                write(partial)
-            else:
-                partial.write_text(write, encoding="utf-8")
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    """Raises OSError that names the file; it is on the disk when this returns."""
+    table = pa.Table.from_pylist([readable(dataclasses.asdict(one)) for one in generations], schema=SCHEMA)
+    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd", write_page_checksum=True))
 
 
 def _open_locked(path: Path) -> io.FileIO:
@@ -186,7 +152,7 @@ def _drop_damaged(path: Path) -> list[str]:
         except StoreError as error:
             wrong.append(str(error))
     if wrong:
-        write_atomic(path, lambda partial: partial.write_bytes(b"".join(whole)))
+        write_atomic(path, b"".join(whole))
     return wrong
 
 
@@ -201,11 +167,12 @@ def _merged(files: Iterable[Path]) -> list[Generation]:
 def _read(file: Path) -> Iterator[Generation]:
     if file.suffix == ".parquet":
         try:
-            yield from [Generation(**row) for row in pq.read_table(file).to_pylist()]
-        except (pa.ArrowException, OSError, TypeError) as error:
+            rows = pq.read_table(file, page_checksum_verification=True).to_pylist()
+            yield from [Generation(**row) for row in rows]
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            raise StoreError(f"{file}: not the generations of an evaluation ({error})") from error
+            raise StoreError(f"{file}: not the generations of an evaluation, or damaged: {error}") from error
         return
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):

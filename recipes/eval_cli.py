@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from recipes.errors import exit_codes
 
 # The options that take some words to explain.
 Model = Annotated[
@@ -75,7 +75,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Evaluate a model on benchmarks, or grade generations that are there."""
-    with _errors():
+    with exit_codes():
         from rich.console import Console
 
         from recipes.evaluate import Request, grade
@@ -119,7 +119,7 @@ def compare(
 
     Of a training run and its control (the same recipe with train.control): the gain over the control.
     """
-    with _errors():
+    with exit_codes():
         if _runs(folder_a, folder_b):
             from recipes.controls import gain
             from recipes.controls import render as render_gain
@@ -158,20 +158,3 @@ def _refuse(**given: object) -> None:
             raise EvalError(
                 f"--{name.replace('_', '-')}: has no meaning with --generations, which are there; leave it out"
             )
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Bad input of an evaluation is one message and exit code 2; the rest is as everywhere."""
-    from eval.compare import CompareError
-    from eval.data import DataError
-    from eval.protocol import ProtocolError
-    from eval.store import StoreError
-    from recipes.cli import _exit_codes, _fail
-    from recipes.eval_model import EvalError
-
-    with _exit_codes():
-        try:
-            yield
-        except (EvalError, DataError, ProtocolError, StoreError, CompareError) as error:
-            _fail(error, 2)

@@ -26,15 +26,16 @@ from eval.progress import open_progress
 from eval.protocol import Benchmark, Generated
 from eval.run import RESULTS, Work, count_tokens, prepare, results, run_benchmarks, write_results
 from eval.stats import summary
-from eval.store import Store, write_atomic, writing
+from eval.store import Store
 from eval.table import results_table, shortened_in_words
 from eval.types import Generation
+from grpo.atomic import write_atomic, writing
 from grpo.rollout.engine import RolloutError
+from recipes.errors import INTERRUPTED
 from recipes.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
 from recipes.load import differences
 
 ASKED = "evaluation.json"
-INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
 SHOWN = 3  # reasons that a message quotes
 Say = Callable[[str], None]
 

@@ -36,12 +36,13 @@ from eval.intervals import wilson
 from eval.progress import Progress, open_progress
 from eval.run import to_the_end
 from eval.types import Generation, Problem
-from grpo.atomic import append_line, write_atomic
+from grpo.atomic import append_line, readable, write_atomic
 from grpo.model import load_tokenizer
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
+from recipes.errors import INTERRUPTED, InputError
 from recipes.load import differences, model_settings
-from recipes.run import INTERRUPTED, rollout_engine, task_in_words, task_prompts
+from recipes.run import rollout_engine, task_in_words, task_prompts
 from recipes.schema import Recipe
 from recipes.tasks import Task, TaskRow, load_task
 from rewards import Score
@@ -64,7 +65,7 @@ class _Verdict(BaseModel):
     kept: bool
 
 
-class FilterError(ValueError):
+class FilterError(InputError):
     """Problems cannot be filtered as asked. One message: what is wrong, what was expected, what to do."""
 
 
@@ -210,7 +211,7 @@ def _columns(row: TaskRow) -> Line:
 
 
 def _json(line: Line) -> str:
-    return json.dumps(line, ensure_ascii=False, default=str)
+    return json.dumps(readable(line), ensure_ascii=False, default=lambda value: readable(str(value)))
 
 
 # -- The file -----------------------------------------------------------------------------------------------------

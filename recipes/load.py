@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import types
 import typing
@@ -15,8 +14,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from grpo.atomic import write_atomic
 from grpo.config import ModelSettings
 from grpo.flatten import flatten
+from recipes.errors import InputError
 from recipes.schema import Recipe
 
 FOLDER = Path(__file__).parent
@@ -24,7 +25,7 @@ TINY = FOLDER / "tiny" / "model"
 Key = tuple[str | int, ...]
 
 
-class RecipeError(ValueError):
+class RecipeError(InputError):
     """A recipe cannot be used. One line a problem: file and line, key, value, what is allowed, the nearest name."""
 
 
@@ -48,10 +49,7 @@ def load_recipe(spec: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every setting, defaults included; `load_recipe` of the file gives an equal recipe."""
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomic(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
 
 
 def builtin_recipes() -> dict[str, tuple[Path, str]]:

@@ -16,7 +16,8 @@ import transformers
 from eval.run import evaluate
 from grpo.adapters import add_adapter
 from grpo.advantage import load_advantage
-from grpo.checkpoint import checkpoints
+from grpo.atomic import writing
+from grpo.checkpoint import checkpoints, set_damaged_aside
 from grpo.config import ModelSettings
 from grpo.cores import overlap, share_cores
 from grpo.losses.registry import policy_loss_of
@@ -24,8 +25,10 @@ from grpo.metrics import RunRecorder
 from grpo.model import load_model, load_tokenizer, max_positions
 from grpo.prompts import render
 from grpo.rollout.engine import RolloutEngine
+from grpo.trackers import check_trackers
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
+from recipes.errors import INTERRUPTED
 from recipes.load import model_settings, save_recipe
 from recipes.plan import plan
 from recipes.schema import Recipe
@@ -34,8 +37,6 @@ from rewards import RewardSum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
 
 
 def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
@@ -54,6 +55,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
 
         refuse(recipe, resume)
     model = model_settings(recipe)
+    check_trackers(recipe.train.trackers)
     rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
     load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
     policy_loss_of(recipe.train)  # and a bad loss
@@ -62,8 +64,10 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     train, held_out, dropped = task_prompts(recipe, task, tokenizer)
     the_plan = plan(recipe)
 
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, output / "recipe.yaml")
+    passed_over = set_damaged_aside(output) if resume else []
     found = checkpoints(output) if resume else []
     recorder = RunRecorder(
         output,
@@ -75,6 +79,10 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     threads = torch.get_num_threads()
     try:
         recorder.note(f"{source} -> {output}")
+        for sentence in passed_over:
+            recorder.note(sentence)
+        if resume and not found:
+            recorder.note(f"{output} holds no whole checkpoint: the run starts afresh, from step 0")
         recorder.note(the_plan)
         recorder.note(task_in_words(task, len(train), len(held_out), dropped))
         parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from datasets import Dataset
 from eval.run import evaluate
 from grpo.adapters import ServedWeights, add_adapter
 from grpo.advantage import load_advantage
+from grpo.atomic import write_folder
 from grpo.config import ModelSettings
 from grpo.curriculum import prompt_order
 from grpo.metrics import RunRecorder
@@ -193,9 +193,9 @@ class TRLRun:
 
     def _save(self, step: int) -> None:
         self._recorder.stage("writing the checkpoint")
-        final = self._output / "checkpoints" / f"step-{step:06d}"
-        partial = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        self._model.save_pretrained(partial)
-        self._tokenizer.save_pretrained(partial)
-        partial.rename(final)
+
+        def write(folder: Path) -> None:
+            self._model.save_pretrained(folder)
+            self._tokenizer.save_pretrained(folder)
+
+        write_folder(self._output / "checkpoints" / f"step-{step:06d}", write)

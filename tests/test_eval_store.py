@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,14 +134,6 @@ def test_a_damaged_parquet_file_is_set_aside_and_what_it_held_is_asked_for_again
     assert (tmp_path / f"{PARQUET}.damaged").read_bytes() == bytes(content)
 
 
-def test_half_of_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path):
-    with Store(tmp_path) as store:
-        store.append(generation(question="\ud83d?", completion="4\ud83d2"))
-        store.finish()
-    (one,) = read_generations(tmp_path)
-    assert (one.question, one.completion) == ("??", "4?2")
-
-
 def test_a_generation_that_came_cannot_be_stored_twice(tmp_path):
     with Store(tmp_path) as store:
         store.append(generation())
@@ -212,6 +205,59 @@ def test_a_full_disk_is_one_message_that_names_the_file(tmp_path):
     message = r"cannot write .*generations.jsonl: No space left on device; free some space there"
     with Store(tmp_path) as store, pytest.raises(OSError, match=message):
         store.append(generation())
+
+
+def test_the_parquet_file_is_on_the_disk_before_the_lines_it_replaces_are_deleted(tmp_path, monkeypatch):
+    done = []
+
+    def noting(name, call):
+        def wrapped(target, *args, **keywords):
+            done.append((name, os.readlink(f"/proc/self/fd/{target}") if name == "fsync" else str(target)))
+            return call(target, *args, **keywords)
+
+        return wrapped
+
+    with Store(tmp_path) as store:
+        store.append(generation())
+        monkeypatch.setattr(os, "fsync", noting("fsync", os.fsync))
+        monkeypatch.setattr(Path, "rename", noting("rename", Path.rename))
+        monkeypatch.setattr(Path, "unlink", noting("unlink", Path.unlink))
+        store.finish()
+    partial, lines = str(tmp_path / f".{PARQUET}.partial"), str(tmp_path / LINES)
+    order = [("fsync", partial), ("rename", partial), ("fsync", str(tmp_path)), ("unlink", lines)]
+    assert [one for one in done if one in order] == order
+
+
+def test_a_lone_surrogate_is_stored_as_something_readable(tmp_path):
+    half = "a\ud800b"  # half of a pair, as a server's answer may hold it
+    row = generation(completion=half, question=half, extracted=half, reason=half)
+    with Store(tmp_path) as store:
+        store.append(row)
+        store.finish()
+    text = r"a\ud800b"
+    assert read_generations(tmp_path) == [generation(completion=text, question=text, extracted=text, reason=text)]
+
+
+def test_a_damaged_parquet_file_is_said(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation())
+        path = store.finish()
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x28\xb5\x2f\xfd") + 8] ^= 1  # in the first page
+    for damaged in (bytes(content), bytes(content[:100]), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"generations.parquet: not the generations of an evaluation, or damaged"):
+            read_generations(tmp_path)
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_lines_and_leaves_no_part_of_the_parquet_file(small_disk):
+    with Store(small_disk / "eval") as store:
+        store.append(generation())
+        (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        with pytest.raises(OSError, match=r"cannot write .*generations.parquet: .*No space left .*; free some space"):
+            store.finish()
+    assert [path.name for path in (small_disk / "eval").iterdir()] == [LINES]
+    assert read_generations(small_disk / "eval") == [generation()]
 
 
 FILL = """

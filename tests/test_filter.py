@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import load_dataset
 from typer.testing import CliRunner
 
 from eval.intervals import wilson
+from grpo.atomic import append_line
 from recipes.cli import main
+from recipes.filter import _json
 from recipes.load import load_recipe
 from recipes.schema import TaskSettings
 from recipes.tasks import Task, TaskError, load_task
@@ -51,6 +54,13 @@ def zero_filter(*args: object) -> Any:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_lone_surrogate_in_a_column_is_written_as_something_datasets_can_read(tmp_path):
+    path = tmp_path / "kept.jsonl"
+    append_line(path, _json({"question": "1+1 \ud800", "answer": "2", "tags": ["\ud800"]}))
+    (row,) = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert row == {"question": r"1+1 \ud800", "answer": "2", "tags": [r"\ud800"]}
 
 
 def columns_task(dataset: Path, **changes: Any) -> Task:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError, WeightSyncError
-from grpo.rollout.server import VLLMServer, build, pick_port
+from grpo.rollout.server import VLLMServer, build, command_line, pick_port, place
 from grpo.rollout.vllm_engine import VLLMEngine
 from grpo.rollout.weight_sync import Control, ShmTransfer, push
 from grpo.types import Completion, Group, Prompt, RolloutRequest, Sampling
@@ -125,6 +125,22 @@ def test_a_missing_model_folder_and_a_busy_port_are_named_before_anything_starts
             asyncio.run(server.start())
         other.kill()
     assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "tensor_parallel", "replicas"),
+    [(0, 1, 1), (0, 2, 1), (1, 1, 1), (8, 1, 7), (5, 2, 2)],  # GPU 0 is the trainer's, where there are others
+)
+def test_a_placement_counts_the_replicas_that_vllm_is_told_to_run(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, n_gpus: int, tensor_parallel: int, replicas: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    model, rollout = ModelSettings(path=str(tiny_model)), rollout_settings(tensor_parallel=tensor_parallel)
+    where = place(rollout.server)
+    assert where.replicas == replicas
+    if n_gpus:
+        line = command_line(str(tiny_model), model, rollout, where)
+        assert line[line.index("--data-parallel-size") + 1] == str(replicas)
 
 
 def test_a_killed_parent_leaves_neither_stubborn_processes_nor_files_in_shared_memory(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ def prompts(output: Path) -> list[list[str]]:
     return [load_dataset("parquet", data_files=str(path), split="train")["prompt_id"][:] for path in steps]
 
 
+def test_a_full_disk_leaves_no_part_of_a_checkpoint(recipe_file, small_disk):
+    with pytest.raises(OSError, match=r"cannot write .*checkpoints/step-000002: No space left on device; free some"):
+        train(recipe_file, small_disk / "out", "train.backend=trl")  # the weights have 7 MB
+    assert list((small_disk / "out" / "checkpoints").iterdir()) == []
+
+
 @pytest.fixture
 def both(recipe_file: Path, tmp_path: Path) -> dict[str, list[dict]]:
     return {side: train(recipe_file, tmp_path / side, f"train.backend={side}") for side in ("zero", "trl")}

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,17 @@ from grpo.rollout.engine import RolloutError
 GIB = 2**30
 HOST = "127.0.0.1"
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM takes
-STOP_TIMEOUT = 60.0  # seconds; the watcher needs about 5 where vLLM does not stop by itself
+SOCKETS, INDUCTOR = "VLLM_RPC_BASE_PATH", "TORCHINDUCTOR_CACHE_DIR"  # folders, of vLLM's sockets and torch's cache
 HEALTH_TIMEOUT = 10.0  # seconds; a healthy server answers in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the server runs. Example: Placement(gpus=(1, 2), backend="nccl"); gpus=() is the CPU."""
+    """Where the server runs. Example: Placement(gpus=(1, 2), backend="nccl", replicas=2); gpus=() is the CPU."""
 
     gpus: tuple[int, ...]
     backend: str  # of vLLM's weight transfer
+    replicas: int = 1  # of the model, data-parallel: each decodes rollout.max_sequences at once
 
 
 def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placement:
@@ -58,7 +60,8 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placeme
     chosen = settings.weight_transfer
     if chosen == "auto":
         chosen = "shm" if not gpus else "ipc" if trainer & set(gpus) else "nccl"
-    return Placement(gpus, "zero_shm" if chosen == "shm" else chosen)
+    replicas = max(1, len(gpus) // settings.tensor_parallel)
+    return Placement(gpus, "zero_shm" if chosen == "shm" else chosen, replicas)
 
 
 def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings, place: Placement) -> list[str]:
@@ -82,7 +85,7 @@ def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings
     if place.gpus:
         line += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
         line += ["--tensor-parallel-size", str(settings.tensor_parallel)]
-        line += ["--data-parallel-size", str(len(place.gpus) // settings.tensor_parallel)]
+        line += ["--data-parallel-size", str(place.replicas)]
     else:
         line += ["--kv-cache-memory-bytes", str(kv_cache_bytes(model_path, model, rollout))]
         if settings.tensor_parallel == 1:  # the engine and its worker in one process: starts in 2/3 of the time
@@ -106,6 +109,7 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
         "VLLM_HOST_IP": HOST,  # its processes' internal sockets, too
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "PYTHONSAFEPATH": "1",  # do not import from the working directory
+        "SPT_NOENV": "1",  # a process that renames itself keeps its environment legible, see watch.py
     }
     if Path(model_path).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
@@ -187,12 +191,14 @@ class VLLMServer:
         self._settings = settings
         self._log_file = log_file
         self._log_start = 0
-        self._folders = ":".join(map(str, folders))
+        self._folders = folders
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder = Path()  # of its temporary files
         self.url = ""
 
     async def start(self) -> None:
         port = pick_port(self._settings.port)
+        await asyncio.to_thread(watch.sweep, self._temporary)
         self.url = f"http://{HOST}:{port}"
         self._spawn(["--host", HOST, "--port", str(port)])
         try:
@@ -215,13 +221,9 @@ class VLLMServer:
         return self._process is not None and self._process.poll() is None
 
     async def stop(self) -> None:
-        """Stop every process of the server. Returns when they are gone."""
+        """Stop every process of the server, whatever state it and its watchers are in. Returns when they are gone."""
         if self._process is not None:
-            self._process.terminate()  # the watcher stops the tree, then ends
-            try:
-                await asyncio.to_thread(self._process.wait, STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+            await asyncio.to_thread(watch.end, self._process, self._folder)
             self._process = None
 
     def log_tail(self, lines: int = 25) -> str:
@@ -234,17 +236,30 @@ class VLLMServer:
 
     def _spawn(self, address: list[str]) -> None:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        watcher = [sys.executable, "-P", watch.__file__, str(os.getpid()), self._folders]
+        self._folder = self._temporary / watch.own_name()
+        self._folder.mkdir(mode=0o700)
+        folders, owner = ":".join(map(str, (self._folder, *self._folders))), str(os.getpid())
+        watcher = [sys.executable, "-P", watch.__file__, owner, owner, folders]
         with self._log_file.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 [*watcher, *self._command, *address],
-                env=self._env,
+                env=self._env | {"TMPDIR": str(self._folder), SOCKETS: str(self._folder), INDUCTOR: self._inductor},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    @property
+    def _temporary(self) -> Path:
+        """Where folders of temporary files are made: where the sockets of vLLM go, if that is said."""
+        return Path(self._env.get(SOCKETS) or tempfile.gettempdir())
+
+    @property
+    def _inductor(self) -> str:
+        """torch's cache of compiled code, which is to outlive the server: torch's choice but for our TMPDIR."""
+        return self._env.get(INDUCTOR) or f"{tempfile.gettempdir()}/torchinductor_{psutil.Process().username()}"
 
     def _raise_if_dead(self) -> None:
         if not self.alive():

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import shutil
 import struct
 import tempfile
@@ -32,6 +31,7 @@ import torch
 import xxhash
 
 from grpo.rollout.engine import ServerLostError, WeightSyncError
+from grpo.rollout.watch import own_name
 
 DTYPES = {
     torch.float64: "F64",
@@ -204,7 +204,7 @@ class ShmTransfer:
     backend = "zero_shm"
 
     def __init__(self) -> None:
-        name = f"zero-rl-{os.getpid()}-{uuid4().hex[:8]}"
+        name = own_name()
         roots = [Path("/dev/shm"), Path(tempfile.gettempdir())]
         self.folders = [root / name for root in roots if root.is_dir()]
         atexit.register(self.close)  # should nobody else come to call it; a killed process has its watcher
