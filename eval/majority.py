@@ -19,10 +19,11 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from rewards.equality import decide
+from rewards.equality import same_answer
 from rewards.latex import depth
 from rewards.numeric import quantity
 from rewards.spelling import tidy
+from rewards.verdict import attempt
 
 MAX_RIVALS = 8  # an answer is compared with so many others, those with the most votes; equal numbers always meet
 MAX_LENGTH, MAX_DEPTH = 400, 20  # characters, nested brackets; beyond, only the same text is the same answer
@@ -43,7 +44,7 @@ def tally(answers: Sequence[tuple[str, float]]) -> list[Vote]:
     """The votes among (answer, value), most votes first; of equal counts, first given first."""
     keyed: dict[Fraction | str, list[tuple[str, float]]] = {}
     for answer, value in answers:
-        keyed.setdefault(_key(tidy(answer)), []).append((answer, value))
+        keyed.setdefault(_key(answer), []).append((answer, value))
     groups: list[tuple[Fraction | str, list[tuple[str, float]]]] = []
     for key, given in sorted(keyed.items(), key=lambda item: -len(item[1])):
         same = next((group for group in groups[:MAX_RIVALS] if _equal(key, group[0])), None)
@@ -55,9 +56,10 @@ def tally(answers: Sequence[tuple[str, float]]) -> list[Vote]:
     return sorted(votes, key=lambda vote: -vote.count)
 
 
-def _key(spelling: str) -> Fraction | str:
-    """The value of a number without unit and base, which says which others it equals; else the text."""
-    number = quantity(spelling)
+def _key(answer: str) -> Fraction | str:
+    """The value of a number without unit and base, which says which others it equals; else the tidied text."""
+    spelling = attempt(lambda failure: answer, tidy, answer)
+    number = attempt(lambda failure: None, quantity, spelling)
     return number.value if number and not number.unit and not number.base else spelling
 
 
@@ -67,7 +69,7 @@ def _equal(one: Fraction | str, other: Fraction | str) -> bool:
     texts = str(one), str(other)
     if any(len(text) > MAX_LENGTH or depth(text) > MAX_DEPTH for text in texts):
         return False
-    return decide(*texts, lambda *_: ("wrong", ""))[0] == "correct"
+    return attempt(lambda failure: False, same_answer, *texts)
 
 
 def majority(votes: Sequence[Vote], n: int, k: int) -> float | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grpo.rollout.engine import RolloutError, ServerLostError
+from grpo.rollout.engine import ServerLostError
 from grpo.rollout.server import VLLMServer
 
-MAX_RESTARTS = 3
 RETRY_DELAYS = (0.2, 1.0)  # seconds; a server of ours that does not answer by then is started again
 
 
@@ -22,7 +21,6 @@ class OwnServer:
 
     def __init__(self, server: VLLMServer, note: Callable[[str], None] = lambda text: None) -> None:
         self._server, self._note = server, note
-        self.restarts = 0
 
     @property
     def url(self) -> str:
@@ -37,12 +35,6 @@ class OwnServer:
 
     async def restart(self, lost: ServerLostError) -> list[str]:
         """The new address. Raises RolloutError, with the log's last lines, when it died too often."""
-        self.restarts += 1
-        if self.restarts > MAX_RESTARTS:
-            raise RolloutError(
-                f"the vLLM server died {self.restarts} times. {lost}\n{self._server.log_tail()}"
-            ) from lost
-        self._note(f"the vLLM server died and is started again: {lost}")
-        await self._server.stop()
-        await self._server.start()
+        await self._server.restart(lost)
+        self._note(f"the vLLM server died and was started again: {lost}")
         return [self.url]

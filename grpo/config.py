@@ -113,7 +113,8 @@ class ServerSettings(Settings):
     start_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until the server must be healthy
     request_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until a group must be complete
     sync_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until new weights must be served
-    max_restarts: NonNegative = 3
+    health_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds of silence after which a server counts as dead
+    max_restarts: NonNegative = 3  # of a server that died, or stood still
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # CPU: size of the KV cache; None: derived
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     threads: NonNegative = 0  # CPU: threads of the server; 0: see grpo/cores.py
@@ -137,6 +138,14 @@ class RolloutSettings(Settings):
     refill: NonNegative = 0  # groups beyond a step's own, in multiples of them, that replace groups without contrast
     max_sequences: Positive = 64  # sequences that the engine decodes at once
     server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @property
+    def adapters_served(self) -> int:
+        """Versions of a LoRA adapter that the server holds: the newest, the one before, and those still in use.
+
+        While weights v are served, completions in flight are of v - max_staleness or newer.
+        """
+        return self.max_staleness + 2
 
     @model_validator(mode="after")
     def _unbiased(self) -> RolloutSettings:

@@ -32,8 +32,8 @@ The trainer gives these metrics; others are recorded as they come.
     | tokens_per_second      | tokens/s  | tokens / seconds                                                     |
     | seconds                | s         | the whole step, without evaluations and checkpoints; the sum of the   |
     |                        |           | five below                                                           |
-    | seconds_wait           | s         | waiting for samples                                                  |
-    | seconds_reward         | s         | waiting for rewards, when all samples were there                     |
+    | seconds_wait           | s         | waiting while groups of this step were still being sampled           |
+    | seconds_reward         | s         | waiting for rewards, when all its samples were there                 |
     | seconds_train          | s         | the update; _pack, _forward, _backward and _optimizer: its parts     |
     | seconds_sync           | s         | from the update to serving its weights; seconds_paused: of these, in |
     |                        |           | which nothing could be sampled                                       |

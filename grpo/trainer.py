@@ -253,8 +253,12 @@ class GRPOTrainer:
         folder = self.run_dir / "adapters" / f"version-{version:06d}"
         await asyncio.to_thread(write_folder, folder, self.model.save_pretrained)
         report = await cast("AdapterEngine", self.engine).update_adapter(folder, version)
-        for old in sorted(folder.parent.iterdir())[:-3]:  # completions in flight may still use the last ones
-            shutil.rmtree(old)
+        # Completions in flight may still use the last ones; higher ones are of steps that a resumed run trains again.
+        served = range(version - self.rollout.adapters_served + 1, version + 1)
+        kept = {f"version-{number:06d}" for number in served}
+        for other in folder.parent.glob("version-*"):
+            if other.name not in kept:
+                shutil.rmtree(other)
         return report
 
     def _restore(self) -> int:

@@ -23,11 +23,11 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from rewards.extract import STRICT, Source, read_answer
+from rewards.extract import STRICT, Source, graded
 from rewards.graded import Completion, Graded, text_of
-from rewards.math import score
 from rewards.spelling import plain, tidy
 from rewards.types import Score
+from rewards.verdict import Verdict
 
 Options = frozenset[int]  # 0 is option A
 
@@ -69,22 +69,22 @@ def verify_choice(
     completion: str, gold: Any, choices: Sequence[str] | None = None, read: Sequence[Source] = STRICT
 ) -> Score:
     """Grade one multiple-choice answer. The outcome is `error` if the gold names no option, or could name two."""
-    reading = read_answer(completion, read)
-    if reading.answer is None:
-        return score(reading.failure or "no_answer", None, reading.reason)
+    return graded(completion, read, lambda answer: _verdict(answer, gold, choices))
+
+
+def _verdict(answer: str, gold: Any, choices: Sequence[str] | None) -> Verdict:
     if isinstance(choices, str | Mapping):
         kind = type(choices).__name__
-        return score("error", reading.answer, f"the column choices has a {kind}, expected a list of texts")
+        return "error", f"the column choices has a {kind}, expected a list of texts"
     texts = [str(text) for text in choices or ()]
-    wanted, named = gold_options(gold, texts), named_options(reading.answer, texts)
+    wanted, named = gold_options(gold, texts), named_options(answer, texts)
     if not wanted:
-        return score("error", reading.answer, f"the gold answer {gold!r} names no option of {texts or 'A to Z'}")
+        return "error", f"the gold answer {gold!r} names no option of {texts or 'A to Z'}"
     if not named:
-        return score("malformed", reading.answer, f"{reading.answer[:60]!r} does not name one option")
+        return "malformed", f"{answer[:60]!r} does not name one option"
     if len(named) > len(wanted) == 1:
-        return score("malformed", reading.answer, f"{len(named)} options, {_letters(named)}, expected one")
-    reason = f"{_letters(named)}, expected {_letters(wanted)}"
-    return score("correct" if named == wanted else "wrong", reading.answer, reason)
+        return "malformed", f"{len(named)} options, {_letters(named)}, expected one"
+    return "correct" if named == wanted else "wrong", f"{_letters(named)}, expected {_letters(wanted)}"
 
 
 def named_options(answer: str, texts: Sequence[str] = ()) -> Options:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from rewards.extract import STRICT, Source, read_answer
+from rewards.extract import STRICT, Source, graded
 from rewards.graded import Completion, Graded, text_of
-from rewards.math import score
 from rewards.types import Score
+from rewards.verdict import Verdict
 
 MAX_TOKENS = 100  # far above what six numbers need; bounds the parser's recursion
 
@@ -52,23 +52,23 @@ def verify_countdown(
     completion: str, numbers: Sequence[int], target: int | str, read: Sequence[Source] = STRICT
 ) -> Score:
     """Grade one countdown answer. Bounded work; nothing of the completion is ever executed."""
-    reading = read_answer(completion, read)
-    if reading.answer is None:
-        return score(reading.failure or "no_answer", None, reading.reason)
-    answer = reading.answer
+    return graded(completion, read, lambda answer: _verdict(answer, numbers, target))
+
+
+def _verdict(answer: str, numbers: Sequence[int], target: int | str) -> Verdict:
     expression, equals, claimed = answer.strip("$ ").partition("=")
     try:
         used, value = evaluate(expression)
         if equals and evaluate(claimed)[1] != Fraction(target):
-            return score("wrong", answer, f"claims to be {claimed.strip()}, not {target}")
+            return "wrong", f"claims to be {claimed.strip()}, not {target}"
     except NotAnExpression as problem:
-        return score("malformed", answer, str(problem))
+        return "malformed", str(problem)
     except ZeroDivisionError:
-        return score("wrong", answer, "divides by zero")
+        return "wrong", "divides by zero"
     if sorted(used) != sorted(map(int, numbers)):
-        return score("wrong", answer, f"uses {sorted(used)}, expected each of {sorted(numbers)} exactly once")
+        return "wrong", f"uses {sorted(used)}, expected each of {sorted(numbers)} exactly once"
     correct = value == Fraction(target)
-    return score("correct" if correct else "wrong", answer, f"{expression.strip()} is {value}, target {target}")
+    return "correct" if correct else "wrong", f"{expression.strip()} is {value}, target {target}"
 
 
 def evaluate(expression: str) -> tuple[list[int], Fraction]:

@@ -21,15 +21,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from rewards import numeric
 from rewards.expression import Expression, Unreadable, rounds_to, same_relation, same_value
 from rewards.latex import balanced, outside, split_list, split_name, split_top
+from rewards.numeric import equal, quantity
 from rewards.ranges import RELATION, TURNED, intervals
 from rewards.spelling import TEXT, plain
-from rewards.types import FAILURES, Outcome
+from rewards.types import FAILURES
 from rewards.units import measure, same_unit
+from rewards.verdict import Verdict
 
-Verdict = tuple[Outcome, str]
 Ask = Callable[[str, str], Verdict]  # (answer, gold) that no form could read
 
 _RATIONAL = re.compile(r"(?:[^a-zA-Z\\^!]|\\(?:times|cdot|div|frac)(?![a-zA-Z]))*")
@@ -56,6 +56,11 @@ _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
 _ORDERED = {"x", "y", "z", "a", "b", "c", "r", "theta"}  # of which everyone knows the order
 _ATOM = re.compile(r"\d+|(?<![\\a-zA-Z])[a-zA-Z]+|['!^_:<>=]|\\(?:neq|triangle)")
 _DROPPED = re.compile(r"\\(?:angle|triangle)|[':]")  # by Math-Verify, or read as a product
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two tidied answers are equal, as far as that is known without Math-Verify."""
+    return one == other or decide(one, other, lambda *_: ("wrong", ""))[0] == "correct"
 
 
 def decide(answer: str, gold: str, ask: Ask) -> Verdict:
@@ -120,17 +125,17 @@ def _is_constant(text: str) -> bool:
 
 
 def _several(text: str) -> bool:
-    return len(split_top(text)) > 1 and numeric.quantity(text) is None
+    return len(split_top(text)) > 1 and quantity(text) is None
 
 
 # -- Forms: a verdict, or None if the form does not fit -----------------------------------------------------------
 
 
 def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
-    wanted = numeric.quantity(gold)
-    got = numeric.quantity(answer, letters=wanted is not None)
+    wanted = quantity(gold)
+    got = quantity(answer, letters=wanted is not None)
     if wanted and got:
-        return _verdict(numeric.equal(got, wanted), answer, gold)
+        return _verdict(equal(got, wanted), answer, gold)
     if wanted and _RATIONAL.fullmatch(answer) and _OPERATION.search(answer) and "=" not in answer:
         return "wrong", f"{answer} is not evaluated"  # the question's own sum, say
     return None
@@ -180,7 +185,7 @@ def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
     if not near:
         return "wrong", f"{answer} does not hold"
     verdict = decide(exact, gold, ask)
-    if verdict[0] == "correct" or numeric.quantity(exact) or len(rounded.partition(".")[2]) < 2:
+    if verdict[0] == "correct" or quantity(exact) or len(rounded.partition(".")[2]) < 2:
         return verdict
     return decide(rounded, gold, ask)
 
@@ -318,7 +323,7 @@ def _in_any_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Ver
 
 
 def _elements(text: str) -> tuple[str, list[str]]:
-    return ("", [text]) if numeric.quantity(text) else split_list(plain(text))
+    return ("", [text]) if quantity(text) else split_list(plain(text))
 
 
 def _ungrouped(text: str) -> str:

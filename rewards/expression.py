@@ -130,14 +130,13 @@ def same_relation(one: Sequence[Expression], other: Sequence[Expression]) -> int
     """
     ratios: list[Value] = []
     try:
-        points = _at_points([*one, *other])
-    except TooLarge:
+        for a, b, c, d in _at_points([*one, *other]):
+            left, right = _difference(a, b), _difference(c, d)
+            if _agree(right, Fraction(0)) or _agree(left, Fraction(0)):
+                return 0
+            ratios.append(_quotient(left, right))
+    except (TooLarge, Undefined):
         return None
-    for a, b, c, d in points:
-        left, right = _difference(a, b), _difference(c, d)
-        if _agree(right, Fraction(0)) or _agree(left, Fraction(0)):
-            return 0
-        ratios.append(_quotient(left, right))
     if len(ratios) < 3 or any(isinstance(ratio, _context().mpc) for ratio in ratios):
         return None
     if not all(_agree(ratio, ratios[0]) for ratio in ratios):

@@ -29,9 +29,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rewards.equality import decide
+from rewards.equality import same_answer
 from rewards.latex import BRACE
 from rewards.spelling import tidy
+from rewards.types import Score
+from rewards.verdict import Verdict, attempt, error, score
 
 Source = Literal["tag", "boxed", "hashes", "phrase", "last_line"]
 STRICT: tuple[Source, ...] = ("tag", "boxed", "hashes")  # explicit marks
@@ -61,7 +63,7 @@ class Reading:
     """Example: Reading("42", None, "tag"), or Reading(None, "malformed", "<answer> is not closed")."""
 
     answer: str | None
-    failure: Literal["no_answer", "malformed"] | None
+    failure: Literal["no_answer", "malformed", "error"] | None
     reason: str
 
 
@@ -147,29 +149,41 @@ def _single(answers: list[str]) -> str:
     answers = [one.strip() for answer in answers for one in _unboxed(answer)]
     answers = [answer for answer in answers if answer] or [""]  # an echo of "put it into \\boxed{}" is no answer
     spellings = list(dict.fromkeys(tidy(answer) for answer in answers))
-    if len(spellings) > MAX_ANSWERS or not all(_equal(spelling, spellings[-1]) for spelling in spellings):
+    if len(spellings) > MAX_ANSWERS or not all(same_answer(spelling, spellings[-1]) for spelling in spellings):
         shown = ", ".join(repr(answer[:40]) for answer in answers[:3])
         raise Malformed(f"{len(answers)} answers that differ: {shown}")
     return answers[-1]
 
 
-def _equal(one: str, other: str) -> bool:
-    return one == other or decide(one, other, lambda *_: ("wrong", ""))[0] == "correct"
-
-
 def read_answer(completion: str, read: Sequence[Source] = STRICT) -> Reading:
-    """The completion's one final answer, by the rules at the top of this file.
+    """The completion's one final answer, by the rules at the top of this file. What fails is the failure `error`.
 
     Raises ValueError if `read` is empty or names an unknown source.
     """
     if not read or any(source not in _READERS for source in read):
         raise ValueError(f"read: got {list(read)}, expected some of {list(_READERS)}")
-    graded = after_thinking(completion[:-100] + _SPECIAL.sub("", completion[-100:]))
-    if graded is None:
+    return attempt(lambda reason: Reading(None, "error", reason), _read, completion, read)
+
+
+def graded(completion: str, read: Sequence[Source], grade: Callable[[str], Verdict]) -> Score:
+    """The score of a completion whose one final answer `grade` judges. What fails is the outcome `error`.
+
+    Raises ValueError as `read_answer` does.
+    """
+    reading = read_answer(completion, read)
+    if (answer := reading.answer) is None:
+        return score(reading.failure or "no_answer", None, reading.reason)
+    outcome, reason = attempt(error, grade, answer)
+    return score(outcome, answer, reason)
+
+
+def _read(completion: str, read: Sequence[Source]) -> Reading:
+    text = after_thinking(completion[:-100] + _SPECIAL.sub("", completion[-100:]))
+    if text is None:
         return Reading(None, "no_answer", "the thinking is not finished: no </think> after the last <think>")
     try:
         for source in read:
-            if answers := _READERS[source](graded):
+            if answers := _READERS[source](text):
                 answer = _single(answers)
                 return Reading(answer, None, source) if answer else Reading(None, "no_answer", f"empty {source}")
     except Malformed as problem:

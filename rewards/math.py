@@ -4,7 +4,7 @@
 
 rewards/equality.py settles nearly all in this process, in microseconds. What it cannot read goes to Math-Verify in
 worker processes that are killed at their deadline (rewards/pool.py), so that no completion can hang a run. Safe in
-any thread; the results are the same in all.
+any thread; the results are the same in all. Whatever goes wrong for one answer is its outcome `error`, with the reason.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from rewards.equality import Verdict, decide
+from rewards.equality import decide
 from rewards.extract import MAX_ANSWER, STRICT, Source, read_answer
 from rewards.latex import depth
 from rewards.pool import Pool
 from rewards.spelling import tidy
 from rewards.types import Outcome, Score
+from rewards.verdict import MAX_REASON, Verdict, attempt, error, score
 
 MAX_DEPTH = 50  # of brackets; bounds the recursion here and in the parsers behind
 
-_VALUES: dict[Outcome, float | None] = {"correct": 1.0, "timeout": None, "error": None}
 _pool = Pool("rewards.symbolic", size=2, cpu_seconds=1.5, memory_gib=2.0)  # starts no process before it is asked
 
 
@@ -29,13 +29,11 @@ class _NotSettled(Exception):
     """Only Math-Verify may know."""
 
 
-def score(outcome: Outcome, extracted: str | None, reason: str) -> Score:
-    """A Score with the value that its outcome stands for."""
-    return Score(_VALUES.get(outcome, 0.0), extracted, outcome, reason)
-
-
 def verify(completion: str, answer: str, read: Sequence[Source] = STRICT) -> Score:
-    """Grade a completion (prefill included) against the gold answer. `read`: where an answer may stand."""
+    """Grade a completion (prefill included) against the gold answer. `read`: where an answer may stand.
+
+    Raises ValueError if `read` is empty or names an unknown source, and for nothing that the texts hold.
+    """
     return verify_all([completion], [answer], read)[0]
 
 
@@ -51,13 +49,13 @@ def verify_all(completions: Sequence[str], answers: Sequence[str], read: Sequenc
 
 
 def compare(answer: str, gold: str) -> Score:
-    """Grade a bare answer against the gold answer. Bounded in time and memory."""
+    """Grade a bare answer against the gold answer. Bounded in time and memory; raises nothing."""
     return compare_all([(answer, gold)])[0]
 
 
 def compare_all(pairs: Sequence[tuple[str, str]]) -> list[Score]:
     """`compare` for many (answer, gold), in order."""
-    verdicts = [_settle(answer, gold) for answer, gold in pairs]
+    verdicts = [attempt(error, _settle, answer, gold) for answer, gold in pairs]
     open_pairs = list(dict.fromkeys(pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict is None))
     asked = dict(zip(open_pairs, _pool.ask_all([{"answer": a, "gold": g} for a, g in open_pairs]), strict=True))
     return [score(*_placed(verdict or asked[pair], pair[0])) for pair, verdict in zip(pairs, verdicts, strict=True)]
@@ -65,7 +63,7 @@ def compare_all(pairs: Sequence[tuple[str, str]]) -> list[Score]:
 
 def _placed(verdict: Verdict, answer: str) -> tuple[Outcome, str, str]:
     outcome, reason = verdict
-    return outcome, answer if outcome != "malformed" else answer[:80], reason[:200]
+    return outcome, answer if outcome != "malformed" else answer[:80], reason[:MAX_REASON]
 
 
 @functools.lru_cache(maxsize=4096)  # a group's completions often give the same answer
@@ -79,8 +77,6 @@ def _settle(answer: str, gold: str) -> Verdict | None:
         return decide(tidy(answer), tidy(gold), _not_settled)
     except _NotSettled:
         return None
-    except RecursionError:  # how much of the stack the caller has left is not ours to know
-        return "malformed", "an answer that nests too deeply"
 
 
 def _not_settled(answer: str, gold: str) -> Verdict:

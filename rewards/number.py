@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
-from rewards.extract import STRICT, Source, read_answer
+from rewards.extract import STRICT, Source, graded
 from rewards.graded import Completion, Graded, text_of
-from rewards.math import score
 from rewards.numeric import Quantity, equal, quantity
 from rewards.spelling import plain, tidy
 from rewards.types import Score
+from rewards.verdict import Verdict
 
 Tolerance = int | float | str | Fraction  # a float is taken as it is written: 0.1 is 1/10
 
@@ -40,7 +41,7 @@ def number(
     """
     bounds = _tolerance("rel_tol", rel_tol), _tolerance("abs_tol", abs_tol)
     rows = zip(completions, answer, strict=True)
-    return [_verify(text_of(text), str(gold), *bounds, read) for text, gold in rows]
+    return [graded(text_of(text), read, partial(_verdict, gold, *bounds)) for text, gold in rows]
 
 
 def _tolerance(name: str, value: Tolerance) -> Fraction:
@@ -53,18 +54,15 @@ def _tolerance(name: str, value: Tolerance) -> Fraction:
     return tolerance
 
 
-def _verify(completion: str, answer: str, rel_tol: Fraction, abs_tol: Fraction, read: Sequence[Source]) -> Score:
-    reading = read_answer(completion, read)
-    if reading.answer is None:
-        return score(reading.failure or "no_answer", None, reading.reason)
-    gold, got = quantity(plain(tidy(answer))), quantity(plain(tidy(reading.answer)), letters=True)
-    if gold is None:
-        return score("error", reading.answer, f"the gold answer {answer[:60]!r} is no number: fix or drop the row")
+def _verdict(gold: Any, rel_tol: Fraction, abs_tol: Fraction, answer: str) -> Verdict:
+    gold = str(gold)
+    wanted, got = quantity(plain(tidy(gold))), quantity(plain(tidy(answer)), letters=True)
+    if wanted is None:
+        return "error", f"the gold answer {gold[:60]!r} is no number: fix or drop the row"
     if got is None:
-        return score("malformed", reading.answer, f"{reading.answer[:60]!r} is no number")
-    close = _close(got, gold, rel_tol, abs_tol)
-    reason = f"{reading.answer} is {'' if close else 'not '}within the tolerance of {answer}"
-    return score("correct" if close else "wrong", reading.answer, reason)
+        return "malformed", f"{answer[:60]!r} is no number"
+    close = _close(got, wanted, rel_tol, abs_tol)
+    return "correct" if close else "wrong", f"{answer} is {'' if close else 'not '}within the tolerance of {gold}"
 
 
 def _close(answer: Quantity, gold: Quantity, rel_tol: Fraction, abs_tol: Fraction) -> bool:

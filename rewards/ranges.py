@@ -12,7 +12,7 @@ RELATION = re.compile(r"<|>|\\(?:leq|geq|neq)(?![a-zA-Z])|(?<!:)=")
 TURNED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\neq": r"\neq"}
 
 _BUILDER = re.compile(r"\\\{(?:[a-z](?: ?\\in ?\\mathbb\{R\})?|\([a-z], ?[a-z]\)) ?[|:](.*)\\\}", re.DOTALL)
-_HOLED = re.compile(r"(?:[a-z]|\\theta) ?\\neq ?(.*)|\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}")
+_HOLED = re.compile(r"(?:[a-z]|\\theta) ?\\neq ?(.+)|\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.+)\\\}")
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?|\(x\))?|\\(?:alpha|beta|theta|lambda|mu|phi)")
 
 

@@ -124,7 +124,7 @@ def user_code(name: str, function: Callable[..., Any] | None, doing: str, kind: 
         yield
     except (KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException as failure:  # the one broad except: code that is not ours may raise anything, even SystemExit
+    except BaseException as failure:  # a broad except: code that is not ours may raise anything, even SystemExit
         raise RewardError(
             f"{kind} {name!r} raised {type(failure).__name__}: {failure}, while {doing} ({_where(failure, function)})",
             problem="raises",

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic
 
-from rewards.equality import Verdict, decide
+from rewards.equality import decide
 from rewards.pool import serve
 from rewards.spelling import tidy
+from rewards.verdict import Verdict
 
 _READ = (LatexExtractionConfig(boxed_match_priority=0),)
 # What sympy raises on answers that it cannot compare, say a matrix with a set.

@@ -98,6 +98,27 @@ def test_a_child_or_a_whole_worker_that_is_killed_costs_at_most_its_own_item(poo
     assert outcomes(pool) == EXPECTED
 
 
+def test_the_late_report_of_an_idle_childs_death_is_not_charged_to_the_next_item(pool: Pool) -> None:
+    pool.ask({"do": "a"})
+    (worker,) = pool.workers
+    process = psutil.Process(worker._process.pid)
+    process.suspend()  # it cannot report yet
+    process.children()[0].kill()
+    with ThreadPoolExecutor(1) as thread:
+        asked = worker._sent
+        verdict = thread.submit(pool.ask, {"do": "b"})
+        while worker._sent == asked:
+            time.sleep(0.01)
+        time.sleep(0.2)  # the item is in the pipe
+        process.resume()
+        assert verdict.result() == ("correct", "b")
+
+
+def test_late_replies_are_dropped_and_the_one_behind_them_in_the_pipe_is_read(pool: Pool) -> None:
+    assert pool.ask({"do": "late"}) == ("correct", "late")  # among replies to items that nobody waits for
+    assert pool.ask({"do": "a"}) == ("correct", "a")
+
+
 def test_a_worker_that_cannot_start_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"did not start: .*No module named rewards\.nothing"):
         Pool("rewards.nothing", size=1, cpu_seconds=1, memory_gib=1).ask({})

@@ -216,6 +216,17 @@ def test_groups_are_scored_one_at_a_time_in_a_thread_while_others_are_being_samp
     assert most == [1]
 
 
+def test_a_steps_wait_ends_when_its_last_group_is_sampled_however_long_others_are_being_scored():
+    async def whole_run() -> tuple[StepRollouts, float]:
+        engine = SleepingEngine(lambda number: [1.0, 2.0, 3.0, 4.0][number])
+        rollouts = await make(engine, 1).collect(1)
+        return rollouts, asyncio.get_running_loop().time()
+
+    rollouts, whole = run(whole_run(), thread_seconds=5.0)
+    # Sampled until 4; scored one after the other from 1 on, for 4 x 5 s.
+    assert (rollouts.seconds_wait, rollouts.seconds_reward, whole) == pytest.approx((4.0, 17.0, 21.0))
+
+
 def test_what_goes_wrong_in_a_reward_ends_the_step_that_waits_for_it():
     async def whole_run() -> None:
         engine = SleepingEngine(lambda _: 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,13 +21,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from grpo.checkpoint import checkpoints
+from grpo.config import LoraSettings, ModelSettings, RolloutSettings
 from grpo.metrics import RunRecorder
 from grpo.rollout.engine import RolloutError
+from grpo.rollout.local import TransformersEngine
+from grpo.trainer import GRPOTrainer
+from grpo.update import PolicyUpdate
 from recipes.load import load_recipe
 from recipes.run import INTERRUPTED, run
 from recipes.schema import Recipe
 from recipes.tasks import TaskError
-from rewards import RewardError
+from rewards import RewardError, RewardSum
 
 REWARDS = '''
 def digits(completions, **columns):
@@ -343,10 +349,58 @@ def test_a_run_whose_disk_fills_up_fails_with_one_message_and_can_be_resumed(rec
     assert same(weights(output), weights(tmp_path / "whole"))
 
 
-def test_the_parts_of_a_steps_time_add_up(recipe_file, tmp_path):
-    for line in train(recipe_file, tmp_path / "out", "train.steps=3"):
-        parts = [line[f"seconds_{part}"] for part in ("wait", "reward", "train", "sync", "rest")]
-        assert min(parts) >= 0
-        assert sum(parts) == pytest.approx(line["seconds"])
+def test_the_parts_of_a_steps_time_are_those_that_took_it_and_leave_no_rest(recipe_file, tmp_path, monkeypatch):
+    """Each part is made to take PAUSE seconds more: a part not counted leaves a rest of that, one counted twice a rest
+    below 0. The whole is measured from one recorded step to the next."""
+    pause, recorded = 0.7, []
+
+    def slowed(owner: type, name: str, seconds: float) -> None:
+        original = getattr(owner, name)
+
+        def slow(*args):
+            time.sleep(seconds)
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    def record(recorder: RunRecorder, step: int, metrics: dict[str, float]) -> None:
+        recorded.append(time.monotonic())
+        original_step(recorder, step, metrics)
+
+    original_step = RunRecorder.step
+    monkeypatch.setattr(RunRecorder, "step", record)
+    slowed(TransformersEngine, "_sample", pause)
+    slowed(RewardSum, "score", pause / 4)  # a step has four groups
+    slowed(PolicyUpdate, "run", pause)
+    slowed(TransformersEngine, "_load", pause)
+    lines = train(recipe_file, tmp_path / "out", "train.steps=3", "train.checkpoint_every=0")
+    for i, line in enumerate(lines):
+        parts = [line[f"seconds_{part}"] for part in ("wait", "reward", "train", "sync")]
+        assert min(parts) > 0.9 * pause
+        assert 0 <= line["seconds"] - sum(parts) < 0.9 * pause
+        assert i == 0 or line["seconds"] == pytest.approx(recorded[i] - recorded[i - 1], abs=0.9 * pause)
         inside = [line[f"seconds_{part}"] for part in ("pack", "forward", "backward", "optimizer")]
         assert sum(inside) <= line["seconds_train"]
+
+
+def test_a_resumed_run_keeps_the_adapters_in_use_and_drops_those_of_steps_that_it_trains_again(tmp_path):
+    def kept(version: int, staleness: int) -> list[str]:
+        trainer = object.__new__(GRPOTrainer)
+        trainer.run_dir, trainer.recorder = tmp_path, SimpleNamespace(stage=lambda message: None)
+        trainer.rollout = RolloutSettings(max_staleness=staleness)
+        trainer.model_settings = ModelSettings(path="x", lora=LoraSettings(sync="adapter"))
+        trainer.model = SimpleNamespace(save_pretrained=lambda folder: folder.mkdir(parents=True, exist_ok=True))
+        trainer.engine = AdaptersOnDisk()
+        asyncio.run(trainer._sync(version))
+        return sorted(folder.name for folder in (tmp_path / "adapters").iterdir())
+
+    for version in range(10):
+        served = kept(version, staleness=3)
+    assert served == [f"version-{n:06d}" for n in (5, 6, 7, 8, 9)]  # of 3 steps ago and newer, and one to spare
+    assert kept(6, staleness=3) == ["version-000005", "version-000006"]  # resumed at step 6: 7 to 9 are to come again
+    assert kept(7, staleness=0) == ["version-000006", "version-000007"]
+
+
+class AdaptersOnDisk:
+    async def update_adapter(self, folder: Path, version: int) -> None:
+        pass

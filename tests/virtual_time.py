@@ -21,9 +21,10 @@ class _Jump(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """The clock jumps to the next event; what is meant for a thread runs at once."""
+    """The clock jumps to the next event; what is meant for a thread runs at once and takes `thread_seconds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread_seconds: float = 0.0) -> None:
+        self._thread_seconds = thread_seconds
         self._jump = _Jump()
         super().__init__(self._jump)
 
@@ -32,15 +33,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_in_executor(self, _: Any, function: Callable[..., Any], *args: Any) -> Any:
         future = self.create_future()
+        settle: Callable[..., None]
         try:
-            future.set_result(function(*args))
+            settle, outcome = future.set_result, function(*args)
         except Exception as error:
-            future.set_exception(error)
+            settle, outcome = future.set_exception, error
+        if self._thread_seconds:
+            self.call_later(self._thread_seconds, settle, outcome)
+        else:
+            settle(outcome)
         return future
 
 
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+def run(coroutine: Coroutine[Any, Any, Any], thread_seconds: float = 0.0) -> Any:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(thread_seconds)) as runner:
         return runner.run(coroutine)
 
 

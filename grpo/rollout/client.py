@@ -6,10 +6,9 @@ tokens' log-probs and the weight version of each (vllm/entrypoints/scale_out/tok
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from grpo.rollout.endpoints import Endpoints, RequestRefusedError
@@ -35,15 +34,13 @@ class RolloutClient:
         async with RolloutClient(["http://127.0.0.1:8000"], tokenizer, timeout=600) as client:
             group = await client.group(request)
 
-    `timeout`: seconds that one attempt at a group may take. `max_n`: completions of one request; larger
-    groups are asked for in parts (the server refuses more than its --max-num-seqs).
+    `timeout`: seconds that one attempt at a group may take.
     """
 
-    def __init__(self, urls: Sequence[str], tokenizer: Decoder, timeout: float, max_n: int = 64) -> None:
+    def __init__(self, urls: Sequence[str], tokenizer: Decoder, timeout: float) -> None:
         hint = "; start it with `zero serve MODEL`, or `vllm serve` and --enable-scale-out"
         self._endpoints = Endpoints(urls, timeout, RETRY_DELAYS, hint=hint)
         self._tokenizer = tokenizer
-        self._max_n = max_n
         self.adapter: Adapter | None = None  # that the completions are to be sampled with
 
     async def __aenter__(self) -> RolloutClient:
@@ -53,8 +50,12 @@ class RolloutClient:
     async def __aexit__(self, *_: object) -> None:
         await self._endpoints.__aexit__()
 
+    def drop(self, urls: Collection[str]) -> None:
+        """Ask these servers no more."""
+        self._endpoints.drop(urls)
+
     async def group(self, request: RolloutRequest) -> Group:
-        """The completions of one prompt; what did not come is counted by cause in `failures`.
+        """The completions of one prompt, by one request; what did not come is counted by cause in `failures`.
 
         Causes: timeout, refused (the server rejects the request), aborted, malformed, missing.
         Raises ServerLostError if no server answers, or the one that does has a dead engine; RolloutError if
@@ -62,29 +63,24 @@ class RolloutClient:
         """
         if request.sampling.temperature == 0 and request.n != 1:
             raise ValueError(f"greedy sampling gives one completion, got n={request.n}; use n=1 or a temperature > 0")
-        sizes = [min(self._max_n, request.n - start) for start in range(0, request.n, self._max_n)]
-        parts = await asyncio.gather(*(self._part(request, n) for n in sizes))
-        failures: Counter[str] = sum((part[1] for part in parts), Counter())
-        return Group(request.prompt, tuple(done for part in parts for done in part[0]), dict(failures))
-
-    async def _part(self, request: RolloutRequest, n: int) -> tuple[list[Completion], Counter[str]]:
         adapter = self.adapter
         body: dict[str, Any] = {
             "token_ids": list(request.prompt.token_ids),
-            "sampling_params": sampling_params(request.sampling, n),
+            "sampling_params": sampling_params(request.sampling, request.n),
         }
         if adapter is not None:
             body["model"] = adapter.name
         try:
-            answer: Any = await self._endpoints.post(GENERATE, body, n)
+            answer: Any = await self._endpoints.post(GENERATE, body, request.n)
+            completions, failures = read_answer(answer, request.n, self._tokenizer, adapter)
         except TimeoutError:
-            return [], Counter(timeout=n)
+            completions, failures = [], Counter(timeout=request.n)
         except RequestRefusedError as error:
             logger.warning("%s", error)
-            return [], Counter(refused=n)
+            completions, failures = [], Counter(refused=request.n)
         except ValueError:  # not JSON
-            return [], Counter(malformed=n)
-        return read_answer(answer, n, self._tokenizer, adapter)
+            completions, failures = [], Counter(malformed=request.n)
+        return Group(request.prompt, tuple(completions), dict(failures))
 
 
 def sampling_params(sampling: Sampling, n: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from grpo.rollout.weight_sync import Control, Staged
 
 
 class MappingSource(WeightSource):
-    """The staged tensors, as vLLM's engines read them."""
+    """Tensors as vLLM's engines read them; `tensors` changes from one update to the next."""
 
     def __init__(self) -> None:
         self.tensors: Mapping[str, torch.Tensor] = {}
@@ -52,44 +53,68 @@ class Client(HTTPVLLMWeightSyncClient):
         self.control.post(f"/{path}", json)
 
 
-class CudaTransfer:
-    """A `weight_sync.Transfer` over one of vLLM's engines. `backend` is "nccl" or "ipc"."""
+@dataclass(slots=True)
+class Connection:
+    """What is set up with one server."""
 
-    def __init__(self, backend: str) -> None:
+    client: Client
+    source: MappingSource
+    engine: TrainerWeightTransferEngine
+    sending: bool = False
+
+
+class CudaTransfer:
+    """A `weight_sync.Transfer` over one of vLLM's engines.
+
+    Args:
+        backend: "nccl" or "ipc".
+        keep: whether what was staged may be sent again after the trainer has changed its tensors: then they are
+            copied, to the host's memory. Else they are read where they are.
+    """
+
+    def __init__(self, backend: str, keep: bool) -> None:
         self.backend = backend
-        self._source = MappingSource()
-        self._engines: dict[str, TrainerWeightTransferEngine] = {}  # one for each server
-        self._clients: dict[str, Client] = {}
+        self._keep = keep
+        self._connections: dict[str, Connection] = {}  # by url
 
     def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
-        self._source.tensors = tensors
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return Staged(version, n_bytes, checksum=f"none ({self.backend} checks names, dtypes and shapes)")
+        if self._keep:
+            tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        checksum = f"none ({self.backend} checks names, dtypes and shapes)"
+        return Staged(version, n_bytes, checksum, tensors=tensors)
 
     def send(self, control: Control, staged: Staged) -> None:
-        if control.url not in self._clients:
-            self._connect(control)
-        client = self._clients[control.url]
-        client.control, client.version = control, staged.version
-        self._engines[control.url].send_weights()
+        assert staged.tensors is not None
+        if control.url not in self._connections:
+            self._connections[control.url] = self._connect(control, staged.tensors)
+        connection = self._connections[control.url]
+        connection.client.control, connection.client.version = control, staged.version
+        connection.source.tensors = staged.tensors
+        connection.sending = True
+        try:
+            connection.engine.send_weights()
+        finally:
+            connection.sending = False
 
     def discard(self, staged: Staged) -> None:
-        pass  # the tensors are the trainer's own
+        pass  # they go with their last reference
 
     def forget(self, url: str) -> None:
-        if self._clients.pop(url, None):
-            self._engines.pop(url).shutdown()
+        connection = self._connections.pop(url, None)
+        # A thread may be stuck in a transfer that broke: destroying what it uses would wait for it, or crash.
+        if connection is not None and not connection.sending:
+            connection.engine.shutdown()
 
     def close(self) -> None:
-        for url in list(self._engines):
+        for url in list(self._connections):
             self.forget(url)
 
-    def _connect(self, control: Control) -> None:
-        client = Client(control)
-        self._engines[control.url] = WeightTransferTrainerFactory.trainer_init(
-            self._init_info(control), client=client, source=self._source
-        )
-        self._clients[control.url] = client
+    def _connect(self, control: Control, tensors: Mapping[str, torch.Tensor]) -> Connection:
+        client, source = Client(control), MappingSource()
+        source.tensors = tensors
+        engine = WeightTransferTrainerFactory.trainer_init(self._init_info(control), client=client, source=source)
+        return Connection(client, source, engine)
 
     def _init_info(self, control: Control) -> TrainerInitInfo:
         if self.backend == "ipc":

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import aiohttp
@@ -16,6 +18,7 @@ import aiohttp
 from grpo.rollout.engine import RolloutError, ServerLostError
 
 Answer = TypeVar("Answer")
+AVOID_SECONDS = 30.0
 BUSY = 429  # the server asks for patience: as transient as an error of its own
 
 
@@ -26,12 +29,14 @@ class RequestRefusedError(RuntimeError):
 class Endpoints:
     """Servers that answer alike. Each request goes to the one with the fewest completions in flight.
 
+    One that just failed is avoided while others answer, for AVOID_SECONDS. A request fails when all of them fail it.
+
         async with Endpoints(["http://127.0.0.1:8000"], timeout=600, delays=(0.2, 1.0)) as endpoints:
             answer = await endpoints.post("/v1/completions", {"prompt": ...})
 
     Args:
         timeout: seconds that one attempt may take.
-        delays: seconds before the second attempt, the third and so on.
+        delays: seconds before the second round of attempts at all servers, the third and so on.
         transient: the errors after which a request is tried again.
         hint: what to do about a server that has no such endpoint; ends that error's sentence.
         headers: sent with every request.
@@ -46,9 +51,12 @@ class Endpoints:
         hint: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._in_flight = Counter({url.rstrip("/"): 0 for url in urls})
+        self._urls = [url.rstrip("/") for url in urls]
+        self._in_flight: Counter[str] = Counter()  # completions that each was asked for
+        self._failed_at = dict.fromkeys(self._urls, -math.inf)
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._delays, self._transient = tuple(delays), transient
+        self._avoided: tuple[type[Exception], ...] = (*transient, TimeoutError)  # the errors that say: not this server
         self._hint, self._headers = hint, headers
         self._session: aiohttp.ClientSession | None = None
 
@@ -71,19 +79,40 @@ class Endpoints:
         RequestRefusedError, RolloutError if the endpoint is closed, and whatever `read` raises.
         """
         for delay in (*self._delays, None):
-            url = min(self._in_flight, key=self._in_flight.__getitem__)
-            self._in_flight[url] += n
-            try:
-                return read(await self._attempt(url, path, body))
-            except self._transient:
-                if delay is None:
-                    raise
-                await asyncio.sleep(delay)
-            finally:
-                self._in_flight[url] -= n
+            tried: set[str] = set()
+            while untried := [url for url in self._urls if url not in tried]:
+                url = min(untried, key=self._reluctance)
+                tried.add(url)
+                try:
+                    return await self._attempt(url, path, body, n, read)
+                except self._transient:
+                    if delay is None and tried.issuperset(self._urls):
+                        raise
+            await asyncio.sleep(delay or 0.0)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, url: str, path: str, body: Mapping[str, object]) -> bytes:
+    def drop(self, urls: Collection[str]) -> None:
+        """Ask these no more."""
+        self._urls = [url for url in self._urls if url not in urls]
+
+    def _reluctance(self, url: str) -> tuple[bool, int]:
+        return time.monotonic() - self._failed_at[url] < AVOID_SECONDS, self._in_flight[url]
+
+    async def _attempt(
+        self, url: str, path: str, body: Mapping[str, object], n: int, read: Callable[[bytes], Answer]
+    ) -> Answer:
+        self._in_flight[url] += n
+        try:
+            answer = read(await self._answer(url, path, body))
+        except self._avoided:
+            self._failed_at[url] = time.monotonic()
+            raise
+        finally:
+            self._in_flight[url] -= n
+        self._failed_at[url] = -math.inf
+        return answer
+
+    async def _answer(self, url: str, path: str, body: Mapping[str, object]) -> bytes:
         assert self._session is not None, "use it as a context manager"
         try:
             async with self._session.post(f"{url}{path}", json=body) as answer:

@@ -30,13 +30,15 @@ class SyncReport:
     """What one weight sync did.
 
     Example: SyncReport(version=3, seconds=0.9, seconds_paused=0.3, n_bytes=269_000_000, checksum="9f2c...")
+
+    By `nccl` and `ipc` there is no checksum, and the field says so: vLLM compares names, dtypes and shapes.
     """
 
     version: int
     seconds: float
     seconds_paused: float  # of these, in which nothing could be sampled
     n_bytes: int
-    checksum: str  # of all tensors; computed on both sides and found equal
+    checksum: str  # of all tensors. In process and by `shm`, both sides computed it; of an adapter, the trainer alone
 
 
 class RolloutEngine(Protocol):
@@ -53,7 +55,11 @@ class RolloutEngine(Protocol):
 
     name: str  # "vllm" or "transformers"; recorded in summary.json
     version: int  # of the weights being served; 0 until the first update
-    restarts: int  # deaths of a server that were survived
+
+    @property
+    def restarts(self) -> int:
+        """Servers that died, or stood still, and were started again."""
+        ...
 
     async def start(self) -> None: ...
 
@@ -64,8 +70,8 @@ class RolloutEngine(Protocol):
     async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
         """Serve these weights (names and shapes of the transformers checkpoint, in the served dtype).
 
-        An engine that restarts its server sends the last ones again, so they must stay readable until
-        the next call.
+        An engine that restarts its server sends the last ones again. So it keeps them where the trainer may change
+        its own in the meantime: where completions are in flight while a step trains.
         """
         ...
 
@@ -76,5 +82,8 @@ class AdapterEngine(RolloutEngine, Protocol):
     """An engine that can serve a LoRA adapter beside the weights of the start."""
 
     async def update_adapter(self, folder: Path, version: int) -> SyncReport:
-        """Serve the adapter in `folder` (as peft saves it), which stays until the call after the next."""
+        """Serve the adapter in `folder` (as peft saves it).
+
+        The folder stays while one of the last `RolloutSettings.adapters_served`.
+        """
         ...

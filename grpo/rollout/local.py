@@ -41,7 +41,7 @@ class TransformersEngine:
         self._settings, self._device = model, device
         self._tokenizer = tokenizer
         self._max_sequences = max_sequences
-        self._turn = asyncio.Lock()  # one batch at a time, and none while weights are copied
+        self._model_lock = asyncio.Lock()  # one batch at a time, and none while weights are copied
 
     async def start(self) -> None:
         self._model: PreTrainedModel = await asyncio.to_thread(load_model, self._settings, self._device)
@@ -52,14 +52,14 @@ class TransformersEngine:
         per_batch = max(1, self._max_sequences // max(r.n for r in requests)) if requests else 1
         for start in range(0, len(requests), per_batch):
             batch = requests[start : start + per_batch]
-            async with self._turn:
+            async with self._model_lock:
                 groups = await asyncio.to_thread(self._sample, batch)
             for index, group in enumerate(groups, start):
                 yield index, group
 
     async def update_weights(self, tensors: Mapping[str, Tensor], version: int) -> SyncReport:
         started = time.monotonic()
-        async with self._turn:
+        async with self._model_lock:
             return await asyncio.to_thread(self._load, tensors, version, started)
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +54,8 @@ class StepRollouts:
 
     groups: list[ScoredGroup]
     dropped: list[ScoredGroup]
-    seconds_wait: float  # that the step stood still because groups were being sampled
-    seconds_reward: float  # and after that, because they were being scored
+    seconds_wait: float  # that the step stood still while some of its groups were still being sampled
+    seconds_reward: float  # and after that, while they, and what came before them, were being scored
 
 
 @dataclass(slots=True, eq=False)
@@ -97,13 +97,13 @@ class Scheduler:
         self._budget = settings.refill * settings.prompts_per_step
         self._taken = 0  # the last step whose groups were handed out
         self._next = 0  # the first position never asked for
-        self._again: deque[tuple[int, int]] = deque()  # (position, index) that the run before a resume asked for
+        self._to_ask_again: deque[tuple[int, int]] = deque()  # (position, index) that the run before a resume asked for
         self._in_flight: list[Asked] = []
         self._ready: list[Asked] = []  # in the order in which they came
-        self._flat: list[Asked] = []  # those without contrast, in the same order
+        self._without_contrast: list[Asked] = []  # in the same order, where these are refilled
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._scoring = asyncio.Lock()  # rewards may keep state: never two calls at once
 
     # -- asking ------------------------------------------------------------------------------------
@@ -115,13 +115,11 @@ class Scheduler:
         batch = [self._draw() for _ in range(room)]
         if batch:
             self._in_flight += batch
-            task = asyncio.create_task(self._sample(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+            self._start(self._sample(batch))
 
     def _draw(self) -> Asked:
-        if self._again:
-            position, index = self._again.popleft()
+        if self._to_ask_again:
+            position, index = self._to_ask_again.popleft()
         else:
             position, index = self._next, self._order.at(self._next)
             self._next += 1
@@ -138,19 +136,27 @@ class Scheduler:
             asked = batch[number]
             asked.arrived = _now()
             asked.version = min((min(c.versions) for c in group.completions), default=asked.version)
-            async with self._scoring:
-                asked.scored = await asyncio.to_thread(self._score, self._taken + 1, group)
-            self._in_flight.remove(asked)
-            flat = self._budget and not self._contrast(asked.scored)
-            (self._flat if flat else self._ready).append(asked)
-            self.ask()  # another one for a group that is dropped
-            self._news.set()
+            self._start(self._receive(asked, group))  # the next one is not kept waiting while this one is scored
+
+    async def _receive(self, asked: Asked, group: Group) -> None:
+        async with self._scoring:
+            asked.scored = await asyncio.to_thread(self._score, self._taken + 1, group)
+        self._in_flight.remove(asked)
+        dropped = self._budget and not self._contrast(asked.scored)
+        (self._without_contrast if dropped else self._ready).append(asked)
+        self.ask()  # another one for a group that is dropped
+        self._changed.set()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             self._failure = task.exception()
-            self._news.set()
+            self._changed.set()
 
     # -- taking ------------------------------------------------------------------------------------
 
@@ -159,12 +165,12 @@ class Scheduler:
         started = _now()
         self.ask()
         while not (chosen := self._choose(step)):
-            self._news.clear()
+            self._changed.clear()
             if self._failure:
                 raise self._failure
-            await self._news.wait()
+            await self._changed.wait()
         if not self._ready:
-            self._refuse_flat(step)
+            self._refuse_without_contrast(step)
         there = max(started, *(asked.arrived for asked in chosen))
         dropped = self._take(step, chosen)
         groups = [asked.scored for asked in chosen if asked.scored]
@@ -192,8 +198,8 @@ class Scheduler:
     def _take(self, step: int, chosen: list[Asked]) -> list[Asked]:
         """Leave the chosen groups to the step; returns the dropped ones."""
         kept = self._kept()
-        dropped = sorted((asked for asked in self._flat if asked not in kept), key=_position)
-        self._flat = [asked for asked in kept if asked not in chosen]
+        dropped = sorted((asked for asked in self._without_contrast if asked not in kept), key=_position)
+        self._without_contrast = [asked for asked in kept if asked not in chosen]
         self._ready = [asked for asked in self._ready if asked not in chosen]
         self._taken = step
         for asked in [*chosen, *dropped]:
@@ -210,17 +216,18 @@ class Scheduler:
 
         Those that may be trained the latest, so that none takes the place of one that had more time.
         """
-        latest_first = sorted(self._flat, key=lambda asked: (-asked.version, asked.position))
-        return latest_first[: max(0, len(self._flat) - self._budget)]
+        latest_first = sorted(self._without_contrast, key=lambda asked: (-asked.version, asked.position))
+        return latest_first[: max(0, len(self._without_contrast) - self._budget)]
 
     def _to_train(self) -> list[Asked]:
         return [*self._in_flight, *self._ready, *self._kept()]
 
-    def _refuse_flat(self, step: int) -> None:
+    def _refuse_without_contrast(self, step: int) -> None:
         per_step, size = self._settings.prompts_per_step, self._settings.group_size
         raise RolloutError(
-            f"step {step}: none of {len(self._flat)} groups has contrast: all {size} completions of each have one and "
-            f"the same reward, so nothing can be learned. rollout.refill: {self._settings.refill} allows no more than "
+            f"step {step}: none of {len(self._without_contrast)} groups has contrast: all {size} completions of each "
+            "have one and the same reward, so nothing can be learned. "
+            f"rollout.refill: {self._settings.refill} allows no more than "
             f"{self._budget} groups beyond the {per_step} of a step. The task is too hard or too easy for the model: "
             "change task.config or the data (`zero filter`), raise rollout.group_size or rollout.refill, or set "
             "rollout.refill: 0 to go on without"
@@ -233,8 +240,8 @@ class Scheduler:
 
         Dropped groups that no step has reported yet are among the pending ones: they come again.
         """
-        open_ = [(asked.position, asked.index) for asked in (*self._in_flight, *self._ready, *self._flat)]
-        return {"next": self._next, "pending": sorted([*open_, *self._again]), "order": self._order.state_dict()}
+        open_ = [(asked.position, asked.index) for asked in (*self._in_flight, *self._ready, *self._without_contrast)]
+        return {"next": self._next, "pending": sorted([*open_, *self._to_ask_again]), "order": self._order.state_dict()}
 
     def resume(self, step: int, state: Mapping[str, Any] | None) -> None:
         """Go on after `step`. `state` None: of a checkpoint that kept none, when each step had its own prompts."""
@@ -243,7 +250,7 @@ class Scheduler:
             self._next = step * self._settings.prompts_per_step
             return
         self._next = state["next"]
-        self._again = deque((position, index) for position, index in state["pending"])
+        self._to_ask_again = deque((position, index) for position, index in state["pending"])
         self._order.load_state_dict(state["order"])
 
     async def cancel(self) -> None:

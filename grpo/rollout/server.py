@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import psutil
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
 from grpo.cores import rest_early, share_cores
 from grpo.rollout import watch
-from grpo.rollout.engine import RolloutError
+from grpo.rollout.engine import RolloutError, ServerLostError
 
 GIB = 2**30
 HOST = "127.0.0.1"
@@ -92,7 +93,7 @@ def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings
             line += ["--distributed-executor-backend", "uni"]
     if model.lora and model.lora.sync == "adapter":
         rank = next((rank for rank in LORA_RANKS if rank >= model.lora.r), LORA_RANKS[-1])
-        line += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(rank)]
+        line += ["--enable-lora", "--max-loras", str(rollout.adapters_served), "--max-lora-rank", str(rank)]
     eager = settings.enforce_eager
     if eager or (eager is None and not place.gpus):
         line += ["--enforce-eager"]
@@ -195,6 +196,7 @@ class VLLMServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path()  # of its temporary files
         self.url = ""
+        self.restarts = 0
 
     async def start(self) -> None:
         port = pick_port(self._settings.port)
@@ -219,6 +221,30 @@ class VLLMServer:
     def alive(self) -> bool:
         """Whether its process runs; `healthy(url)` asks the server itself."""
         return self._process is not None and self._process.poll() is None
+
+    def complaint(self) -> str:
+        """Why it cannot answer, "" if it can: its process has ended, or one of them stands still (SIGSTOP)."""
+        if self._process is None or not self.alive():
+            return "is no more: its process has ended"
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                if process.status() == psutil.STATUS_STOPPED:
+                    return f"stands still: its process {process.pid} is stopped"
+        return ""
+
+    async def restart(self, lost: ServerLostError) -> None:
+        """Stop what is left of it and start it again. `restarts` counts the deaths.
+
+        Raises RolloutError, with the log's last lines, when it has died more than `max_restarts` times.
+        """
+        self.restarts += 1
+        if self.restarts > self._settings.max_restarts:
+            raise RolloutError(
+                f"the vLLM server died {self.restarts} times (max_restarts is {self._settings.max_restarts}). "
+                f"{lost}\n{self.log_tail()}"
+            ) from lost
+        await self.stop()
+        await self.start()
 
     async def stop(self) -> None:
         """Stop every process of the server, whatever state it and its watchers are in. Returns when they are gone."""

@@ -21,6 +21,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ import httpx
 import torch
 import xxhash
 
-from grpo.rollout.engine import ServerLostError, WeightSyncError
+from grpo.rollout.engine import RolloutError, ServerLostError, WeightSyncError
 from grpo.rollout.watch import own_name
 
 DTYPES = {
@@ -52,6 +53,7 @@ class Staged:
     n_bytes: int
     checksum: str
     path: Path | None = None  # of the file that holds them, if one does
+    tensors: Mapping[str, torch.Tensor] | None = None  # themselves, if none does
 
 
 class Transfer(Protocol):
@@ -60,7 +62,10 @@ class Transfer(Protocol):
     backend: str  # vLLM's --weight-transfer-config backend
 
     def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
-        """Get these tensors ready to be sent. What was staged before can be sent still."""
+        """Get these tensors ready to be sent, also after the trainer has changed its own, until they are discarded.
+
+        What was staged before can be sent still.
+        """
         ...
 
     def send(self, control: Control, staged: Staged) -> None:
@@ -105,8 +110,9 @@ class Control:
         try:
             answer = self._http.request(method, path, json=body)
         except httpx.TimeoutException as error:
-            raise WeightSyncError(
-                f"weight sync with {self.url} is stuck at {path}: no answer within {self.timeout:g} s"
+            raise ServerLostError(
+                f"weight sync with {self.url} is stuck at {path}: no answer within {self.timeout:g} s "
+                "(rollout.server.sync_timeout)"
             ) from error
         except httpx.TransportError as error:
             raise ServerLostError(f"{self.url} went away during {path}: {error!r}") from error
@@ -138,11 +144,17 @@ def parse_version(label: str) -> int:
 def push(url: str, transfer: Transfer, staged: Staged, timeout: float) -> None:
     """Serve the staged weights at `url`, and check that the server says so. Blocks.
 
-    Completions in flight survive. Raises WeightSyncError, or ServerLostError if the server dies.
+    Completions in flight survive. Raises WeightSyncError, after which the server goes on with what it has, or
+    ServerLostError if it dies, or does not answer within `timeout` seconds.
     """
     with Control(url, timeout) as control:
         control.post("/pause?mode=keep")
-        transfer.send(control, staged)
+        try:
+            transfer.send(control, staged)
+        except WeightSyncError:
+            with suppress(RolloutError):  # why they were refused is what counts
+                control.post("/resume")  # others may be using the server
+            raise
         control.post("/resume")
         served = control.weight_version()
     if served != staged.version:
