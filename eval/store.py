@@ -152,7 +152,7 @@ def _drop_damaged(path: Path) -> list[str]:
         except StoreError as error:
             wrong.append(str(error))
     if wrong:
-        write_atomic(path, lambda partial: partial.write_bytes(b"".join(whole)))
+        write_atomic(path, b"".join(whole))
     return wrong
 
 
@@ -189,7 +189,7 @@ def _generation(line: bytes, where: str) -> Generation:
         reason = " ".join(map(str, [*wrong["loc"], wrong["msg"]]))
         raise StoreError(f"{where}: not a generation of an evaluation ({reason})") from error
     except ValueError as error:
-        raise StoreError(f"{where}: no JSON ({error})") from error
+        raise StoreError(f"{where}: not a generation of an evaluation (Invalid JSON: {error})") from error
 
 
 def _in_order(generation: Generation) -> tuple[Any, ...]:
