@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from eval.types import Generation
-from grpo.atomic import append_whole, readable, write_atomic, writing
+from grpo.record.atomic import append_whole, readable, write_atomic, writing
 
 LINES, PARQUET = "generations.jsonl", "generations.parquet"
 Key = tuple[str, str, int]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from grpo.atomic import readable
+from grpo.record.atomic import readable
 from rewards.types import Outcome
 
 # Why a completion never came. too_long: the prompt leaves no room in the model's context, so it was never asked for.
