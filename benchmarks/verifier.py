@@ -3,8 +3,8 @@
     python -m benchmarks.verifier [--rows N] [--rounds R] [--json FILE]
 
 Completions are the data sets' own solutions with their answer in a box; every second one has the answer of another
-problem. Ours: rewards.verifier.math.verify_all, in one process, its cache emptied before each round. Theirs: parse and verify
-on the same texts, in one process, with its timeouts off, which is its fastest way. After a warm-up the two take
+problem. Ours: rewards.verifier.math.verify_all, in one process, its cache emptied before each round. Theirs: parse and
+verify on the same texts, in one process, with its timeouts off, which is its fastest way. After a warm-up the two take
 turns; a ratio is that of one round. They are not asked to agree; the disagreements are counted.
 """
 

@@ -37,7 +37,7 @@ NOT_SERVED = {
 
 
 class LoraSettings(Settings):
-    """A LoRA adapter trained in place of the weights, and its variants, through peft (formulas: grpo/policy/adapters.py)."""
+    """A LoRA adapter trained in place of the weights, and its variants, through peft (grpo/policy/adapters.py)."""
 
     r: Positive = 16
     alpha: Positive = 32

@@ -4,7 +4,7 @@
         sample G completions of each of P prompts         rollout/scheduler.py
         score them, A = advantage within the group        rewards, advantage.py
         minimise the clipped loss on micro-batches        update.py
-        send the new weights to the server                rollout/weight_sync.py
+        send the new weights to the server                rollout/sync/
 
 Departures from the papers: no KL term by default; a completion that could not be scored is left out of
 its group; groups without advantage are counted by the normaliser but not computed (their gradient is

@@ -23,7 +23,7 @@ class RewardSum:
     Example: RewardSum([RewardSettings(name="accuracy"), RewardSettings(name="format", weight=0.2)])
 
     Args:
-        isolate: run each reward that is not built in in a process of its own (rewards/user/isolated.py), as training does.
+        isolate: run each reward that is not built in in a process of its own (user/isolated.py), as training does.
 
     Raises RewardError if a reward cannot be loaded, two have one name, or one lacks an argument of its settings.
     """

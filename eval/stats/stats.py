@@ -83,8 +83,8 @@ def maj_at_k(generations: Iterable[Generation], k: int) -> Estimate | None:
 def summary(generations: Sequence[Generation], samples: int) -> dict[str, Any]:
     """What `results.json` says about one benchmark's generations, of which `samples` were asked for each problem.
 
-    A statistic that is not defined is None. Beside what eval/page/report.py shows there are `n_graded`, the problems with
-    a graded sample, which `accuracy` is the mean over, and `n_defined`, for each k those with k of them or more.
+    A statistic that is not defined is None. Beside what eval/page/report.py shows there are `n_graded`, the problems
+    with a graded sample, which `accuracy` is the mean over, and `n_defined`, for each k those with k of them or more.
     `n_generations` are those that came: the sum of `outcomes`. Raises ValueError if a sample is there twice.
 
     Example: {"accuracy": {"value": 0.25, "low": 0.18, "high": 0.34}, "n_problems": 200, "n_graded": 200,

@@ -1,6 +1,6 @@
 """The training step: one optimizer batch through the policy, without any sampling.
 
-    pack -> for each micro-batch: log-probs (model.py) -> objective (losses/) -> backward -> optimizer (optim.py)
+    pack -> for each micro-batch: log-probs (logprobs.py) -> objective (losses/) -> backward -> optimizer (optim.py)
 
 The old policy's log-probs are those of the first update's own forward: nothing is computed for them. Sums stay on
 the device until the end of the step, so that a GPU is never waited for in between. Only a mask of high-entropy tokens,

@@ -1,4 +1,4 @@
-"""What a run gained beyond its control: the same recipe, trained on null rewards (`train.control`, grpo/signal/null_rewards.py).
+"""What a run gained beyond its control: the same recipe, trained on the null rewards of `train.control`.
 
     gain over the control = the run's held-out accuracy after training - the control's after training
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TimedTrainer(trl.GRPOTrainer):
     """TRL's trainer with the seconds of its parts, which `take_seconds` hands out and starts anew.
 
-    wait: sampling; reward; forward and backward; optimizer: clip and step. The names are those of grpo/record/recorder.py.
+    wait: sampling; reward; forward and backward; optimizer: clip and step. The names are the recorder's.
     """
 
     def __init__(self, **arguments: Any) -> None:

@@ -2,9 +2,9 @@
 
     verify(completion, answer) = compare(read_answer(completion), answer)
 
-rewards/verifier/equality.py settles nearly all in this process, in microseconds. What it cannot read goes to Math-Verify in
-worker processes that are killed at their deadline (rewards/verifier/pool.py), so that no completion can hang a run. Safe in
-any thread; the results are the same in all. Whatever goes wrong for one answer is its outcome `error`, with the reason.
+equality.py settles nearly all in this process, in microseconds. What it cannot read goes to Math-Verify in worker
+processes that are killed at their deadline (pool.py), so that no completion can hang a run. Safe in any thread; the
+results are the same in all.
 """
 
 from __future__ import annotations

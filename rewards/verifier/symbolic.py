@@ -1,4 +1,4 @@
-"""Math-Verify, for what rewards/verifier/equality.py cannot read. Runs in a worker process (rewards/verifier/pool.py), which bounds it.
+"""Math-Verify, for what equality.py cannot read. Runs in a worker process (pool.py), which bounds it.
 
 Only its LaTeX reader is used: its reader of plain expressions is sympy's `parse_expr`, which is `eval`.
 """

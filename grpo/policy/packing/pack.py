@@ -1,6 +1,6 @@
 """Samples into micro-batches without padding, a prompt once for all of its completions.
 
-A micro-batch is one row: prompt, completion, completion, ..., the next prompt, and so on (see packed_attention.py).
+A micro-batch is one row: prompt, completion, completion, ..., the next prompt, and so on (see attention.py).
 A completion's last token predicts nothing and is left out.
 """
 

@@ -10,7 +10,7 @@ freezes completions in flight and drops all cached keys and values, so what is s
 sampled by the new weights alone, for old and new requests alike.
 
 A transfer moves the bytes. `ShmTransfer` (here) needs no accelerator: a safetensors file in shared memory,
-read by the worker-side engine in `vllm_plugin.py`. Between GPUs, `cuda_sync.py` wraps vLLM's own engines.
+read by the worker-side engine in `vllm/plugin.py`. Between GPUs, `cuda.py` wraps vLLM's own engines.
 """
 
 from __future__ import annotations

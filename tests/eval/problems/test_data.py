@@ -86,7 +86,8 @@ def test_what_is_neither_there_nor_a_hub_id_does_not_exist(tmp_path, monkeypatch
 
 
 def test_a_hub_out_of_reach_is_named_with_what_to_do():
-    code = "from eval.problems.data import open_splits; open_splits('some/set', None, None, 'give a folder: --data-dir DIR')"
+    call = "open_splits('some/set', None, None, 'give a folder: --data-dir DIR')"
+    code = f"from eval.problems.data import open_splits; {call}"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=offline)
     last = done.stderr.strip().splitlines()[-1]
