@@ -19,8 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from eval.data import DataError, checked_pattern, nearest
 from eval.protocol import BOXED_STEPS, PLAIN, Benchmark, Protocol, ProtocolError, Source
-from rewards.extract import STRICT
-from rewards.extract import Source as Place
+from rewards.extract import STRICT, Place
 
 
 class _Part(BaseModel):

@@ -182,9 +182,9 @@ def _read(file: Path) -> Iterator[Generation]:
 
 def _generation(line: bytes, where: str) -> Generation:
     try:
-        return _RECORD.validate_json(line, strict=True)
-    except ValidationError as error:
-        wrong = error.errors()[0]
+        return _RECORD.validate_json(json.dumps(readable(json.loads(line))), strict=True)
+    except ValueError as error:
+        wrong = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": f"not JSON: {error}"}
         reason = " ".join(map(str, [*wrong["loc"], wrong["msg"]]))
         raise StoreError(f"{where}: not a generation of an evaluation ({reason})") from error
 

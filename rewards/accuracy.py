@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.extract import STRICT, Source
+from rewards.extract import STRICT, Place
 from rewards.graded import Completion, Graded, text_of
 from rewards.math import verify_all
 from rewards.types import Score
@@ -13,7 +13,7 @@ from rewards.types import Score
 
 @Graded
 def accuracy(
-    completions: Sequence[Completion], answer: Sequence[Any], read: Sequence[Source] = STRICT, **columns: Any
+    completions: Sequence[Completion], answer: Sequence[Any], read: Sequence[Place] = STRICT, **columns: Any
 ) -> list[Score]:
     """1.0 if the final answer equals the column `answer`, 0.0 if not, None if it could not be graded.
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rewards.extract import STRICT, Source
+from rewards.extract import STRICT, Place
 from rewards.graded import Completion, Graded, text_of
 from rewards.math import verify_all
 from rewards.types import Score
@@ -57,7 +57,7 @@ def cosine_length(
     wrong_short: float = -1.0,
     wrong_long: float = -0.5,
     exceeded: float = -1.0,
-    read: Sequence[Source] = STRICT,
+    read: Sequence[Place] = STRICT,
     **columns: Any,
 ) -> list[Score]:
     """Accuracy scaled by length: short correct answers earn most, short wrong ones least; None if it failed.

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Sequence
 
 from rewards.equality import decide
-from rewards.extract import MAX_ANSWER, STRICT, Source, read_answer
+from rewards.extract import MAX_ANSWER, STRICT, Place, read_answer
 from rewards.latex import depth
 from rewards.pool import Pool
 from rewards.spelling import tidy
@@ -29,7 +29,7 @@ class _NotSettled(Exception):
     """Only Math-Verify may know."""
 
 
-def verify(completion: str, answer: str, read: Sequence[Source] = STRICT) -> Score:
+def verify(completion: str, answer: str, read: Sequence[Place] = STRICT) -> Score:
     """Grade a completion (prefill included) against the gold answer. `read`: where an answer may stand.
 
     Raises ValueError if `read` is empty or names an unknown source, and for nothing that the texts hold.
@@ -37,7 +37,7 @@ def verify(completion: str, answer: str, read: Sequence[Source] = STRICT) -> Sco
     return verify_all([completion], [answer], read)[0]
 
 
-def verify_all(completions: Sequence[str], answers: Sequence[str], read: Sequence[Source] = STRICT) -> list[Score]:
+def verify_all(completions: Sequence[str], answers: Sequence[str], read: Sequence[Place] = STRICT) -> list[Score]:
     """`verify` for many, in order; what needs the workers shares them. One gold answer for each completion."""
     readings = [read_answer(completion, read) for completion in completions]
     pairs = zip(readings, answers, strict=True)

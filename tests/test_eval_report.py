@@ -33,13 +33,15 @@ def test_the_data_in_the_page_are_the_stored_rows(folder, page):
     assert unpacked(page) == [asdict(row) for row in read_generations(folder)]
 
 
-def test_lines_that_are_not_yet_parquet_are_reported_too_and_lone_surrogates_stay(tmp_path):
+def test_lines_that_are_not_yet_parquet_are_reported_too_and_lone_surrogates_are_spelled_out(tmp_path):
     rows = report_samples.generations()
     report_samples.write_folder(tmp_path, rows)
     (tmp_path / "generations.parquet").unlink()
     odd = {**asdict(rows[0]), "completion": "half of a pair: \ud83d"}
     (tmp_path / "generations.jsonl").write_text(json.dumps(odd) + "\n")
-    assert unpacked(write_report(tmp_path).read_text(encoding="utf-8")) == [odd]
+    assert unpacked(write_report(tmp_path).read_text(encoding="utf-8")) == [
+        odd | {"completion": r"half of a pair: \ud83d"}
+    ]
 
 
 def test_the_table_states_the_numbers_of_results_json(folder, page):

@@ -79,8 +79,8 @@ def test_a_torn_last_line_is_dropped_and_the_next_line_stands_alone(tmp_path, cu
 @pytest.mark.parametrize(
     ("damaged", "said"),
     [
-        (b"{not json\n", ":2: not a generation of an evaluation (Invalid JSON"),
-        (b"\xff\xfe\x00\n", ":2: not a generation of an evaluation (Invalid JSON"),
+        (b"{not json\n", ":2: not a generation of an evaluation (not JSON: "),
+        (b"\xff\xfe\x00\n", ":2: not a generation of an evaluation (not JSON: "),
         (b"[1]\n", ":2: not a generation of an evaluation (Input should be an object)"),
         (b'{"benchmark": "gsm8k"}\n', ":2: not a generation of an evaluation (problem_id Field required)"),
         ("sample", ":2: not a generation of an evaluation (sample Input should be a valid integer)"),
