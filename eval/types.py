@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from grpo.record.atomic import readable
 from rewards.types import Outcome
 
 # Why a completion never came. too_long: the prompt leaves no room in the model's context, so it was never asked for.
@@ -30,8 +31,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One completion of one problem with its grade; or, with `failure`, one that never came.
+    r"""One completion of one problem with its grade; or, with `failure`, one that never came.
 
+    Its texts can be written to any file: half of a surrogate pair, which JSON knows and UTF-8 does not, becomes its
+    name, `\ud800`.
     `value` is 1.0, 0.0, or None where the verifier could not grade it (outcome timeout, error) and where nothing came.
 
     Example: Generation(benchmark="gsm8k", problem_id="gsm8k/test/17", sample=0, question="...", answer="18",
@@ -55,3 +58,8 @@ class Generation:
     subject: str | None = None
     level: str | None = None
     max_tokens: int | None = None  # that it could have; fewer than the protocol's where the prompt leaves less room
+
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            if isinstance(text := getattr(self, column.name), str):
+                object.__setattr__(self, column.name, readable(text))

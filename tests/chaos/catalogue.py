@@ -89,7 +89,6 @@ IN_PROCESS = [
     episode(t.rewarded("hang", False, timeout=2)),
     episode(t.rewarded("surrogate")),
     episode(t.rewarded("hostile_answers", timeout=30)),
-    episode(t.STALE, (KILL, sampling(2)), (f.TERM, training(3)), (KILL, saving(4))),
     episode(t.LORA_MERGED, (KILL, training(2)), *spoilt("trainer.pt", f.flip), (f.INT, saving(4))),
     episode(t.REFILL, (KILL, sampling(2)), (f.HUP, training(3))),
 ]
@@ -135,7 +134,13 @@ WITH_SERVER = [
         t.VLLM, (KILL, Moment(STARTING.text, 40.0)), (KILL, sampling(2)), (f.TERM, training(4)), (f.HUP, sending(6))
     ),
     episode(t.VLLM, (f.KILL_WATCHER, sampling(3)), (f.FILL_SHM, training(5))),
-    episode(t.VLLM_STALE, (f.KILL_ENGINE, training(2)), (f.STOP_API, sending(4, 0.05)), (KILL, sampling(6))),
+    episode(
+        t.VLLM_STALE,
+        (f.KILL_ENGINE, training(2)),
+        (f.STOP_API, sending(4, 0.05)),
+        (KILL, sampling(6)),
+        (f.TERM, training(8)),
+    ),
     episode(t.VLLM_ADAPTER, (f.KILL_ENGINE, sampling(3)), (f.INT, training(5)), (f.KILL_ENGINE, sending(7, 0.1))),
     episode(t.VLLM_MERGED, (f.KILL_API, sending(3, 0.05)), (KILL, saving(5)), (f.STOP_WATCHER, training(7))),
 ]

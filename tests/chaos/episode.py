@@ -171,14 +171,19 @@ class Play:
         self.result.leave(leftovers(self.enclosure))
         if code in STOPPED:
             self.result.findings += self.job.stopped(self.run_dir)
-        for fault, scene in self.scenes:
+        for fault, _ in self.scenes:
             self.may_refuse |= fault.may_refuse
             if fault.damage:
                 fault.damage(self.run_dir, self.rng)
+        self.repair()
+        self.job.ended(self.run_dir)
+
+    def repair(self) -> None:
+        """Take away what the faults of the present attempt put there."""
+        for fault, scene in self.scenes:
             if fault.repair:
                 fault.repair(scene)
         self.scenes = []
-        self.job.ended(self.run_dir)
 
     def _resume(self, attempt: Attempt, code: int | None) -> Attempt:
         if not self.job.begun(self.run_dir):  # it ended before there was anything to go on with
@@ -202,10 +207,12 @@ def play(episode: Episode, keep: Path | None = None) -> Result:
         else:
             if not player.refused:
                 result.miscounted += _miscounted(player, undisturbed(episode.job.like or episode.job))
+            player.repair()
             result.leave([*leftovers(enclosure), *half_written(player.run_dir)])
         if keep is not None:
             shutil.copytree(enclosure.base, keep, ignore=shutil.ignore_patterns("tmp"))
-            shutil.copytree(player.run_dir, keep / enclosure.run_dir.name, dirs_exist_ok=True)
+            if player.run_dir.is_dir():  # on a disk of its own
+                shutil.copytree(player.run_dir, keep / enclosure.run_dir.name, dirs_exist_ok=True)
     return result
 
 

@@ -87,15 +87,15 @@ def in_process(name: str, *overrides: str, terms: Terms = TERMS, like: Training 
 
 PLAIN = in_process("in process")
 SPARSE = in_process("in process, checkpoints every 2 steps", "train.checkpoint_every=2", like=PLAIN)
-STALE = in_process("in process, stale by 2", terms=replace(TERMS, max_staleness=2, exact=False), like=PLAIN)
 LORA_MERGED = in_process("in process, LoRA", LORA)
 REFILL = in_process("in process, refill", "rollout.refill=1")
 
 
 def rewarded(function: str, all_scored: bool = True, **settings: float) -> Training:
-    """In process, under another function of strange_rewards.py."""
+    """In process, under another function of strange_rewards.py. Not `all_scored`: a whole step may have no reward."""
     terms = replace(TERMS, exact=False, all_scored=all_scored)
-    return in_process(f"in process, {function}", rewards(function, **settings), terms=terms, like=PLAIN)
+    overrides = [rewards(function, **settings)] + ([] if all_scored else ["train.max_failed_share=1.0"])
+    return in_process(f"in process, {function}", *overrides, terms=terms, like=PLAIN)
 
 
 # A server is given up soon, so that one that stands still is noticed within the test's time. Long answers, so that a
