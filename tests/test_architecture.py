@@ -49,6 +49,18 @@ def test_a_package_imports_only_what_its_arrows_allow(package):
     assert wrong == []
 
 
+@pytest.mark.parametrize("name", ["Problem", "Source", "Row", "Control"])
+def test_a_name_that_had_several_meanings_has_one(name):
+    defined = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in OURS
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if name in (getattr(node, "name", None), *(getattr(one, "id", None) for one in getattr(node, "targets", [])))
+    ]
+    assert len(defined) <= 1, defined
+
+
 def test_nothing_hides_the_builtin_eval():
     files = [path for folder in (*OURS, "tests", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py")]
     names = [

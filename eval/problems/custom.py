@@ -19,8 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from eval.problems.data import DataError, checked_pattern, nearest
 from eval.problems.protocol import BOXED_STEPS, PLAIN, Benchmark, Protocol, ProtocolError, Source
-from rewards.verifier.extract import STRICT
-from rewards.verifier.extract import Source as Place
+from rewards.verifier.extract import STRICT, Place
 
 
 class _Part(BaseModel):

@@ -18,8 +18,7 @@ from eval.problems.generated import Split
 from eval.types import Problem
 from rewards import Score
 from rewards import grader as verifier_named
-from rewards.verifier.extract import STRICT
-from rewards.verifier.extract import Source as Place
+from rewards.verifier.extract import STRICT, Place
 
 RULES = 1  # version of the verifier's rules: count it up when a verdict of rewards/ changes
 VERIFIERS = ("math", "countdown", "multiple_choice", "number")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
+RolloutRow = Mapping[str, Any]
 SAMPLES = 4  # completions shown of the first and of the last step
 SAMPLE_COLUMNS = ["prompt_id", "prompt", "completion", "answer", "reward", "outcome", "reason"]
 
@@ -48,7 +48,7 @@ class Run:
     evaluations: list[dict[str, Any]]  # those that graded a problem
     summary: dict[str, Any]  # {} until the run is finished
     recipe: str  # YAML, "" if there is none
-    samples: dict[str, list[Row]]  # of the first and the last rollouts file: its name -> completions to show
+    samples: dict[str, list[RolloutRow]]  # of the first and the last rollouts file: its name -> completions to show
     unread: list[str]  # a sentence for everything that is missing or cannot be read
 
 
@@ -244,7 +244,7 @@ def _numbers(run: Run) -> str:
     return f"<table><tr><th>metric<th>step {first['step']}<th>step {last['step']}{rows}</table>"
 
 
-def _sample(row: Row) -> str:
+def _sample(row: RolloutRow) -> str:
     kind = "correct" if row["outcome"] == "correct" else "other"
     verdict = f"{row['outcome'] or 'not graded'}, reward {show(row['reward'], '{:.3g}')}, answer {row['answer']}"
     reason = f": {row['reason']}" if row["reason"] else ""
@@ -258,12 +258,12 @@ def _image(png: bytes, alt: str) -> str:
     return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
-def _samples(files: Sequence[Path], unread: list[str]) -> dict[str, list[Row]]:
+def _samples(files: Sequence[Path], unread: list[str]) -> dict[str, list[RolloutRow]]:
     """Of the first and the last file, the first completion of each of the first prompts: not chosen by how good it is.
 
     Every other file is only opened; what cannot be read goes to `unread`.
     """
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[RolloutRow]] = {}
     for path in files:
         shown = path in (files[0], files[-1])
         try:

@@ -14,7 +14,7 @@ from eval.config import EvalSettings
 from eval.problems.data import checked_pattern
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
-from rewards.verifier.extract import Source
+from rewards.verifier.extract import Place
 
 GENERATED = ("arithmetic", "countdown")
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft's starts of LoRA that change the frozen weights
@@ -41,7 +41,7 @@ class TaskSettings(Settings):
     config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
     verifier: Literal["math", "countdown", "multiple_choice", "number"] | None = None  # None: the task's own, else math
-    read: list[Source] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
+    read: list[Place] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
     template: str = "r1_zero"  # r1_zero (base models), chat (chat models) or a text that contains {question}
     system: str | None = None  # chat: the system prompt; None: ask for <think> and <answer>; "": none
     instruction: str | None = None  # appended to every question

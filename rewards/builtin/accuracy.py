@@ -7,13 +7,13 @@ from typing import Any
 
 from rewards.graded import Completion, Graded, text_of
 from rewards.types import Score
-from rewards.verifier.extract import STRICT, Source
+from rewards.verifier.extract import STRICT, Place
 from rewards.verifier.math import verify_all
 
 
 @Graded
 def accuracy(
-    completions: Sequence[Completion], answer: Sequence[Any], read: Sequence[Source] = STRICT, **columns: Any
+    completions: Sequence[Completion], answer: Sequence[Any], read: Sequence[Place] = STRICT, **columns: Any
 ) -> list[Score]:
     """1.0 if the final answer equals the column `answer`, 0.0 if not, None if it could not be graded.
 

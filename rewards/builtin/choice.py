@@ -25,7 +25,7 @@ from typing import Any
 
 from rewards.graded import Completion, Graded, text_of
 from rewards.types import Score
-from rewards.verifier.extract import STRICT, Source, graded
+from rewards.verifier.extract import STRICT, Place, graded
 from rewards.verifier.spelling import plain, tidy
 from rewards.verifier.verdict import Verdict
 
@@ -52,7 +52,7 @@ def multiple_choice(
     completions: Sequence[Completion],
     answer: Sequence[Any],
     choices: Sequence[Sequence[str] | None] | None = None,
-    read: Sequence[Source] = STRICT,
+    read: Sequence[Place] = STRICT,
     **columns: Any,
 ) -> list[Score]:
     """1.0 if the final answer names the option in the column `answer`, else 0.0; None if the gold names no option.
@@ -66,7 +66,7 @@ def multiple_choice(
 
 
 def verify_choice(
-    completion: str, gold: Any, choices: Sequence[str] | None = None, read: Sequence[Source] = STRICT
+    completion: str, gold: Any, choices: Sequence[str] | None = None, read: Sequence[Place] = STRICT
 ) -> Score:
     """Grade one multiple-choice answer. The outcome is `error` if the gold names no option, or could name two."""
     return graded(completion, read, lambda answer: _verdict(answer, gold, choices))

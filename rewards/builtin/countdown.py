@@ -13,7 +13,7 @@ from typing import Any
 
 from rewards.graded import Completion, Graded, text_of
 from rewards.types import Score
-from rewards.verifier.extract import STRICT, Source, graded
+from rewards.verifier.extract import STRICT, Place, graded
 from rewards.verifier.verdict import Verdict
 
 MAX_TOKENS = 100  # far above what six numbers need; bounds the parser's recursion
@@ -40,7 +40,7 @@ def countdown(
     completions: Sequence[Completion],
     numbers: Sequence[Sequence[int]],
     target: Sequence[int],
-    read: Sequence[Source] = STRICT,
+    read: Sequence[Place] = STRICT,
     **columns: Any,
 ) -> list[Score]:
     """1.0 if the answer is an expression that uses each of `numbers` exactly once and equals `target`, else 0.0."""
@@ -49,7 +49,7 @@ def countdown(
 
 
 def verify_countdown(
-    completion: str, numbers: Sequence[int], target: int | str, read: Sequence[Source] = STRICT
+    completion: str, numbers: Sequence[int], target: int | str, read: Sequence[Place] = STRICT
 ) -> Score:
     """Grade one countdown answer. Bounded work; nothing of the completion is ever executed."""
     return graded(completion, read, lambda answer: _verdict(answer, numbers, target))

@@ -25,7 +25,7 @@ from typing import Any
 
 from rewards.graded import Completion, Graded, text_of
 from rewards.types import Score
-from rewards.verifier.extract import STRICT, Source
+from rewards.verifier.extract import STRICT, Place
 from rewards.verifier.math import verify_all
 
 
@@ -57,7 +57,7 @@ def cosine_length(
     wrong_short: float = -1.0,
     wrong_long: float = -0.5,
     exceeded: float = -1.0,
-    read: Sequence[Source] = STRICT,
+    read: Sequence[Place] = STRICT,
     **columns: Any,
 ) -> list[Score]:
     """Accuracy scaled by length: short correct answers earn most, short wrong ones least; None if it failed.

@@ -16,7 +16,7 @@ from typing import Any
 
 from rewards.graded import Completion, Graded, text_of
 from rewards.types import Score
-from rewards.verifier.extract import STRICT, Source, graded
+from rewards.verifier.extract import STRICT, Place, graded
 from rewards.verifier.numeric import Quantity, equal, quantity
 from rewards.verifier.spelling import plain, tidy
 from rewards.verifier.verdict import Verdict
@@ -30,7 +30,7 @@ def number(
     answer: Sequence[Any],
     rel_tol: Tolerance = 0,
     abs_tol: Tolerance = 0,
-    read: Sequence[Source] = STRICT,
+    read: Sequence[Place] = STRICT,
     **columns: Any,
 ) -> list[Score]:
     """1.0 if the final answer is a number within the tolerance of the column `answer`, else 0.0; None if that is none.

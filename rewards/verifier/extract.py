@@ -35,8 +35,8 @@ from rewards.verifier.latex import BRACE
 from rewards.verifier.spelling import tidy
 from rewards.verifier.verdict import Verdict, attempt, error, score
 
-Source = Literal["tag", "boxed", "hashes", "phrase", "last_line"]
-STRICT: tuple[Source, ...] = ("tag", "boxed", "hashes")  # explicit marks
+Place = Literal["tag", "boxed", "hashes", "phrase", "last_line"]
+STRICT: tuple[Place, ...] = ("tag", "boxed", "hashes")  # explicit marks
 MAX_ANSWER = 2000  # characters
 MAX_ANSWERS = 20  # that differ in spelling and are compared
 
@@ -129,7 +129,7 @@ def _last_line(text: str) -> list[str]:
     return text.strip().splitlines()[-1:]
 
 
-_READERS: Mapping[Source, Callable[[str], list[str]]] = {
+_READERS: Mapping[Place, Callable[[str], list[str]]] = {
     "tag": _tags,
     "boxed": _boxed_answers,
     "hashes": _HASHES.findall,
@@ -155,17 +155,17 @@ def _single(answers: list[str]) -> str:
     return answers[-1]
 
 
-def read_answer(completion: str, read: Sequence[Source] = STRICT) -> Reading:
+def read_answer(completion: str, read: Sequence[Place] = STRICT) -> Reading:
     """The completion's one final answer, by the rules at the top of this file. What fails is the failure `error`.
 
-    Raises ValueError if `read` is empty or names an unknown source.
+    Raises ValueError if `read` is empty or names an unknown place.
     """
     if not read or any(source not in _READERS for source in read):
         raise ValueError(f"read: got {list(read)}, expected some of {list(_READERS)}")
     return attempt(lambda reason: Reading(None, "error", reason), _read, completion, read)
 
 
-def graded(completion: str, read: Sequence[Source], grade: Callable[[str], Verdict]) -> Score:
+def graded(completion: str, read: Sequence[Place], grade: Callable[[str], Verdict]) -> Score:
     """The score of a completion whose one final answer `grade` judges. What fails is the outcome `error`.
 
     Raises ValueError as `read_answer` does.
@@ -177,7 +177,7 @@ def graded(completion: str, read: Sequence[Source], grade: Callable[[str], Verdi
     return score(outcome, answer, reason)
 
 
-def _read(completion: str, read: Sequence[Source]) -> Reading:
+def _read(completion: str, read: Sequence[Place]) -> Reading:
     text = after_thinking(completion[:-100] + _SPECIAL.sub("", completion[-100:]))
     if text is None:
         return Reading(None, "no_answer", "the thinking is not finished: no </think> after the last <think>")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from rewards.types import Outcome, Score
 from rewards.verifier.equality import decide
-from rewards.verifier.extract import MAX_ANSWER, STRICT, Source, read_answer
+from rewards.verifier.extract import MAX_ANSWER, STRICT, Place, read_answer
 from rewards.verifier.latex import depth
 from rewards.verifier.pool import Pool
 from rewards.verifier.spelling import tidy
@@ -31,7 +31,7 @@ class _NotSettled(Exception):
     """Only Math-Verify may know."""
 
 
-def verify(completion: str, answer: str, read: Sequence[Source] = STRICT) -> Score:
+def verify(completion: str, answer: str, read: Sequence[Place] = STRICT) -> Score:
     """Grade a completion (prefill included) against the gold answer. `read`: where an answer may stand.
 
     Raises ValueError if `read` is empty or names an unknown source, and for nothing that the texts hold.
@@ -39,7 +39,7 @@ def verify(completion: str, answer: str, read: Sequence[Source] = STRICT) -> Sco
     return verify_all([completion], [answer], read)[0]
 
 
-def verify_all(completions: Sequence[str], answers: Sequence[str], read: Sequence[Source] = STRICT) -> list[Score]:
+def verify_all(completions: Sequence[str], answers: Sequence[str], read: Sequence[Place] = STRICT) -> list[Score]:
     """`verify` for many, in order; what needs the workers shares them. One gold answer for each completion."""
     readings = [read_answer(completion, read) for completion in completions]
     pairs = zip(readings, answers, strict=True)
