@@ -26,7 +26,7 @@ demo: setup
 	@$(BIN)/zero run tiny_arithmetic_cpu --output $(RUN)
 
 # Two at a time, file by file, because half of a test's time is a server that starts. Threads go to sleep early, or those
-# of one process would spin beside the other's (grpo/cores.py).
+# of one process would spin beside the other's (grpo/rollout/cores.py).
 PYTEST = GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 test: lint
 	$(PYTEST) --durations=15 $(ARGS)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.performance import DOCS, replaced, table
-from eval import student
+from eval.stats import student
 
 RECIPE = "tiny_arithmetic_cpu"
 STEPS = 24

@@ -20,7 +20,7 @@ from benchmarks.changes import UNEVALUATED
 from benchmarks.golds import SETS, Gold, read_golds
 from benchmarks.pairs import Pair, pairs
 from rewards import Score
-from rewards.math import verify_all
+from rewards.verifier.math import verify_all
 
 OUTCOMES = ("correct", "wrong", "no_answer", "malformed", "timeout", "error")
 SHOWN = 50

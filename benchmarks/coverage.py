@@ -1,4 +1,4 @@
-"""How often the 95% intervals of eval/intervals.py hold the truth, by simulation.
+"""How often the 95% intervals of eval/stats/intervals.py hold the truth, by simulation.
 
     python -m benchmarks.coverage [--replications N] [--json FILE]
 
@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eval.intervals import Interval, clustered, paired_difference
-from eval.stats import unbiased_pass_at_k
+from eval.stats.intervals import Interval, clustered, paired_difference
+from eval.stats.stats import unbiased_pass_at_k
 
 Array = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, int]], Array]  # the chance of a right answer, for each problem

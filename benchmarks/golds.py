@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.data import BOXED, gold_answer
+from eval.problems.data import BOXED, gold_answer
 
 DATA = Path(os.environ.get("ZERO_DATA_DIR", Path(__file__).resolve().parents[1] / "../shared/data"))
 

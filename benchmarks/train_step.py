@@ -61,9 +61,9 @@ def ours(baton: Baton, settings: Settings) -> None:
     import torch
 
     from grpo.config import GRPOConfig, ModelSettings
-    from grpo.model import load_model
-    from grpo.optim import MasterAdamW
-    from grpo.update import PolicyUpdate
+    from grpo.policy.load import load_model
+    from grpo.policy.optim import MasterAdamW
+    from grpo.policy.update import PolicyUpdate
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(ModelSettings(path=settings.model, dtype=settings.dtype), device)
@@ -81,8 +81,8 @@ def ours(baton: Baton, settings: Settings) -> None:
 
 def train_batch(work: Work) -> Any:
     """The rollouts as our training step takes them. Plain GRPO weighs a token by 1 / (completions x its length)."""
+    from grpo.policy.update import TrainBatch
     from grpo.types import Sample
-    from grpo.update import TrainBatch
 
     rollouts = [one for group in work.groups for one in group]
     samples = [Sample(r.prompt_ids, r.completion_ids, (0.0,) * len(r.completion_ids), r.advantage) for r in rollouts]
@@ -106,7 +106,7 @@ def trl_trainer(settings: Settings, model: Any, tokenizer: Any, finish: Any) -> 
     import trl
     from datasets import Dataset
 
-    from recipes.trl_trainer import StepEnd, TimedTrainer
+    from recipes.jobs.trl_trainer import StepEnd, TimedTrainer
 
     groups = settings.work.groups
     rollouts = [one for group in groups for one in group]

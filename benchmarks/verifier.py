@@ -3,7 +3,7 @@
     python -m benchmarks.verifier [--rows N] [--rounds R] [--json FILE]
 
 Completions are the data sets' own solutions with their answer in a box; every second one has the answer of another
-problem. Ours: rewards.math.verify_all, in one process, its cache emptied before each round. Theirs: parse and verify
+problem. Ours: rewards.verifier.math.verify_all, in one process, its cache emptied before each round. Theirs: parse and verify
 on the same texts, in one process, with its timeouts off, which is its fastest way. After a warm-up the two take
 turns; a ratio is that of one round. They are not asked to agree; the disagreements are counted.
 """
@@ -22,8 +22,8 @@ from pathlib import Path
 from math_verify import parse, verify
 
 from benchmarks.golds import DATA
-from eval.data import gold_answer
-from rewards import math as ours
+from eval.problems.data import gold_answer
+from rewards.verifier import math as ours
 
 Item = tuple[str, str]  # completion, gold answer
 

@@ -43,22 +43,22 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from eval.benchmarks import benchmark, load_problems
-from eval.client import Served, find_served, request
-from eval.custom import ASKED, GRADED
-from eval.data import DataError
+from eval.ask.client import Served, find_served, request
+from eval.ask.run import RESULTS, Work, prepare
+from eval.ask.server import OwnServer
 from eval.grade import graded
-from eval.protocol import grader
-from eval.run import RESULTS, Work, prepare
-from eval.server import OwnServer
-from eval.stats import avg_at_k
+from eval.page.table import estimate
+from eval.problems.benchmarks import benchmark, load_problems
+from eval.problems.custom import ASKED, GRADED
+from eval.problems.data import DataError
+from eval.problems.protocol import grader
+from eval.stats.stats import avg_at_k
 from eval.store import read_generations
-from eval.table import estimate
 from eval.types import Generation
 from grpo.rollout.engine import RolloutError
 from grpo.types import Sampling
-from recipes.eval_model import EvalError, OwnModel, own_model, own_server
-from recipes.evaluate import ASKED as ASKED_FILE
+from recipes.jobs.eval_model import EvalError, OwnModel, own_model, own_server
+from recipes.jobs.evaluate import ASKED as ASKED_FILE
 
 LIMITS = {"gsm8k": 200, "math500": 100, "arithmetic": 0}  # problems asked of each; 0: not asked
 WARM_UP = 2  # problems of each benchmark
@@ -96,7 +96,7 @@ class Setup:
 
 def prepared(model: OwnModel, limits: dict[str, int], max_tokens: int, data_dir: Path | None) -> list[Work]:
     """The benchmarks, each under a name that says how many of its problems fit into the model's context."""
-    from grpo.model import max_positions
+    from grpo.policy.load import max_positions
 
     room = max_positions(model.settings) - max_tokens
     works = []

@@ -50,17 +50,17 @@ class Settings:
 
 def train(baton: Baton | None, settings: Settings) -> None:
     """`zero run`; the baton is passed on at the end of each step."""
-    import recipes.run
-    from recipes.load import load_recipe
+    import recipes.jobs.train
+    from recipes.schema.load import load_recipe
 
     if baton:
-        recipes.run.RunRecorder = _recorder(baton)  # type: ignore[misc]
+        recipes.jobs.train.RunRecorder = _recorder(baton)  # type: ignore[misc]
     recipe = load_recipe(settings.recipe, list(settings.overrides))
-    recipes.run.run(recipe, settings.recipe, Path(settings.output), False)
+    recipes.jobs.train.run(recipe, settings.recipe, Path(settings.output), False)
 
 
 def _recorder(baton: Baton) -> type:
-    from grpo.metrics import RunRecorder
+    from grpo.record.recorder import RunRecorder
 
     class TurnRecorder(RunRecorder):
         def step(self, step: int, metrics: Mapping[str, float]) -> None:

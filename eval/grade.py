@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from eval.benchmarks import BENCHMARKS
-from eval.protocol import RULES, Grade, grader
+from eval.problems.benchmarks import BENCHMARKS
+from eval.problems.protocol import RULES, Grade, grader
 from eval.types import Failure, Generation, Problem
 from rewards import grader as verifier_named
-from rewards.extract import STRICT
+from rewards.verifier.extract import STRICT
 
 NEEDED = ("completion", "answer", "problem_id")
 UNNAMED = "generations"  # the benchmark of rows that name none

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from eval.types import Generation
-from grpo.atomic import append_whole, readable, write_atomic, writing
+from grpo.record.atomic import append_whole, readable, write_atomic, writing
 
 LINES, PARQUET = "generations.jsonl", "generations.parquet"
 Key = tuple[str, str, int]
@@ -80,7 +80,7 @@ class Store:
         """Store it. Raises ValueError if it came before; OSError that names the file: what is stored stays valid."""
         if self.came(key(generation)):
             raise ValueError(f"{key(generation)} is stored already")
-        line = json.dumps(readable(dataclasses.asdict(generation))).encode() + b"\n"
+        line = json.dumps(dataclasses.asdict(generation)).encode() + b"\n"
         with writing(self._lines):
             append_whole(self._file, line)
         if generation.failure is None:
@@ -112,7 +112,7 @@ def read_generations(place: Path) -> list[Generation]:
 
 def write_parquet(generations: Iterable[Generation], path: Path) -> None:
     """Raises OSError that names the file; it is on the disk when this returns."""
-    table = pa.Table.from_pylist([readable(dataclasses.asdict(one)) for one in generations], schema=SCHEMA)
+    table = pa.Table.from_pylist([dataclasses.asdict(one) for one in generations], schema=SCHEMA)
     write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd", write_page_checksum=True))
 
 
@@ -152,7 +152,7 @@ def _drop_damaged(path: Path) -> list[str]:
         except StoreError as error:
             wrong.append(str(error))
     if wrong:
-        write_atomic(path, lambda partial: partial.write_bytes(b"".join(whole)))
+        write_atomic(path, b"".join(whole))
     return wrong
 
 
@@ -182,11 +182,14 @@ def _read(file: Path) -> Iterator[Generation]:
 
 def _generation(line: bytes, where: str) -> Generation:
     try:
-        return _RECORD.validate_json(line, strict=True)
+        # Python's JSON knows half of a surrogate pair, pydantic's does not.
+        return _RECORD.validate_json(json.dumps(readable(json.loads(line))), strict=True)
     except ValidationError as error:
         wrong = error.errors()[0]
         reason = " ".join(map(str, [*wrong["loc"], wrong["msg"]]))
         raise StoreError(f"{where}: not a generation of an evaluation ({reason})") from error
+    except ValueError as error:
+        raise StoreError(f"{where}: not a generation of an evaluation (Invalid JSON: {error})") from error
 
 
 def _in_order(generation: Generation) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from grpo.record.atomic import readable
 from rewards.types import Outcome
 
 # Why a completion never came. too_long: the prompt leaves no room in the model's context, so it was never asked for.
@@ -30,9 +31,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One completion of one problem with its grade; or, with `failure`, one that never came.
+    r"""One completion of one problem with its grade; or, with `failure`, one that never came.
 
-    Its texts can be written to any file: half of a surrogate pair, which JSON knows and UTF-8 does not, becomes a ?.
+    Its texts can be written to any file: half of a surrogate pair, which JSON knows and UTF-8 does not, becomes its
+    name, `\ud800`.
     `value` is 1.0, 0.0, or None where the verifier could not grade it (outcome timeout, error) and where nothing came.
 
     Example: Generation(benchmark="gsm8k", problem_id="gsm8k/test/17", sample=0, question="...", answer="18",
@@ -60,4 +62,4 @@ class Generation:
     def __post_init__(self) -> None:
         for column in fields(self):
             if isinstance(text := getattr(self, column.name), str):
-                object.__setattr__(self, column.name, text.encode(errors="replace").decode())
+                object.__setattr__(self, column.name, readable(text))

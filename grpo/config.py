@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from grpo.advantage import ADVANTAGES
 from grpo.losses.normaliser import NORMALISERS, Normaliser
+from grpo.signal.advantage import ADVANTAGES
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -37,7 +37,7 @@ NOT_SERVED = {
 
 
 class LoraSettings(Settings):
-    """A LoRA adapter trained in place of the weights, and its variants, through peft (formulas: grpo/adapters.py)."""
+    """A LoRA adapter trained in place of the weights, and its variants, through peft (formulas: grpo/policy/adapters.py)."""
 
     r: Positive = 16
     alpha: Positive = 32
@@ -117,7 +117,7 @@ class ServerSettings(Settings):
     max_restarts: NonNegative = 3  # of a server that died, or stood still
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # CPU: size of the KV cache; None: derived
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    threads: NonNegative = 0  # CPU: threads of the server; 0: see grpo/cores.py
+    threads: NonNegative = 0  # CPU: threads of the server; 0: see grpo/rollout/cores.py
     gpus: list[int] = Field(default_factory=list)  # [] : all GPUs that the trainer does not use
     tensor_parallel: Positive = 1
     enforce_eager: bool | None = None  # None: True on CPU, False on GPU
@@ -158,7 +158,7 @@ class RolloutSettings(Settings):
 
 
 class CurriculumSettings(Settings):
-    """Which problem comes next, see grpo/curriculum.py."""
+    """Which problem comes next, see grpo/signal/curriculum.py."""
 
     order: Literal["shuffled", "adaptive"] = "shuffled"
     candidates: Positive = 16  # adaptive: problems that each choice is made from
@@ -188,7 +188,9 @@ class GRPOConfig(Settings):
     clip_max: Annotated[float, Field(gt=1)] | None = None  # two-sided clip of INTELLECT-2: bound of every ratio
     sapo_tau_positive: Annotated[float, Field(gt=0)] = 1.0
     sapo_tau_negative: Annotated[float, Field(gt=0)] = 1.05
-    advantage: str = "auto"  # of grpo/advantage.py, or file.py:function; auto: group_mean for dr_grpo, else group_std
+    advantage: str = (
+        "auto"  # of grpo/signal/advantage.py, or file.py:function; auto: group_mean for dr_grpo, else group_std
+    )
     kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the KL to the reference, see grpo/losses/kl.py
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     kl_place: Literal["loss", "reward"] = "loss"
@@ -213,7 +215,7 @@ class GRPOConfig(Settings):
     gradient_checkpointing: bool = False
     tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
     packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
-    threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: see grpo/cores.py
+    threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: see grpo/rollout/cores.py
     gpus: list[int] = Field(default_factory=list)  # [] : GPU 0
     seed: int = 0
     checkpoint_every: NonNegative = 50  # 0: at the end only
@@ -221,7 +223,7 @@ class GRPOConfig(Settings):
     eval_every: NonNegative = 0  # 0: before and after only
     max_failed_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of a step's completions; above it the run stops
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
-    control: Literal["none", "random", "format_only"] = "none"  # null rewards, see grpo/control.py
+    control: Literal["none", "random", "format_only"] = "none"  # null rewards, see grpo/signal/null_rewards.py
 
     @field_validator("advantage")
     @classmethod

@@ -21,23 +21,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from grpo.adapters import ServedWeights
-from grpo.advantage import load_advantage
-from grpo.atomic import write_folder
-from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
-from grpo.control import null_rewards
-from grpo.curriculum import prompt_order
-from grpo.diagnosis import Diagnosis
 from grpo.losses import token_weights
-from grpo.metrics import RunRecorder
-from grpo.optim import MasterAdamW, learning_rate
+from grpo.policy.adapters import ServedWeights
+from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from grpo.policy.optim import MasterAdamW, learning_rate
+from grpo.policy.update import PolicyUpdate, TrainBatch
+from grpo.record.atomic import write_folder
+from grpo.record.diagnosis import Diagnosis
+from grpo.record.recorder import RunRecorder
+from grpo.record.rows import means, rollout_metrics, rollout_rows, staleness
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup
-from grpo.rollout_metrics import means, rollout_metrics, rollout_rows, staleness
-from grpo.scoring import earned, kl_metrics, penalised, reward_inputs
+from grpo.signal.advantage import load_advantage
+from grpo.signal.curriculum import prompt_order
+from grpo.signal.null_rewards import null_rewards
+from grpo.signal.scoring import earned, kl_metrics, penalised, reward_inputs
 from grpo.types import Group, Prompt, RewardsOfGroup, Sample
-from grpo.update import PolicyUpdate, TrainBatch
 from rewards import RewardSum
 from rewards.types import TrainerState
 

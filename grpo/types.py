@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-    from grpo.packed_attention import Layout
+    from grpo.policy.packing.attention import Layout
 
 FinishReason = Literal["stop", "length"]
 

@@ -38,15 +38,15 @@ def fail(error: BaseException, code: int) -> NoReturn:
 
 def _codes() -> Mapping[type[Exception], int]:
     """The exit code of each error that is expected. Imported only when there is one."""
-    from eval.compare import CompareError
-    from eval.data import DataError
+    from eval.problems.data import DataError
+    from eval.stats.compare import CompareError
     from eval.store import StoreError
-    from grpo.advantage import AdvantageError
     from grpo.config import ModelError
     from grpo.losses import LossError
     from grpo.prompts import PromptError
+    from grpo.record.trackers import TrackerError
     from grpo.rollout.engine import RolloutError
-    from grpo.trackers import TrackerError
+    from grpo.signal.advantage import AdvantageError
     from rewards import RewardError
 
     of_settings = (AdvantageError, LossError, ModelError, PromptError, RewardError, TrackerError)

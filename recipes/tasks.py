@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
-from eval.generated import generate
+from eval.problems.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
+from eval.problems.generated import generate
 from recipes.errors import InputError
-from recipes.schema import GENERATED, TaskSettings
+from recipes.schema.recipe import GENERATED, TaskSettings
 from rewards import Score, grader
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.function import Returned, RewardFunction
 from rewards.graded import Completion
-from rewards.isolated import IsolatedReward
 from rewards.registry import BUILT_IN, RewardSettings
 from rewards.types import FAILURES, Reward, RewardError, Score
+from rewards.user.function import Returned, RewardFunction
+from rewards.user.isolated import IsolatedReward
 
 
 class RewardSum:
@@ -23,7 +23,7 @@ class RewardSum:
     Example: RewardSum([RewardSettings(name="accuracy"), RewardSettings(name="format", weight=0.2)])
 
     Args:
-        isolate: run each reward that is not built in in a process of its own (rewards/isolated.py), as training does.
+        isolate: run each reward that is not built in in a process of its own (rewards/user/isolated.py), as training does.
 
     Raises RewardError if a reward cannot be loaded, two have one name, or one lacks an argument of its settings.
     """

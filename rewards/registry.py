@@ -17,16 +17,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rewards.accuracy import accuracy
+from rewards.builtin.accuracy import accuracy
+from rewards.builtin.choice import multiple_choice
+from rewards.builtin.countdown import countdown
+from rewards.builtin.format import format, format_graded
+from rewards.builtin.language import language_consistency
+from rewards.builtin.length import cosine_length, soft_overlong
+from rewards.builtin.number import number
+from rewards.builtin.repetition import repetition_penalty
 from rewards.chat import CompletionForm
-from rewards.choice import multiple_choice
-from rewards.countdown import countdown
-from rewards.format import format, format_graded
 from rewards.graded import Graded
-from rewards.language import language_consistency
-from rewards.length import cosine_length, soft_overlong
-from rewards.number import number
-from rewards.repetition import repetition_penalty
 from rewards.types import RewardError, Score
 
 ENTRY_POINTS = "zero.rewards"  # the group in which a package names its rewards

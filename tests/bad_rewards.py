@@ -12,7 +12,7 @@ import signal
 import time
 
 from rewards import compare, verify
-from rewards.extract import Malformed, boxed
+from rewards.verifier.extract import Malformed, boxed
 
 
 def right(text, gold):

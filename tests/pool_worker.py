@@ -6,8 +6,8 @@ import json
 import os
 from collections.abc import Mapping
 
-from rewards.pool import serve
-from rewards.verdict import Verdict
+from rewards.verifier.pool import serve
+from rewards.verifier.verdict import Verdict
 
 
 def answer(item: Mapping[str, str]) -> Verdict:

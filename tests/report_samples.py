@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.stats import summary
+from eval.stats.stats import summary
 from eval.store import write_parquet
 from eval.types import Generation
 

@@ -15,9 +15,9 @@ EVAL_MAY = (
     "grpo.types",
     "grpo.prompts",
     "grpo.rollout",
-    "grpo.atomic",
-    "grpo.duration",
-    "grpo.flatten",
+    "grpo.record.atomic",
+    "grpo.record.duration",
+    "grpo.record.flatten",
 )
 MAY = {"rewards": ("rewards",), "grpo": ("grpo", "rewards"), "eval": EVAL_MAY, "recipes": OURS}
 

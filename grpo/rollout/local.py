@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from grpo.config import ModelSettings
-from grpo.model import load_model
+from grpo.policy.load import load_model
 from grpo.rollout.engine import SyncReport, WeightSyncError
-from grpo.rollout.weight_sync import checksum
+from grpo.rollout.sync.weights import checksum
 from grpo.types import Completion, Group, RolloutRequest
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.config import RolloutSettings
-from grpo.curriculum import PromptOrder
 from grpo.rollout.engine import RolloutEngine, RolloutError
+from grpo.signal.curriculum import PromptOrder
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
 from rewards import Reward
 

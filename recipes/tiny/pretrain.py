@@ -23,7 +23,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from eval.generated import Row, generate
+from eval.problems.generated import Row, generate
 from recipes.tiny.corpus import LEVELS, PROMPT, careful, quick
 from recipes.tiny.tokenizer import build_tokenizer
 

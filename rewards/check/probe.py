@@ -14,10 +14,10 @@ from typing import Any
 
 from rewards.check.corpus import Item
 from rewards.check.findings import Finding, Trial, finding
-from rewards.function import Returned
-from rewards.isolated import IsolatedReward
 from rewards.registry import RewardSettings
 from rewards.types import RewardError, TrainerState
+from rewards.user.function import Returned
+from rewards.user.isolated import IsolatedReward
 
 LOST = 2  # calls that hang or kill the process, after which no more is tried
 SECONDS_TOGETHER = 2.0  # that the completions of a batch may need

@@ -1,0 +1,134 @@
+"""A benchmark of one's own: a small YAML file that names a data set's columns.
+
+    dataset: problems.jsonl     # hub id, .jsonl or .parquet file, or a folder of them
+    columns: {question: prompt, answer: gold, subject: topic}
+
+Local data is looked for beside the file, then from here. Everything else has a default: see BenchmarkFile.
+
+    zero eval --model X --benchmark my_bench.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from eval.problems.data import DataError, checked_pattern, nearest
+from eval.problems.protocol import BOXED_STEPS, PLAIN, Benchmark, Protocol, ProtocolError, Source
+from rewards.verifier.extract import STRICT
+from rewards.verifier.extract import Source as Place
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(_Part):
+    """The columns of a problem. `subject` and `level` are what results are broken down by."""
+
+    question: str
+    answer: str
+    subject: str | None = None
+    level: str | None = None
+
+
+class BenchmarkFile(_Part):
+    """What the file may say. The names and the defaults are those of eval/problems/protocol.py."""
+
+    dataset: str
+    columns: Columns
+    name: str | None = Field(None, pattern=r"^[\w.-]+$")  # None: the file's
+    subset: str | None = None
+    split: str = "test"
+    answer_pattern: Annotated[str | None, AfterValidator(checked_pattern)] = None
+    instruction: str = BOXED_STEPS
+    template: str = "chat"
+    plain: str = PLAIN
+    system: str = ""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 4096
+    samples: int = 1
+    read: tuple[Place, ...] = STRICT
+    verifier: Literal["math", "countdown", "multiple_choice", "number"] = "math"
+    rel_tol: float = 0.0
+    abs_tol: float = 0.0
+    source: str = ""
+    licence: str = ""
+
+
+ASKED = ("instruction", "template", "plain", "system", "temperature", "top_p", "max_tokens", "samples", "read")
+GRADED = ("verifier", "rel_tol", "abs_tol")
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """The benchmark that the file describes.
+
+    Raises:
+        DataError: no such file, no YAML, or anything in it that is not allowed; one line a problem.
+    """
+    data = _parse(path)
+    try:
+        given = BenchmarkFile.model_validate(data)
+        protocol = Protocol(_source(given), **{key: getattr(given, key) for key in (*ASKED, *GRADED)})
+    except ValidationError as error:
+        raise DataError("\n".join(f"{path}: {line}" for line in _explain(error))) from error
+    except ProtocolError as error:
+        raise DataError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
+    return Benchmark(
+        name=given.name or path.stem,
+        protocol=protocol,
+        source=given.source,
+        licence=given.licence,
+        subject=given.columns.subject,
+        level=given.columns.level,
+        local=_local(given.dataset, path),
+    )
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a text file in YAML: {reason}") from error
+
+
+def _source(given: BenchmarkFile) -> Source:
+    columns = given.columns
+    return Source(
+        given.dataset,
+        columns.question,
+        columns.answer,
+        subset=given.subset,
+        split=given.split,
+        answer_pattern=given.answer_pattern,
+    )
+
+
+def _local(dataset: str, path: Path) -> Path | None:
+    """The user's own file or folder; None where there is none of that name, and it is a hub id."""
+    name = Path(dataset).expanduser()
+    return next((place.resolve() for place in (path.parent / name, name) if place.exists()), None)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            allowed = (Columns if problem["loc"][0] == "columns" else BenchmarkFile).model_fields
+            hint = nearest(str(problem["loc"][-1]), allowed)
+            yield f"{key}: unknown key{hint}; allowed here: {', '.join(allowed)}"
+        elif problem["type"] == "missing":
+            yield f"{key}: required, but absent"
+        elif not key:
+            yield f"expected a mapping with dataset and columns, got {problem['input']!r}"
+        else:
+            hint = nearest(str(problem["input"]), str(problem.get("ctx", {}).get("expected", "")).split("'"))
+            yield f"{key}: got {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{hint}"

@@ -1,0 +1,220 @@
+"""Adapters (peft): training a few added parameters in place of the weights, and what the server gets of them.
+
+    LoRA    W + (alpha / r) B A          arXiv 2106.09685
+    rsLoRA  W + (alpha / sqrt(r)) B A    arXiv 2312.03732
+    DoRA    m (W + (alpha / r) B A) / |W + (alpha / r) B A|, the norm of each row   arXiv 2402.09353
+    QLoRA   LoRA over W stored in 4 bits (nf4)   arXiv 2305.14314
+
+and every other kind of peft whose layers merge into weights, by its own configuration (`model.adapter`).
+
+What is sampled must be what is trained. vLLM serves plain LoRA as an adapter; of everything else it gets the merged
+weights. Merging is done by peft, on an fp32 copy of one layer at a time: merging in place and undoing it would let
+bf16 rounding drift into the frozen weights. Whether a kind of adapter merges to what it computes is not believed but
+tried, on a layer of the model with random values, before the run starts.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from grpo.config import ModelError, ModelSettings
+from grpo.policy.load import causal_lm
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+TOLERANCE = 1e-3  # relative difference between an adapted layer and its merged weights; fp32 noise is about 1e-6
+TOLERANCE_4_BITS = 2e-2  # their kernels multiply in bf16
+
+
+def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) -> PreTrainedModel:
+    """Inject the settings' trainable adapter into `model` in place; every other weight is frozen.
+
+    Args:
+        seed: of the adapter's first values, and of what some kinds draw once and freeze.
+
+    Raises:
+        ModelError: peft refuses the configuration, or the adapter cannot be served: it does not merge, or it
+            changes the output layer.
+    """
+    from peft import get_peft_model
+
+    key = "model.lora" if settings.lora else "model.adapter"
+    config = _peft_config(settings)
+    torch.manual_seed(seed)
+    try:
+        policy = get_peft_model(model, config)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ModelError(f"{key}: peft refuses it for {settings.path}: {_first_line(error)}") from error
+    lm = causal_lm(policy)
+    _check_place(lm, key)
+    if next(lm.parameters()).device.type != "meta":
+        _check_merge(lm, f"{key} ({settings.adapter.peft_type if settings.adapter else 'LORA'})")
+    return cast("PreTrainedModel", policy)
+
+
+class ServedWeights(Mapping[str, Tensor]):
+    """The policy's weights under their transformers names, adapters merged; read anew at each access."""
+
+    def __init__(self, model: nn.Module) -> None:
+        lm = causal_lm(model)
+        self._dtype = cast(
+            Tensor, lm.get_input_embeddings().weight
+        ).dtype  # of the checkpoint, also where a layer is quantised
+        layers = _adapted_layers(lm)
+        modules = dict(lm.named_modules())
+        self._places: dict[str, tuple[nn.Module, str]] = {}  # served name -> module, name of its parameter
+        for full, _ in lm.named_parameters():
+            owner, _, name = full.rpartition(".")
+            adapted = next((prefix for prefix in layers if full.startswith(f"{prefix}.")), None)
+            if adapted is None:
+                self._places[full] = modules[owner], name
+            elif (inner := full.removeprefix(f"{adapted}.")).startswith("base_layer."):
+                self._places[f"{adapted}.{name}"] = layers[adapted], inner.removeprefix("base_layer.")
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Tensor:
+        module, parameter = self._places[name]
+        if hasattr(module, "base_layer"):
+            return getattr(_merged(module), parameter).detach().to(self._dtype)
+        tensor = getattr(module, parameter).detach()
+        return _dequantized(module).to(self._dtype) if _is_quantized(module) and parameter == "weight" else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+# -- Merging -------------------------------------------------------------------------------------------------------
+
+
+def _adapted_layers(lm: nn.Module) -> dict[str, Any]:
+    """The layers that an adapter wraps, by name; none without an adapter."""
+    found = {name: module for name, module in lm.named_modules() if hasattr(module, "base_layer")}
+    return {name: module for name, module in found.items() if hasattr(module, "merge")}
+
+
+def _merged(layer: Any) -> nn.Module:
+    """The wrapped layer without its adapter and computing the same; in fp32."""
+    if _is_quantized(layer.base_layer):
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        # As peft merges over 4 bits (peft/tuners/lora/bnb.py), but without rounding the result to 4 bits again.
+        plain.weight = nn.Parameter(_dequantized(layer.base_layer) + layer.get_delta_weight("default").float())
+        plain.bias = layer.base_layer.bias
+        return plain
+    alone = copy.deepcopy(layer).float()
+    alone.merge()
+    return alone.get_base_layer()
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return getattr(getattr(module, "weight", None), "quant_state", None) is not None
+
+
+def _dequantized(module: Any) -> Tensor:
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+
+
+# -- What cannot work ----------------------------------------------------------------------------------------------
+
+
+def _peft_config(settings: ModelSettings) -> PeftConfig:
+    from peft import LoraConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    if lora := settings.lora:
+        return LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            use_rslora=lora.rslora,
+            use_dora=lora.dora,
+            task_type="CAUSAL_LM",
+        )
+    assert settings.adapter is not None
+    kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    wanted = settings.adapter.peft_type
+    if wanted not in kinds:
+        raise ModelError(f"model.adapter.peft_type: got {wanted!r}{_near(wanted, kinds)}, expected one of peft's kinds")
+    given = settings.adapter.model_extra or {}
+    known = list(inspect.signature(kinds[wanted]).parameters)
+    if unknown := next((name for name in given if name not in known), None):
+        raise ModelError(f"model.adapter.{unknown}: {kinds[wanted].__name__} has no such key{_near(unknown, known)}")
+    try:
+        return kinds[wanted](**{"task_type": "CAUSAL_LM", **given})
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"model.adapter: {kinds[wanted].__name__} refuses it: {_first_line(error)}") from error
+
+
+def _check_place(lm: PreTrainedModel, key: str) -> None:
+    """The trainer multiplies with the output layer's weight by itself, and a tied embedding is that weight."""
+    wrapped = {name for name, module in lm.named_modules() if hasattr(module, "original_module")}
+    if wrapped:
+        raise ModelError(
+            f"{key}: {sorted(wrapped)[0]} would be trained in full beside the adapter (modules_to_save or "
+            "trainable_token_indices), which is not served; leave it out, or train without an adapter"
+        )
+    tied = lm.config.get_text_config().tie_word_embeddings
+    for place, layer in (("output", lm.get_output_embeddings()), ("tied input", lm.get_input_embeddings())):
+        if hasattr(layer, "base_layer") and (place == "output" or tied):
+            raise ModelError(f"{key}.target_modules: the {place} embeddings cannot be adapted; leave them out")
+
+
+def _check_merge(lm: nn.Module, what: str) -> None:
+    """Raises ModelError unless one layer of each kind, with random values, computes what its merged weights do."""
+    layers = _adapted_layers(lm)
+    if not layers:
+        raise ModelError(f"{what}: it wraps no layer of the model; expected target_modules that name some")
+    for name, layer in {type(layer): (name, layer) for name, layer in layers.items()}.values():
+        try:
+            difference = _merge_error(layer)
+        except (NotImplementedError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+            raise ModelError(
+                f"{what}: {name} does not merge into weights ({_first_line(error)}), and vLLM serves no adapter but "
+                "LoRA; use one that does, such as model.lora"
+            ) from error
+        if not difference < (TOLERANCE_4_BITS if _is_quantized(layer.get_base_layer()) else TOLERANCE):
+            raise ModelError(
+                f"{what}: {name} merged differs from the adapted layer by {difference:.1%}, expected rounding: the "
+                "server would sample from another policy than the one that is trained; use model.lora"
+            )
+
+
+@torch.no_grad()
+def _merge_error(layer: Any) -> float:
+    """Largest difference between the adapted and the merged layer's output, over the largest output."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft on rounding, which is what is measured
+        trial = copy.deepcopy(layer).eval()
+        trial = trial if _is_quantized(trial.base_layer) else trial.float()
+        random = torch.Generator().manual_seed(0)
+        for parameter in (p for p in trial.parameters() if p.requires_grad):
+            parameter += 0.02 * torch.randn(parameter.shape, generator=random).to(parameter)
+        plain = _merged(trial).float()
+        weight = cast(Tensor, plain.weight)
+        input_BI = torch.randn(4, weight.shape[-1], generator=random).to(weight)
+        adapted_BO, merged_BO = trial(input_BI), plain(input_BI)
+    return ((adapted_BO - merged_BO).abs().max() / merged_BO.abs().max()).item()
+
+
+def _near(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

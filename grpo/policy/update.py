@@ -1,0 +1,180 @@
+"""The training step: one optimizer batch through the policy, without any sampling.
+
+    pack -> for each micro-batch: log-probs (model.py) -> objective (losses/) -> backward -> optimizer (optim.py)
+
+The old policy's log-probs are those of the first update's own forward: nothing is computed for them. Sums stay on
+the device until the end of the step, so that a GPU is never waited for in between. Only a mask of high-entropy tokens,
+whose threshold is that of the whole batch, takes a forward of its own before the first update.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grpo.config import GRPOConfig
+from grpo.losses.entropy import entropy_threshold
+from grpo.losses.kl import kl_penalties
+from grpo.losses.objective import Objective
+from grpo.losses.types import LossInputs
+from grpo.policy.load import completion_logprobs
+from grpo.policy.memory import keep_freed_memory
+from grpo.policy.optim import MasterAdamW, learning_rate
+from grpo.policy.packing.pack import pack, packed_micro_batches
+from grpo.policy.packing.pad import pad, padded_micro_batches
+from grpo.policy.packing.probe import use_packed_attention
+from grpo.policy.reference import Reference
+from grpo.policy.stopwatch import Stopwatch
+from grpo.types import PackedBatch, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """What one optimizer batch trains on. `weights[i]` is the loss weight of each token of `samples[i]`."""
+
+    samples: list[Sample]
+    weights: list[float]
+
+
+class PolicyUpdate:
+    """Updates `model` in place.
+
+    Args:
+        temperature: that the completions were sampled at; log-probs are taken at it.
+        reference: the frozen model of the KL term; None with LoRA (the adapter is switched off) or without KL.
+
+    `padded` says why micro-batches are padded; None where they are packed.
+    """
+
+    def __init__(
+        self,
+        config: GRPOConfig,
+        temperature: float,
+        model: PreTrainedModel,
+        optimizer: MasterAdamW,
+        reference: PreTrainedModel | None = None,
+    ) -> None:
+        self._config, self._temperature = config, temperature
+        self._model, self._optimizer = model, optimizer
+        self.objective = Objective(config)
+        self._reference = Reference(model, reference, config.kl_sync_every if config.kl_coef else 0)
+        self._device = next(model.parameters()).device
+        if self._device.type == "cpu":
+            keep_freed_memory()
+        self.padded = use_packed_attention(model) if config.packing else "train.packing: false"
+        if reference is not None and self.padded is None:
+            self.padded = use_packed_attention(reference)
+
+    def run(self, step: int, batch: TrainBatch) -> dict[str, float]:
+        """`updates_per_batch` optimizer steps on the batch. Returns their metrics."""
+        torch.manual_seed(hash((self._config.seed, step)))  # dropout repeats on resume
+        self._model.train()
+        watch = Stopwatch(self._device)
+        with watch("pack"):
+            micros = self._micro_batches(batch)
+        with watch("forward"):
+            masks = self._policy_masks(micros)
+        old: list[Tensor] = []
+        ref: list[Tensor | None] = []
+        sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self._device))
+        grad_norm = 0.0
+        for update in range(self._config.updates_per_batch):
+            self._optimizer.zero_grad()
+            for i, micro in enumerate(micros):
+                with watch("forward"):
+                    logprobs_T, entropy_T = self._logprobs(micro)
+                    if update == 0:
+                        old.append(logprobs_T.detach())
+                        ref.append(self._reference_logprobs(micro) if self.objective.needs_reference else None)
+                    terms = self.objective(_loss_inputs(micro, logprobs_T, old[i], entropy_T, ref[i], masks[i]))
+                with watch("backward"):
+                    terms.loss.backward()
+                for name, value in terms.stats.items():
+                    sums[name] += value
+            with watch("optimizer"):
+                grad_norm += self._optimizer.step(learning_rate(self._config, step), self._config.max_grad_norm)
+        self._model.eval()
+        self._reference.after(step)
+        tokens, updates = sum(len(micro.target_T) for micro in micros), self._config.updates_per_batch
+        metrics = self.objective.metrics({name: total.item() for name, total in sums.items()}, tokens, updates)
+        self.objective.observe(metrics)
+        return {**metrics, "grad_norm": grad_norm / updates, "trained_tokens": tokens, **watch.seconds()}
+
+    def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
+        """Of each completion, the estimate of the sampler's KL to the reference, summed over its tokens, in nats."""
+        penalty_N = torch.zeros(len(samples), device=self._device)
+        numbers = [float(i) for i in range(len(samples))]  # in place of weights: which completion a token is of
+        for micro in self._micro_batches(TrainBatch(list(samples), numbers)):
+            number_T = micro.weight_T.long()
+            ref_T = self._reference_logprobs(micro)
+            penalty_N += kl_penalties(
+                self._config.kl_estimator, micro.sampler_logprobs_T, ref_T, number_T, len(samples)
+            )
+        return penalty_N.tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the weights: optimizer, entropy coefficient, synced reference."""
+        return {
+            **self._optimizer.state_dict(),
+            "entropy": self.objective.entropy.state_dict(),
+            "reference": self._reference.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(state)
+        self.objective.entropy.load_state_dict(state["entropy"])
+        self._reference.load_state_dict(state["reference"])
+
+    def _micro_batches(self, batch: TrainBatch) -> list[PackedBatch]:
+        split, build = (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
+        return [
+            build([batch.samples[i] for i in chosen], [batch.weights[i] for i in chosen], self._device)
+            for chosen in split(batch.samples, self._config.tokens_per_micro_batch)
+        ]
+
+    def _logprobs(self, micro: PackedBatch) -> tuple[Tensor, Tensor]:
+        return completion_logprobs(self._model, micro, self._temperature, self.objective.needs_entropy_gradient)
+
+    def _reference_logprobs(self, micro: PackedBatch) -> Tensor:
+        with self._reference.policy() as reference:
+            return completion_logprobs(reference, micro, self._temperature)[0]
+
+    @torch.no_grad()
+    def _policy_masks(self, micros: Sequence[PackedBatch]) -> list[Tensor] | list[None]:
+        """Of each micro-batch, the tokens with a policy gradient; None where all have one."""
+        if not (self.objective.needs_policy_mask and micros):
+            return [None] * len(micros)
+        entropies = [self._logprobs(micro)[1] for micro in micros]
+        threshold = entropy_threshold(torch.cat(entropies), self._config.entropy_top_share)
+        return [entropy_T >= threshold for entropy_T in entropies]
+
+
+def _loss_inputs(
+    micro: PackedBatch,
+    logprobs_T: Tensor,
+    old_logprobs_T: Tensor,
+    entropy_T: Tensor,
+    ref_logprobs_T: Tensor | None,
+    policy_mask_T: Tensor | None,
+) -> LossInputs:
+    return LossInputs(
+        logprobs_T=logprobs_T,
+        old_logprobs_T=old_logprobs_T,
+        sampler_logprobs_T=micro.sampler_logprobs_T,
+        advantage_T=micro.advantage_T,
+        weight_T=micro.weight_T,
+        sequence_T=micro.sequence_T,
+        n_sequences=micro.n_sequences,
+        entropy_T=entropy_T,
+        ref_logprobs_T=ref_logprobs_T,
+        staleness_T=micro.staleness_T,
+        policy_mask_T=policy_mask_T,
+    )

@@ -1,0 +1,153 @@
+"""Asks running vLLM servers for groups of completions.
+
+One request a group, tokens in and tokens out: /inference/v1/generate answers with token ids, the sampled
+tokens' log-probs and the weight version of each (vllm/entrypoints/scale_out/token_in_token_out/protocol.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+from grpo.rollout.sync.weights import Adapter, parse_version
+from grpo.rollout.vllm.endpoints import Endpoints, RequestRefusedError
+from grpo.types import Completion, Group, RolloutRequest, Sampling
+
+logger = logging.getLogger(__name__)
+
+RETRY_DELAYS = (0.2, 1.0)  # seconds before the second and the third attempt
+NO_LOGPROB = -9999.0  # vLLM's word for "not a number"
+GENERATE = "/inference/v1/generate"
+
+
+class Decoder(Protocol):
+    """The part of a transformers tokenizer that is needed here."""
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool) -> Any: ...
+
+
+class RolloutClient:
+    """Spreads groups over servers, each to the one with the fewest completions in flight.
+
+        async with RolloutClient(["http://127.0.0.1:8000"], tokenizer, timeout=600) as client:
+            group = await client.group(request)
+
+    `timeout`: seconds that one attempt at a group may take.
+    """
+
+    def __init__(self, urls: Sequence[str], tokenizer: Decoder, timeout: float) -> None:
+        hint = "; start it with `zero serve MODEL`, or `vllm serve` and --enable-scale-out"
+        self._endpoints = Endpoints(urls, timeout, RETRY_DELAYS, hint=hint)
+        self._tokenizer = tokenizer
+        self.adapter: Adapter | None = None  # that the completions are to be sampled with
+
+    async def __aenter__(self) -> RolloutClient:
+        await self._endpoints.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._endpoints.__aexit__()
+
+    def drop(self, urls: Collection[str]) -> None:
+        """Ask these servers no more."""
+        self._endpoints.drop(urls)
+
+    async def group(self, request: RolloutRequest) -> Group:
+        """The completions of one prompt, by one request; what did not come is counted by cause in `failures`.
+
+        Causes: timeout, refused (the server rejects the request), aborted, malformed, missing.
+        Raises ServerLostError if no server answers, or the one that does has a dead engine; RolloutError if
+        the endpoint is closed.
+        """
+        if request.sampling.temperature == 0 and request.n != 1:
+            raise ValueError(f"greedy sampling gives one completion, got n={request.n}; use n=1 or a temperature > 0")
+        adapter = self.adapter
+        body: dict[str, Any] = {
+            "token_ids": list(request.prompt.token_ids),
+            "sampling_params": sampling_params(request.sampling, request.n),
+        }
+        if adapter is not None:
+            body["model"] = adapter.name
+        try:
+            answer: Any = await self._endpoints.post(GENERATE, body, request.n)
+            completions, failures = read_answer(answer, request.n, self._tokenizer, adapter)
+        except TimeoutError:
+            completions, failures = [], Counter(timeout=request.n)
+        except RequestRefusedError as error:
+            logger.warning("%s", error)
+            completions, failures = [], Counter(refused=request.n)
+        except ValueError:  # not JSON
+            completions, failures = [], Counter(malformed=request.n)
+        return Group(request.prompt, tuple(completions), dict(failures))
+
+
+def sampling_params(sampling: Sampling, n: int) -> dict[str, Any]:
+    """vLLM's sampling parameters. Never a seed: with one, vLLM's CPU engine dies when a prefill is split."""
+    return {
+        "n": n,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "logprobs": 0,  # of the sampled token alone
+        "detokenize": False,
+    }
+
+
+def read_answer(
+    answer: Any, n: int, tokenizer: Decoder, adapter: Adapter | None = None
+) -> tuple[list[Completion], Counter[str]]:
+    """The completions of a server's answer, and how many of the `n` are unusable, by cause."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(choices, list):
+        return [], Counter(malformed=n)
+    completions: list[Completion] = []
+    failures: Counter[str] = Counter()
+    for choice in choices[:n]:
+        try:
+            completion = read_choice(choice, tokenizer, adapter)
+        except (KeyError, TypeError, ValueError, IndexError):  # the server's JSON is not what it should be
+            failures["malformed"] += 1
+            continue
+        if completion is None:
+            failures["aborted"] += 1
+        else:
+            completions.append(completion)
+    if len(choices) < n:
+        failures["missing"] += n - len(choices)
+    return completions, failures
+
+
+def read_choice(choice: dict[str, Any], tokenizer: Decoder, adapter: Adapter | None = None) -> Completion | None:
+    """One choice as a Completion, None if the server gave it up. Raises ValueError and its kin if malformed.
+
+    The version of a token is that of the server's weights, or of the adapter, if the request named one.
+    """
+    reason = choice["finish_reason"]
+    if reason in ("abort", "error"):
+        return None
+    if reason not in ("stop", "length"):
+        raise ValueError(f"unknown finish_reason {reason!r}")
+    token_ids = tuple(choice["token_ids"])
+    content = choice["logprobs"]["content"]
+    logprobs = tuple(float(entry["logprob"]) for entry in content)
+    if not token_ids or [entry["token_id"] for entry in content] != list(token_ids):
+        raise ValueError("log-probs and tokens do not belong together")
+    if not all(NO_LOGPROB < logprob <= 1e-3 for logprob in logprobs):  # also refuses NaN; bf16 noise is allowed
+        raise ValueError("a log-prob is not one")
+    versions: list[int] = []
+    for span in choice["weight_versions"]:
+        if span["start"] != len(versions):
+            raise ValueError(f"weight versions leave a gap at token {len(versions)}")
+        versions += [parse_version(span["version"])] * (span["end"] - span["start"])
+    if adapter is not None:
+        versions = [adapter.version] * len(versions)
+    return Completion(
+        token_ids=token_ids,
+        logprobs=logprobs,
+        versions=tuple(versions),
+        text=str(tokenizer.decode(token_ids, skip_special_tokens=True)),
+        finish_reason=reason,
+    )

@@ -1,0 +1,322 @@
+"""Sampling through vLLM servers: the one we start and supervise, or those that `rollout.server.urls` names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file
+
+from grpo.config import ModelSettings, RolloutSettings
+from grpo.rollout.engine import RolloutError, ServerLostError, SyncReport, WeightSyncError
+from grpo.rollout.sync.weights import Adapter, ShmTransfer, Staged, Transfer, checksum, load_adapter, push
+from grpo.rollout.vllm.client import Decoder, RolloutClient
+from grpo.rollout.vllm.server import VLLMServer, build, place
+from grpo.rollout.vllm.supervision import Lost, all_lost, answers, in_daemon_thread, unless_lost, watch
+from grpo.types import Group, RolloutRequest
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+
+class VLLMEngine:
+    """A RolloutEngine (see `engine.py`) that survives its server.
+
+    When the server dies or stands still (`supervision.py`), also while it is being sent weights, it is started again,
+    gets the last weights, and what was in flight is asked for again; after `max_restarts` deaths RolloutError carries
+    the server's last log lines. Servers named by urls are not ours to restart: those that are lost are not asked any
+    more, and losing the last one raises.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_path: str,
+        model: ModelSettings,
+        rollout: RolloutSettings,
+        tokenizer: Decoder,
+        run_dir: Path,
+        trainer_gpus: Sequence[int] = (),
+    ) -> None:
+        self.version = 0
+        self._rollout = rollout
+        self._settings = rollout.server
+        self._tokenizer = tokenizer
+        placement = place(self._settings, trainer_gpus)
+        self._transfer = transfer_for(placement.backend, rollout)
+        self._server: VLLMServer | None = None
+        replicas = 1
+        if not self._settings.urls:
+            folders = self._transfer.folders if isinstance(self._transfer, ShmTransfer) else []
+            log_file = run_dir / "logs" / "server.log"
+            self._server = build(model_path, model, rollout, log_file, trainer_gpus, folders)
+            replicas = placement.replicas
+        self._urls: list[str] = [url.rstrip("/") for url in self._settings.urls]
+        self._client: RolloutClient | None = None
+        self._stack = AsyncExitStack()
+        self._staged: Staged | None = None  # what the servers hold, or are about to
+        self._adapters: list[Adapter] = []  # the newest last; before it those that completions may still be using
+        self._server_lock = asyncio.Lock()  # held while servers are being started, updated or replaced
+        self._generation = 0  # of the servers that are asked; tells whether a failure was of the present ones
+        self._watchers: dict[str, Lost] = {}  # one for each url
+        self._all_lost: Lost | None = None
+        self._capacity = 2 * rollout.max_sequences * replicas  # of one server: what it decodes, and as much waiting
+        self._admission = asyncio.Lock()  # first come, first served
+        self._in_flight = 0  # completions that the servers were asked for
+        self._completion_done = asyncio.Event()
+
+    @property
+    def restarts(self) -> int:
+        return self._server.restarts if self._server is not None else 0
+
+    async def start(self) -> None:
+        async with self._server_lock:
+            if self._server is not None:
+                await self._server.start()
+            await self._connect()
+
+    async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[tuple[int, Group]]:
+        """Yield (index, group) as groups complete. Raises RolloutError when the server cannot be kept alive."""
+        if not requests:
+            return
+        split = [parts(request, self._rollout.max_sequences) for request in requests]
+        tasks = [asyncio.create_task(self._answer(i, part)) for i, its_parts in enumerate(split) for part in its_parts]
+        came: defaultdict[int, list[Group]] = defaultdict(list)
+        try:
+            for task in asyncio.as_completed(tasks):
+                index, part = await task
+                came[index].append(part)
+                if len(came[index]) == len(split[index]):
+                    yield index, joined(came.pop(index))
+        finally:
+            for pending in tasks:
+                pending.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
+        """Serve `tensors` as `version` from now on; completions in flight go on with them.
+
+        Sampling goes on while they are staged. Raises WeightSyncError if the server refuses them. It is stopped
+        then: it may hold half of them.
+        """
+        started = time.monotonic()
+        staged = await asyncio.to_thread(self._transfer.stage, tensors, version)
+        ready = time.monotonic()
+        async with self._server_lock:
+            previous, self._staged = self._staged, staged
+            try:
+                await self._at_servers(partial(self._push, staged))
+            except ServerLostError as lost:
+                await self._replace_server(lost)
+            except WeightSyncError:
+                if self._server is not None:
+                    await self._server.stop()
+                raise
+            self.version = version
+        served = time.monotonic()
+        if previous is not None:
+            self._transfer.discard(previous)
+        return SyncReport(version, served - started, served - ready, staged.n_bytes, staged.checksum)
+
+    async def update_adapter(self, folder: Path, version: int) -> SyncReport:
+        """Serve the LoRA adapter in `folder` (as peft saves it) as `version`, over the weights of the start.
+
+        Needs model.lora.sync: adapter. Completions in flight finish with the adapter that they began with: the last
+        `rollout.adapters_served` folders must stay. Raises WeightSyncError if the server refuses it.
+        """
+        started = time.monotonic()
+        tensors = await asyncio.to_thread(load_file, folder / "adapter_model.safetensors")
+        async with self._server_lock:
+            self._adapters = [*self._adapters[-self._rollout.adapters_served :], Adapter(version, folder)]
+            try:
+                await self._load_adapter()
+            except ServerLostError as lost:
+                await self._replace_server(lost)
+            self.version = version
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return SyncReport(version, time.monotonic() - started, 0.0, n_bytes, checksum(tensors))
+
+    async def close(self) -> None:
+        self._stop_watching()
+        self._client, self._generation = None, self._generation + 1  # what is in flight is not asked for again
+        try:
+            await self._stack.aclose()
+            if self._server is not None:
+                await self._server.stop()
+        finally:
+            self._transfer.close()
+
+    @asynccontextmanager
+    async def _admitted(self, n: int) -> AsyncIterator[None]:
+        """Enough in flight to keep the servers full; more would only eat into the requests' deadlines."""
+        enough = self._capacity * max(1, len(self._urls))
+        async with self._admission:
+            while self._in_flight and self._in_flight + n > enough:
+                self._completion_done.clear()
+                await self._completion_done.wait()
+            self._in_flight += n
+        try:
+            yield
+        finally:
+            self._in_flight -= n
+            self._completion_done.set()
+
+    async def _answer(self, index: int, request: RolloutRequest) -> tuple[int, Group]:
+        async with self._admitted(request.n):
+            while True:
+                async with self._server_lock:  # wait until the server has its weights
+                    client, lost, generation, version = self._client, self._all_lost, self._generation, self.version
+                if client is None or lost is None:
+                    raise RolloutError("the engine is not running; call start() before generate()")
+                failure: ServerLostError | None = None
+                try:
+                    group = await unless_lost(client.group(request), lost)
+                except ServerLostError as error:
+                    failure, group = error, Group(request.prompt, (), {"server_error": request.n})
+                if "timeout" in group.failures:
+                    failure = ServerLostError(
+                        f"no answer within {self._settings.request_timeout:g} s (rollout.server.request_timeout)"
+                    )
+                if failure is None or not await self._recover(failure, generation):
+                    check_versions(group, version)
+                    return index, group
+
+    async def _recover(self, failure: ServerLostError, generation: int) -> bool:
+        """Whether to ask again; False if the servers are well, so that the request itself must be at fault."""
+        async with self._server_lock:
+            if generation != self._generation:
+                return True  # others in the meantime
+            if self._server is not None and self._all_lost is not None and self._all_lost.done():
+                await self._replace_server(failure)
+                return True
+            well = await asyncio.gather(*(answers(url, self._settings.health_timeout) for url in self._urls))
+            dead = [url for url, is_well in zip(self._urls, well, strict=True) if not is_well]
+            if not dead:
+                return False
+            if self._server is not None:
+                await self._replace_server(failure)
+            else:
+                self._go_on_without(dead, failure)
+            return True
+
+    async def _replace_server(self, lost: ServerLostError) -> None:
+        """A new server with the last weights; raises `lost` if it is not ours. Called with the lock held."""
+        if self._server is None:
+            raise lost
+        while True:
+            self._stop_watching()
+            for url in self._urls:
+                self._transfer.forget(url)
+            await self._server.restart(lost)
+            await self._connect()
+            try:
+                if self._staged is not None:
+                    await self._at_servers(partial(self._push, self._staged))
+                self._adapters = self._adapters[-1:]
+                await self._load_adapter()
+                return
+            except ServerLostError as lost_again:
+                lost = lost_again
+
+    def _go_on_without(self, dead: Collection[str], lost: ServerLostError) -> None:
+        """Ask these attached servers no more: should one come back, it holds other weights."""
+        self._urls = [url for url in self._urls if url not in dead]
+        if not self._urls or self._client is None:
+            raise lost
+        logger.warning("going on without a server that is lost: %s", lost)
+        self._client.drop(dead)
+        self._watch()
+
+    async def _connect(self) -> None:
+        await self._stack.aclose()
+        if self._server is not None:
+            self._urls = [self._server.url]
+        client = RolloutClient(self._urls, self._tokenizer, self._settings.request_timeout)
+        self._client = await self._stack.enter_async_context(client)
+        self._watch()
+
+    def _watch(self) -> None:
+        self._stop_watching()
+        timeout, server = self._settings.health_timeout, self._server
+        self._watchers = {url: asyncio.create_task(watch(url, timeout, server)) for url in self._urls}
+        self._all_lost = asyncio.create_task(all_lost(self._watchers.values()))
+        self._generation += 1
+
+    def _stop_watching(self) -> None:
+        for task in (*self._watchers.values(), *filter(None, [self._all_lost])):
+            task.cancel()
+
+    async def _load_adapter(self) -> None:
+        """Load the newest adapter, if there is one, and drop the oldest, if there is one too many."""
+        if not self._adapters or self._client is None:
+            return
+        superseded = self._adapters[0] if len(self._adapters) > self._rollout.adapters_served else None
+        newest, timeout = self._adapters[-1], self._settings.sync_timeout
+        await self._at_servers(lambda url: load_adapter(url, newest, superseded, timeout))
+        self._client.adapter = newest
+
+    def _push(self, staged: Staged, url: str) -> None:
+        push(url, self._transfer, staged, self._settings.sync_timeout)
+
+    async def _at_servers(self, update: Callable[[str], None]) -> None:
+        """Update every server. Raises WeightSyncError if one refuses; ServerLostError if ours, or the last, is lost."""
+        urls = self._urls
+        outcomes = await asyncio.gather(*(self._at_server(url, update) for url in urls), return_exceptions=True)
+        lost: dict[str, ServerLostError] = {}
+        for url, outcome in zip(urls, outcomes, strict=True):
+            if isinstance(outcome, ServerLostError) and self._server is None:
+                lost[url] = outcome
+            elif outcome is not None:
+                raise outcome
+        if lost:
+            self._go_on_without(lost, next(iter(lost.values())))
+
+    async def _at_server(self, url: str, update: Callable[[str], None]) -> None:
+        timeout = self._settings.sync_timeout
+        try:
+            async with asyncio.timeout(timeout):  # a collective whose other side has died never returns
+                await unless_lost(in_daemon_thread(update, url), self._watchers[url])
+        except TimeoutError as error:
+            raise ServerLostError(
+                f"sending weights by {self._transfer.backend} to {url} is stuck: "
+                f"not done within {timeout:g} s (rollout.server.sync_timeout)"
+            ) from error
+
+
+def transfer_for(backend: str, rollout: RolloutSettings) -> Transfer:
+    if backend == ShmTransfer.backend:
+        return ShmTransfer()
+    from grpo.rollout.sync.cuda import CudaTransfer  # imports vLLM
+
+    # Only a server of ours is sent the same weights twice, and only with staleness is it asked for samples, and so
+    # missed, while the trainer changes them.
+    return CudaTransfer(backend, keep=bool(rollout.max_staleness and not rollout.server.urls))
+
+
+def parts(request: RolloutRequest, most: int) -> list[RolloutRequest]:
+    """Requests of at most `most` completions each: a server refuses more than its --max-num-seqs."""
+    return [replace(request, n=min(most, request.n - start)) for start in range(0, request.n, most)]
+
+
+def joined(groups: Sequence[Group]) -> Group:
+    """One group of what the parts of a request brought."""
+    failures: Counter[str] = sum((Counter(group.failures) for group in groups), Counter())
+    return Group(groups[0].prompt, tuple(one for group in groups for one in group.completions), dict(failures))
+
+
+def check_versions(group: Group, version: int) -> None:
+    """Raises WeightSyncError if a token is older than the weights that were served when it was asked for."""
+    oldest = min((min(completion.versions) for completion in group.completions), default=version)
+    if oldest < version:
+        raise WeightSyncError(f"the server sampled with weights {oldest} though it was given {version} before")

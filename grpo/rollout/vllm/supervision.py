@@ -1,0 +1,108 @@
+"""Whether servers still answer, and how to stop waiting for one that does not.
+
+A check asks for /health, and looks at the processes of a server that is ours. One alone proves nothing: a server on
+slow cores may take seconds, and this process may have stood still itself. CHECKS that fail in a row do: a dead server
+is noticed in a few seconds, a silent one after `rollout.server.health_timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import aiohttp
+
+from grpo.rollout.engine import ServerLostError
+from grpo.rollout.vllm.server import VLLMServer
+
+Result = TypeVar("Result")
+Lost = asyncio.Task[ServerLostError]
+
+CHECKS = 3
+PAUSE = 2.0  # seconds between two
+
+
+async def watch(url: str, seconds: float, server: VLLMServer | None = None) -> ServerLostError:
+    """Ends, with the error to raise, once the server at `url` has failed CHECKS checks in a row.
+
+    `seconds`: that they wait for an answer, all together. `server`: its processes, where they are ours.
+    """
+    failed, complaint = 0, ""
+    while failed < CHECKS:
+        await asyncio.sleep(PAUSE)
+        complaint = (server.complaint() if server else "") or await _complaint(f"{url}/health", seconds / CHECKS)
+        failed = failed + 1 if complaint else 0
+    return ServerLostError(f"{url} {complaint}")
+
+
+async def all_lost(watchers: Iterable[Lost]) -> ServerLostError:
+    """Ends when every one of them has."""
+    return (await asyncio.gather(*watchers))[0]
+
+
+async def answers(url: str, seconds: float) -> bool:
+    """Whether the server and, through it, its engine answer one of CHECKS requests in `seconds`.
+
+    Not while weights are being loaded: the engine does nothing else then.
+    """
+    for _ in range(CHECKS):
+        complaints = [await _complaint(f"{url}{path}", seconds / CHECKS) for path in ("/health", "/weight_info")]
+        if not any(complaints):
+            return True
+    return False
+
+
+async def unless_lost(work: Coroutine[Any, Any, Result], lost: Lost) -> Result:
+    """The result of `work`; raises the error in which `lost` ends, should that come first. `work` ends either way."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ServerLostError("the server is being replaced") if lost.cancelled() else lost.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def in_daemon_thread(function: Callable[..., Result], *args: object) -> Result:
+    """As `asyncio.to_thread`, but a call that never returns does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if future.done():
+            return  # nobody waits any more
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def call() -> None:
+        outcome: tuple[Result | None, BaseException | None]
+        try:
+            outcome = function(*args), None
+        except BaseException as error:  # whatever it is, it is raised where the result is awaited
+            outcome = None, error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=call, daemon=True).start()
+    return await future
+
+
+async def _complaint(url: str, seconds: float) -> str:
+    """What is wrong with the answer, "" if nothing is."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(seconds)) as session,
+            session.get(url) as answer,
+        ):
+            return f"answers {answer.status} at {answer.url.path}" if answer.status >= 500 else ""
+    except TimeoutError:
+        return "is silent"
+    except aiohttp.ClientError as error:
+        return f"does not answer: {error!r}"

@@ -1,0 +1,160 @@
+"""`zero eval` and `zero compare`. Exit codes: 0 done, 1 a part is missing, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from recipes.errors import exit_codes
+
+# The options that take some words to explain.
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_ID",
+        help="A model's folder, its hub id, or tiny. With --base-url: the name it is served under, or a folder "
+        "whose tokenizer renders the prompts; without it, the only model there.",
+    ),
+]
+BaseUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="An OpenAI-compatible server that runs already; repeatable. Its key, if it "
+        "takes one, is read from OPENAI_API_KEY.",
+    ),
+]
+Generations = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.jsonl",
+        help="Grade these instead: `completion`, `answer`, `problem_id` a line, and `benchmark`, `subject`, "
+        "`level`, `tokens`, `finish_reason` where known. No model is needed.",
+    ),
+]
+
+
+def evaluate(
+    model: Model = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A built-in benchmark (gsm8k, math500 ...), or a .yaml file; repeatable."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Completions a problem, instead of the protocol's.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of a completion.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first problems of each benchmark.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder with BENCHMARK/test.jsonl, in place of the hub.")
+    ] = None,
+    base_url: BaseUrl = None,
+    template: Annotated[
+        str | None, typer.Option(help="chat, r1_zero, or a text that contains {question}, instead of the protocol's.")
+    ] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help='Appended to each question, instead of the protocol\'s. "" is none.')
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the generated problems (arithmetic, countdown).")] = None,
+    dtype: Annotated[
+        Literal["bfloat16", "float32"] | None, typer.Option(help="Of the served weights. Default: the checkpoint's.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests at once. Default: what the server runs at once.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that one attempt at a request may take.")
+    ] = None,
+    generations: Generations = None,
+    output: Annotated[Path | None, typer.Option(help="The folder of results. Default: runs/eval-MODEL-TIME.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on in --output, with the same arguments: what came is not asked again.")
+    ] = False,
+) -> None:
+    """Evaluate a model on benchmarks, or grade generations that are there."""
+    with exit_codes():
+        from rich.console import Console
+
+        from recipes.jobs.evaluate import Request, grade
+        from recipes.jobs.evaluate import evaluate as run
+
+        console = Console()
+        if generations is not None:
+            _refuse(model=model, benchmark=benchmark, base_url=base_url, resume=resume or None)
+            code = grade(generations, samples, output, console)
+        else:
+            request = Request(
+                model=model,
+                benchmarks=benchmark or [],
+                base_urls=base_url or [],
+                samples=samples,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                template=template,
+                instruction=instruction,
+                limit=limit,
+                data_dir=data_dir,
+                seed=seed,
+                dtype=dtype,
+                concurrency=concurrency,
+                timeout=timeout,
+                output=output,
+                resume=resume,
+            )
+            code = run(request, console)
+    raise typer.Exit(code)
+
+
+def compare(
+    folder_a: Annotated[Path, typer.Argument(metavar="DIR_A", help="The folder of an evaluation, or of a run.")],
+    folder_b: Annotated[Path, typer.Argument(metavar="DIR_B", help="Another, of the same benchmarks; or its control.")],
+    any_protocol: Annotated[
+        bool, typer.Option("--any-protocol", help="Also where the two were asked, sampled or graded differently.")
+    ] = False,
+) -> None:
+    """Whether two models differ: the paired difference, its p-value, and the problems that flipped.
+
+    Of a training run and its control (the same recipe with train.control): the gain over the control.
+    """
+    with exit_codes():
+        if _runs(folder_a, folder_b):
+            from recipes.jobs.controls import gain
+            from recipes.jobs.controls import render as render_gain
+
+            typer.echo(render_gain(gain(folder_a, folder_b)))
+            return
+        from eval.stats.compare import compare_folders, unshared
+        from eval.stats.compare_text import render
+
+        for comparison in compare_folders(folder_a, folder_b, any_protocol):
+            typer.echo(render(comparison))
+        for names, side in zip(unshared(folder_a, folder_b), ("A", "B"), strict=True):
+            if names:
+                typer.echo(f"only in {side}: {', '.join(names)}")
+
+
+def _runs(a: Path, b: Path) -> bool:
+    """Whether both folders are of training runs."""
+    from eval.stats.compare import CompareError
+    from recipes.jobs.controls import is_run
+
+    if is_run(a) != is_run(b):
+        run, other = (a, b) if is_run(a) else (b, a)
+        raise CompareError(
+            f"{run} is a training run, {other} is not; give a run and its control, or two evaluations (zero eval of "
+            f"{run / 'checkpoints'}, for one)"
+        )
+    return is_run(a)
+
+
+def _refuse(**given: object) -> None:
+    from recipes.jobs.eval_model import EvalError
+
+    for name, value in given.items():
+        if value is not None:
+            raise EvalError(
+                f"--{name.replace('_', '-')}: has no meaning with --generations, which are there; leave it out"
+            )

@@ -1,0 +1,183 @@
+"""The model that `zero eval` evaluates: served by a vLLM of ours, or by whoever listens at --base-url."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eval.ask.client import EvalClient, Served, ServedError, find_served
+from eval.ask.run import Work
+from eval.ask.server import RETRY_DELAYS, OwnServer
+from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
+from recipes.errors import InputError
+from recipes.schema.load import resolve_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from grpo.rollout.vllm.server import VLLMServer
+
+ATTACHED_REQUESTS = 64  # at once, of a server that we know nothing about
+CPU_SEQUENCES, GPU_SEQUENCES = 64, 256  # that an engine of our own server decodes at once
+TIMEOUT = 600.0  # seconds that a request may take, and one more for each token that it asks for
+
+
+class EvalError(InputError):
+    """An evaluation that cannot be run as asked. One message: what is wrong, what was expected, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """A model that a server of ours is to serve."""
+
+    name: str  # in the results
+    settings: ModelSettings
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedModel:
+    """A model that somebody else's servers serve. Without a tokenizer, they apply their own chat template."""
+
+    name: str
+    urls: tuple[str, ...]
+    served: Served
+    tokenizer: PreTrainedTokenizerBase | None
+
+
+def own_model(name: str, dtype: str | None) -> OwnModel:
+    """The model of that folder or hub id, or the built-in `tiny`; `dtype` None is the checkpoint's own.
+
+    Raises EvalError if there is none, or it is no causal language model.
+    """
+    path = resolve_model(name)
+    config = _config(name, path)
+    dtype = dtype or ("float32" if str(config.dtype) == "torch.float32" else "bfloat16")
+    return OwnModel(name, ModelSettings.model_validate({"path": path, "dtype": dtype}), _tokenizer(name, path))
+
+
+def attached_model(name: str | None, urls: Sequence[str]) -> AttachedModel:
+    """The model that the servers at `urls` call `name`, or their only one, where `name` is a folder or None.
+
+    Raises RolloutError if a server does not answer, EvalError if it does not serve the model.
+    """
+    folder = resolve_model(name) if name else None
+    tokenizer = _tokenizer(str(name), folder) if folder and Path(folder).expanduser().is_dir() else None
+    try:
+        found = [asyncio.run(find_served(url, None if tokenizer else name)) for url in urls]
+    except ServedError as error:
+        raise EvalError(f"--base-url {error}") from error
+    if len(served_names := sorted({served.name for served in found})) > 1:
+        raise EvalError(f"--base-url: the servers serve different models, {', '.join(served_names)}; ask one at a time")
+    served = min(found, key=lambda one: one.context or float("inf"))
+    return AttachedModel(name or served.name, tuple(urls), served, tokenizer)
+
+
+def _config(name: str, path: str) -> Any:
+    from transformers import AutoConfig
+
+    _check_folder(name, path)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _no_model(name, error) from error
+    if not _is_causal(config):
+        raise EvalError(
+            f"--model {name} is {', '.join(config.architectures or [])} ({config.model_type}), not a causal language "
+            "model; expected one that writes text, such as LlamaForCausalLM"
+        )
+    return config
+
+
+def _is_causal(config: Any) -> bool:
+    """By what the checkpoint was saved as: transformers would load BERT as a causal model, too."""
+    if config.is_encoder_decoder:
+        return False
+    named = config.architectures or []
+    return not named or any(re.search(r"CausalLM|LMHeadModel|ForConditionalGeneration", one) for one in named)
+
+
+def _tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
+    from grpo.policy.load import load_tokenizer
+
+    try:
+        return load_tokenizer(ModelSettings(path=path))
+    except ModelError as error:
+        raise _no_model(name, error.__cause__ or error) from error
+
+
+def _check_folder(name: str, path: str) -> None:
+    folder = Path(path).expanduser()
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    if not folder.is_dir() and looks_local:
+        raise EvalError(f"--model {name} is not a folder; expected a transformers checkpoint folder, a hub id, or tiny")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise EvalError(f"--model {name} has no config.json; expected a transformers checkpoint folder")
+
+
+def _no_model(name: str, error: BaseException) -> EvalError:
+    reason = str(error).strip().partition("\n")[0]
+    return EvalError(f"--model {name} cannot be loaded: {reason}. Without a connection to the hub, give a local folder")
+
+
+class Connection(NamedTuple):
+    client: EvalClient
+    in_flight: int  # requests to keep in flight
+    context: int | None  # tokens that the model takes
+
+
+@asynccontextmanager
+async def connect(
+    model: OwnModel | AttachedModel,
+    works: Sequence[Work],
+    folder: Path,
+    concurrency: int | None,
+    seconds: float | None,
+    note: Callable[[str], None],
+) -> AsyncIterator[Connection]:
+    """A client of the servers that are there, or of one of our own, which runs for as long as the context does.
+
+    `seconds` that one attempt at a request may take. Raises RolloutError if our server does not start; its log is
+    `folder`/logs/server.log.
+    """
+    timeout = seconds or TIMEOUT + max(work.benchmark.protocol.max_tokens for work in works)
+    if isinstance(model, AttachedModel):
+        async with EvalClient(model.urls, model.served, timeout) as client:
+            yield Connection(client, concurrency or ATTACHED_REQUESTS * len(model.urls), model.served.context)
+        return
+    log = folder / "logs" / "server.log"
+    server, sequences = await asyncio.to_thread(own_server, model.settings, works, log, concurrency)
+    note(f"starting vLLM for {model.name}; log: {log}")
+    async with OwnServer(server, note) as own:
+        served = await find_served(own.url)
+        async with EvalClient([own.url], served, timeout, own.restart, RETRY_DELAYS) as client:
+            # A few more than run at once: whichever ends is followed without a pause.
+            yield Connection(client, concurrency or sequences + sequences // 4 + 1, served.context)
+
+
+def own_server(
+    settings: ModelSettings, works: Sequence[Work], log: Path, concurrency: int | None
+) -> tuple[VLLMServer, int]:
+    """The server, not started, and how many sequences it runs at once. It takes every GPU."""
+    import torch
+
+    from grpo.policy.load import max_positions
+    from grpo.rollout.vllm.server import build
+
+    gpus = list(range(torch.cuda.device_count()))
+    asked = sum(len(work.prompts) * work.benchmark.protocol.samples for work in works)
+    sequences = max(1, min(concurrency or (GPU_SEQUENCES if gpus else CPU_SEQUENCES), asked))
+    lengths = [len(prompt.token_ids) for work in works for prompt in work.prompts]
+    rollout = RolloutSettings(
+        group_size=1,
+        max_tokens=max(work.benchmark.protocol.max_tokens for work in works),
+        max_prompt_tokens=max((length for length in lengths if length < max_positions(settings)), default=1),
+        max_sequences=sequences,
+        server=ServerSettings(gpus=gpus),
+    )
+    return build(settings.path, settings, rollout, log), sequences * max(1, len(gpus))

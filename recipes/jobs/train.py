@@ -1,0 +1,211 @@
+"""One training run, from a recipe to a summary: the only place where all packages meet."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import torch
+import transformers
+
+from eval.ask.run import evaluate
+from grpo.config import ModelSettings
+from grpo.losses.registry import policy_loss_of
+from grpo.policy.adapters import add_adapter
+from grpo.policy.checkpoint import checkpoints, set_damaged_aside
+from grpo.policy.load import load_model, load_tokenizer, max_positions
+from grpo.prompts import render
+from grpo.record.atomic import writing
+from grpo.record.recorder import RunRecorder
+from grpo.record.trackers import check_trackers
+from grpo.rollout.cores import overlap, share_cores
+from grpo.rollout.engine import RolloutEngine
+from grpo.signal.advantage import load_advantage
+from grpo.trainer import GRPOTrainer
+from grpo.types import Prompt, Sampling
+from recipes.errors import INTERRUPTED
+from recipes.schema.load import model_settings, save_recipe
+from recipes.schema.plan import plan
+from recipes.schema.recipe import Recipe
+from recipes.tasks import Task, TaskError, TaskRow, load_task
+from rewards import RewardSum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
+    """Train as `recipe` says, into `output`. Returns the exit code: 0, or 130 after Ctrl-C.
+
+    Args:
+        source: what the user called the recipe, for messages.
+        resume: go on from the newest checkpoint in `output`; without one, from the start.
+    """
+    # Loading bars would tear the live display apart.
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    if recipe.train.backend == "trl":
+        warnings.filterwarnings("ignore", "TRL currently supports vLLM")  # which it is not used with here
+        from recipes.jobs.trl_settings import refuse
+
+        refuse(recipe, resume)
+    model = model_settings(recipe)
+    check_trackers(recipe.train.trackers)
+    rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
+    load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
+    policy_loss_of(recipe.train)  # and a bad loss
+    tokenizer = load_tokenizer(model)
+    task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
+    train, held_out, dropped = task_prompts(recipe, task, tokenizer)
+    the_plan = plan(recipe)
+
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, output / "recipe.yaml")
+    passed_over = set_damaged_aside(output) if resume else []
+    found = checkpoints(output) if resume else []
+    recorder = RunRecorder(
+        output,
+        recipe.model_dump(mode="json"),
+        recipe.train.steps,
+        recipe.train.trackers,
+        resume_step=found[-1][0] if found else 0,
+    )
+    threads = torch.get_num_threads()
+    try:
+        recorder.note(f"{source} -> {output}")
+        for sentence in passed_over:
+            recorder.note(sentence)
+        if resume and not found:
+            recorder.note(f"{output} holds no whole checkpoint: the run starts afresh, from step 0")
+        recorder.note(the_plan)
+        recorder.note(task_in_words(task, len(train), len(held_out), dropped))
+        parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
+        if recipe.train.backend == "trl":
+            from recipes.jobs.trl import TRLRun
+
+            summary = TRLRun(*parts).train()
+        else:
+            summary = asyncio.run(_trainer(*parts).train())
+        recorder.finish(summary)
+        return 0
+    except KeyboardInterrupt:
+        kept = checkpoints(output)
+        recorder.note(
+            f"stopped by Ctrl-C. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. "
+            f"Go on with: zero run {source} --output {output} --resume"
+        )
+        return INTERRUPTED
+    finally:
+        recorder.close()
+        torch.set_num_threads(threads)  # the next run in this process has its own
+
+
+def _trainer(
+    recipe: Recipe,
+    model: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    train: list[Prompt],
+    held_out: list[Prompt],
+    rewards: RewardSum,
+    recorder: RunRecorder,
+    output: Path,
+) -> GRPOTrainer:
+    config = recipe.train
+    if config.threads or overlap(recipe.rollout):  # else torch's choice, which is all cores
+        torch.set_num_threads(share_cores(recipe.rollout, config.threads).trainer)
+    device = torch.device("cuda", (config.gpus or [0])[0]) if torch.cuda.is_available() else torch.device("cpu")
+    recorder.stage("loading the model")
+    policy = load_model(model, device, quantized=bool(model.lora and model.lora.quantize))
+    if config.gradient_checkpointing:
+        policy.gradient_checkpointing_enable()
+    if model.adapted:
+        policy = add_adapter(policy, model, config.seed)
+    needs_reference = config.kl_coef > 0 and not model.adapted
+    engine = rollout_engine(recipe, model, tokenizer, output, device)
+
+    async def measure() -> Mapping[str, Any]:
+        sampling = Sampling(recipe.eval.max_tokens or recipe.rollout.max_tokens, recipe.eval.temperature)
+        return dataclasses.asdict(await evaluate(engine, held_out, task.grade, sampling, recipe.eval.samples))
+
+    return GRPOTrainer(
+        config=config,
+        rollout=recipe.rollout,
+        model_settings=model,
+        model=policy,
+        tokenizer=tokenizer,
+        engine=engine,
+        rewards=rewards,
+        prompts=train,
+        recorder=recorder,
+        run_dir=output,
+        evaluate=measure,
+        reference=load_model(model, device) if needs_reference else None,
+    )
+
+
+def rollout_engine(
+    recipe: Recipe, model: ModelSettings, tokenizer: PreTrainedTokenizerBase, output: Path, device: torch.device
+) -> RolloutEngine:
+    """The engine that the recipe asks for, not started. `device`: the trainer's, or of the in-process engine."""
+    if recipe.rollout.engine == "transformers":
+        from grpo.rollout.local import TransformersEngine
+
+        return TransformersEngine(model, tokenizer, recipe.rollout.max_sequences, device)
+    from grpo.rollout.vllm.engine import VLLMEngine
+
+    trainer_gpus = [device.index or 0] if device.type == "cuda" else []
+    threads = share_cores(recipe.rollout, recipe.train.threads).server
+    server = recipe.rollout.server.model_copy(update={"threads": threads})
+    rollout = recipe.rollout.model_copy(update={"server": server})
+    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus)
+
+
+def task_prompts(
+    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Prompt], list[Prompt], int]:
+    """Training and held-out prompts, and how many were dropped because they are too long."""
+    room = max_positions(model_settings(recipe)) - recipe.rollout.max_tokens
+    longest = min(recipe.rollout.max_prompt_tokens, room)
+    if longest < 1:
+        raise TaskError(
+            f"rollout.max_tokens: {recipe.rollout.max_tokens} leaves no room for a prompt, the model takes "
+            f"{room + recipe.rollout.max_tokens} tokens in all; reduce it"
+        )
+
+    def prompts(rows: list[TaskRow]) -> tuple[list[Prompt], int]:
+        settings = recipe.task
+        return render(
+            rows,
+            tokenizer,
+            settings.template,
+            settings.system,
+            settings.instruction,
+            settings.prefill,
+            longest,
+        )
+
+    train, dropped = prompts(task.train)
+    held_out, held_out_dropped = prompts(task.held_out)
+    if not train or not held_out:
+        raise TaskError(
+            f"task {task.name}: every {'held-out' if train else 'training'} prompt is longer than "
+            f"{longest} tokens, the smaller of rollout.max_prompt_tokens and what max_tokens leaves of the model"
+        )
+    return train, held_out, dropped + held_out_dropped
+
+
+def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
+    lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
+    if dropped:
+        lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
+    if task.rejected:
+        lines.append(f"  {len(task.rejected)} rejected, for example:")
+        lines += [f"    {row}: {reason}" for row, reason in task.rejected[:3]]
+    return "\n".join(lines)

@@ -1,0 +1,271 @@
+"""What a recipe amounts to, computed before anything starts: batch arithmetic, memory, who runs where.
+
+Memory, in bytes a parameter (b = 2 for bf16, 4 for fp32; P parameters, P' trained ones):
+
+    trainer    b P weights + 12 P' gradient and two Adam states in fp32 + 4 P' fp32 masters, unless b = 4 (masters
+               and weights are then one) + b P for a reference model, if the KL needs a second one
+               + activations of one micro-batch: 34 b/2 x hidden x layers a token (arXiv 2205.05198, section 4.1),
+               with gradient checkpointing b x hidden x layers plus one layer's
+    server     b P weights + KV cache: 2 b x layers x KV heads x head size a token of every sequence, or what there
+               is room for, at least one sequence
+
+Rough, from the configuration alone: it is there to refuse what cannot fit, not to predict the peak.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo.config import ModelSettings
+from grpo.rollout.cores import share_cores
+from recipes.errors import InputError
+from recipes.schema.load import model_settings
+from recipes.schema.recipe import Recipe
+
+GIB = 2**30
+LIMIT_VARIABLE = "ZERO_MEMORY_LIMIT_GIB"  # overrides what is found, to plan for another machine
+SERVER_PROCESSES_GIB = 1.5  # vLLM's three processes before any weight
+TRAINER_PROCESS_GIB = 0.7
+STORED_NF4 = 0.6  # bytes a parameter: 4 bits, their scales, and what stays in b bytes
+
+
+class PlanError(InputError):
+    """The recipe cannot run on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What memory depends on. Example: SmolLM2-135M is ModelSize(134_515_008, 0, 576, 30, 192)."""
+
+    parameters: int
+    adapter_parameters: int  # 0 without an adapter
+    hidden: int
+    layers: int
+    kv_width: int  # KV heads x head size
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to run on. `gpu_gib` is the free memory of each GPU, by index."""
+
+    cores: int
+    ram_gib: float
+    gpu_gib: Mapping[int, float]
+
+
+def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None = None) -> str:
+    """The derived arithmetic of a run, in aligned lines to be printed before the start.
+
+    Raises:
+        PlanError: the memory that is needed is more than there is; the message says what to reduce.
+        grpo.policy.load.ModelError: no such model.
+    """
+    size = size or model_size(model_settings(recipe))
+    machine = machine or find_machine()
+    rollout, train, server = recipe.rollout, recipe.train, recipe.rollout.server
+    completions = rollout.prompts_per_step * rollout.group_size
+    longest = rollout.max_prompt_tokens + rollout.max_tokens
+    if recipe.model.lora and recipe.model.lora.quantize and not machine.gpu_gib:
+        raise PlanError(
+            f"model.lora.quantize: {recipe.model.lora.quantize} needs a CUDA GPU, and this machine has none; "
+            "leave it out"
+        )
+    trainer_gib, sampler_gib = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
+    trainer_place, sampler_place = _places(recipe, machine)
+    _check_memory(recipe, machine, trainer_gib, sampler_gib)
+    rows = [
+        ("model", f"{recipe.model.path}, {_millions(size)}, {recipe.model.dtype}"),
+        ("step", f"{rollout.prompts_per_step} prompts x {rollout.group_size} = {completions} completions"),
+        (
+            "tokens a step",
+            f"at most {completions * rollout.max_tokens:,} sampled, {completions * longest:,} with prompts",
+        ),
+        ("updates", f"{train.steps} steps x {train.updates_per_batch} = {train.steps * train.updates_per_batch}"),
+        ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
+        ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB"),
+        ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {sampler_gib:.1f} GiB")),
+        ("machine", _describe(machine)),
+    ]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def _millions(size: ModelSize) -> str:
+    trained = f", {size.adapter_parameters / 1e6:.1f}M trained (adapter)" if size.adapter_parameters else ""
+    return f"{size.parameters / 1e6:,.1f}M parameters{trained}"
+
+
+def _micro_batches(completions: int, longest: int, tokens: int) -> int:
+    return -(-completions // max(tokens // longest, 1))
+
+
+def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
+    train, server = recipe.train, recipe.rollout.server
+    if not machine.gpu_gib:
+        cores = share_cores(recipe.rollout, train.threads, machine.cores)
+        trainer, sampler = f"CPU, {cores.trainer} threads", f"CPU, {cores.server} threads"
+    else:
+        gpus = _trainer_gpus(recipe)
+        trainer = f"GPU {', '.join(map(str, gpus))}"
+        sampler = f"GPU {', '.join(map(str, _server_gpus(recipe, machine)))}"
+    if recipe.rollout.engine == "transformers":
+        return trainer, "in the trainer's process"
+    return trainer, f"servers at {', '.join(server.urls)}" if server.urls else sampler
+
+
+def _trainer_gpus(recipe: Recipe) -> list[int]:
+    return recipe.train.gpus or [0]
+
+
+def _server_gpus(recipe: Recipe, machine: Machine) -> list[int]:
+    """The GPUs that the recipe names, else all that the trainer leaves, else the trainer's."""
+    others = [gpu for gpu in machine.gpu_gib if gpu not in _trainer_gpus(recipe)]
+    return recipe.rollout.server.gpus or others or _trainer_gpus(recipe)
+
+
+# -- Memory -------------------------------------------------------------------------------------------------------
+
+
+def _itemsize(recipe: Recipe) -> int:
+    return 2 if recipe.model.dtype == "bfloat16" else 4
+
+
+def _trainer_gib(recipe: Recipe, size: ModelSize) -> float:
+    train, b = recipe.train, _itemsize(recipe)
+    trained = size.adapter_parameters or size.parameters
+    stored = STORED_NF4 if recipe.model.lora and recipe.model.lora.quantize else b
+    weights = stored * size.parameters + (0 if b == 4 and not size.adapter_parameters else 4 * trained)
+    reference = b * size.parameters if train.kl_coef and not size.adapter_parameters else 0
+    tokens = max(train.tokens_per_micro_batch, recipe.rollout.max_prompt_tokens + recipe.rollout.max_tokens)
+    tokens = min(tokens, _step_tokens(recipe))
+    layer = 34 * b // 2 * size.hidden * tokens
+    activations = (
+        layer + b * size.hidden * size.layers * tokens if train.gradient_checkpointing else layer * size.layers
+    )
+    return (weights + 12 * trained + reference + activations) / GIB + TRAINER_PROCESS_GIB
+
+
+def _step_tokens(recipe: Recipe) -> int:
+    rollout = recipe.rollout
+    return rollout.prompts_per_step * rollout.group_size * (rollout.max_prompt_tokens + rollout.max_tokens)
+
+
+def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
+    """Weights and cache. A server whose cache is too small for all sequences decodes fewer of them at once."""
+    rollout, server, b = recipe.rollout, recipe.rollout.server, _itemsize(recipe)
+    fixed = b * size.parameters / GIB + (SERVER_PROCESSES_GIB if rollout.engine == "vllm" else 0)
+    longest = rollout.max_prompt_tokens + rollout.max_tokens
+    sequence = 2 * b * size.layers * size.kv_width * longest / GIB
+    room = machine.ram_gib / 4
+    if machine.gpu_gib:
+        share = server.gpu_memory_utilization * min(machine.gpu_gib.values())
+        room = share * server.tensor_parallel - fixed
+    return fixed + (server.kv_cache_gib or min(sequence * rollout.max_sequences, max(room, sequence)))
+
+
+def _check_memory(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> None:
+    for place, needed, there in _needs(recipe, machine, trainer, sampler):
+        if needed > there:
+            raise PlanError(
+                f"too little memory: {place} has {there:.1f} GiB, the run needs about {needed:.1f} "
+                f"(trainer {trainer:.1f}, sampler {sampler:.1f}). Reduce rollout.max_sequences, rollout.max_tokens, "
+                "rollout.server.kv_cache_gib or gpu_memory_utilization, or train.tokens_per_micro_batch; set "
+                "train.gradient_checkpointing: true or model.lora: {r: 16}; or take a smaller model"
+            )
+
+
+def _needs(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> Iterator[tuple[str, float, float]]:
+    """(place, GiB needed, GiB there) for everything that has to hold a part of the run."""
+    server, in_process = recipe.rollout.server, recipe.rollout.engine == "transformers"
+    elsewhere = bool(server.urls)
+    if not machine.gpu_gib:
+        yield "this machine", trainer + (0 if elsewhere else sampler), machine.ram_gib
+        return
+    trainer_gpus = _trainer_gpus(recipe)
+    server_gpus = [] if elsewhere or in_process else _server_gpus(recipe, machine)
+    if missing := sorted({*trainer_gpus, *server_gpus} - set(machine.gpu_gib)):
+        raise PlanError(f"no GPU {', '.join(map(str, missing))} here; the machine has {_describe(machine)}")
+    for gpu in trainer_gpus:
+        there = machine.gpu_gib[gpu]
+        # vLLM takes its whole share of a GPU, whether it needs it or not.
+        taken = sampler if in_process else server.gpu_memory_utilization * there if gpu in server_gpus else 0
+        yield f"GPU {gpu}", trainer + taken, there
+    for gpu in server_gpus:
+        usable = server.gpu_memory_utilization * machine.gpu_gib[gpu]
+        yield f"the server's share of GPU {gpu}", sampler / server.tensor_parallel, usable
+
+
+# -- What there is ------------------------------------------------------------------------------------------------
+
+
+def find_machine() -> Machine:
+    import psutil
+    import torch
+
+    gpus = {i: torch.cuda.mem_get_info(i)[0] / GIB for i in range(torch.cuda.device_count())}
+    limit = os.environ.get(LIMIT_VARIABLE)
+    ram = float(limit) if limit else min(psutil.virtual_memory().available, _container_limit()) / GIB
+    return Machine(len(os.sched_getaffinity(0)), ram, {i: float(limit) if limit else free for i, free in gpus.items()})
+
+
+def _container_limit() -> float:
+    """Bytes that the container may use (cgroup v2); infinite outside one."""
+    file = Path("/sys/fs/cgroup/memory.max")
+    text = file.read_text().strip() if file.is_file() else "max"
+    return float("inf") if text == "max" else float(text)
+
+
+def _describe(machine: Machine) -> str:
+    gpus = ", ".join(f"GPU {i}: {gib:.0f} GiB free" for i, gib in machine.gpu_gib.items()) or "no GPU"
+    return f"{machine.cores} cores, {machine.ram_gib:.1f} GiB free, {gpus}"
+
+
+def model_size(model: ModelSettings) -> ModelSize:
+    """Sizes from the model's configuration; no weight is read.
+
+    Raises:
+        grpo.policy.load.ModelError: no such model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from grpo.policy.load import ModelError
+
+    try:
+        config = AutoConfig.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"model.path: {model.path} is neither a model's folder nor a hub id in reach ({reason})"
+        ) from error
+    with torch.device("meta"):
+        meta = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    return ModelSize(
+        parameters=sum(p.numel() for p in meta.parameters()),
+        adapter_parameters=_adapter_parameters(meta, model) if model.adapted else 0,
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        kv_width=kv_heads * head_size,
+    )
+
+
+def _adapter_parameters(meta: Any, model: ModelSettings) -> int:
+    """Trained parameters of the adapter, laid out over the model without weights; refuses what peft refuses."""
+    from grpo.policy.adapters import add_adapter
+
+    parameters = sum(p.numel() for p in meta.parameters())
+    try:
+        policy = add_adapter(meta, model)
+    except NotImplementedError:  # a few kinds of peft's read the weights to lay themselves out
+        return parameters // 100
+    return sum(p.numel() for p in policy.parameters() if p.requires_grad)

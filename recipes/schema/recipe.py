@@ -1,0 +1,170 @@
+"""A recipe: everything that a training run is made of.
+
+Each package owns its part; this module adds the task and what the parts must agree on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from eval.config import EvalSettings
+from eval.problems.data import checked_pattern
+from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
+from rewards import RewardSettings
+from rewards.verifier.extract import Source
+
+GENERATED = ("arithmetic", "countdown")
+MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft's starts of LoRA that change the frozen weights
+
+
+class Columns(Settings):
+    """The dataset's columns that hold a problem and its gold answer."""
+
+    question: str
+    answer: str
+
+
+class TaskSettings(Settings):
+    """Where problems come from and how the model sees them. Give `name`, or `dataset` with its `columns`."""
+
+    name: Literal["gsm8k", "math", "countdown", "arithmetic"] | None = None
+    path: str | None = None  # gsm8k and math: a local folder with SPLIT.jsonl files, or another hub id
+    dataset: str | None = None  # hub id, .jsonl or .parquet file, or a folder of them
+    subset: str | None = None  # the hub's configuration name
+    split: str | None = None  # to train on; None: train
+    held_out_split: str | None = None  # None: test or validation, else a tenth of `split` chosen by hash
+    columns: Columns | None = None
+    answer_pattern: str | None = None  # "boxed", or a regex: group 1 of its last match in the answer column is the gold
+    config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
+    problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
+    verifier: Literal["math", "countdown", "multiple_choice", "number"] | None = None  # None: the task's own, else math
+    read: list[Source] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
+    template: str = "r1_zero"  # r1_zero (base models), chat (chat models) or a text that contains {question}
+    system: str | None = None  # chat: the system prompt; None: ask for <think> and <answer>; "": none
+    instruction: str | None = None  # appended to every question
+    prefill: str | None = None  # how the answer starts, after what the template itself opens
+    seed: int | None = None  # of generated problems and held-out choice; None: train.seed
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, template: str) -> str:
+        if template not in ("r1_zero", "chat") and "{question}" not in template:
+            raise ValueError(f"got {template!r}, expected r1_zero, chat, or a text that contains {{question}}")
+        return template
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _pattern(cls, pattern: str | None) -> str | None:
+        return checked_pattern(pattern)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> TaskSettings:
+        _refuse(_task_conflicts(self))
+        return self
+
+
+class Recipe(Settings):
+    """One training run. `zero run` takes its YAML form."""
+
+    model: ModelSettings
+    task: TaskSettings
+    rewards: list[RewardSettings] = Field(min_length=1)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    train: GRPOConfig = Field(default_factory=GRPOConfig)
+    eval: EvalSettings = Field(default_factory=EvalSettings)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Recipe:
+        _refuse(_conflicts(self))
+        return self
+
+
+def _refuse(conflicts: Iterator[str]) -> None:
+    if found := list(conflicts):
+        raise ValueError("\n".join(found))
+
+
+def _task_conflicts(task: TaskSettings) -> Iterator[str]:
+    if (task.name is None) == (task.dataset is None):
+        given = "both" if task.name else "neither"
+        yield f"name and dataset: got {given}, expected one: name (gsm8k, math, countdown, arithmetic) or dataset"
+    if task.dataset and not task.columns:
+        yield "columns: required with dataset, as columns: {question: NAME, answer: NAME}"
+    if task.path and task.name not in ("gsm8k", "math"):
+        yield "path: only gsm8k and math have one; for other data use dataset"
+    if task.config and task.name not in GENERATED:
+        yield f"config: only generated tasks ({', '.join(GENERATED)}) take one"
+    if task.name in GENERATED:
+        for key in ("subset", "split", "held_out_split", "columns", "answer_pattern"):
+            if getattr(task, key) is not None:
+                yield f"{key}: has no meaning for {task.name}, whose problems are generated"
+    if task.held_out_split and task.held_out_split == (task.split or "train"):
+        yield f"held_out_split: {task.held_out_split!r} is the split that is trained on; name another, or none"
+    if task.system is not None and task.template != "chat":
+        yield "system: only template: chat has a system prompt; put the text into the template"
+
+
+def _conflicts(recipe: Recipe) -> Iterator[str]:
+    rollout, train, server, task = recipe.rollout, recipe.train, recipe.rollout.server, recipe.task
+    if rollout.group_size == 1:
+        yield "rollout.group_size: a group of 1 is its own baseline, every advantage would be 0; use 2 or more"
+    if rollout.max_staleness and rollout.engine == "transformers":
+        yield (
+            f"rollout.max_staleness: got {rollout.max_staleness}, but engine: transformers samples and trains in turn; "
+            "use 0, or engine: vllm"
+        )
+    if rollout.max_staleness and train.correction == "none" and train.stale_correction is None:
+        yield (
+            f"train.correction: none with rollout.max_staleness: {rollout.max_staleness} trains on stale samples as "
+            "if they were fresh; use truncate, or max_staleness: 0, or say stale_correction: none to mean it"
+        )
+    if train.warmup_steps > train.steps:
+        yield f"train.warmup_steps: got {train.warmup_steps}, expected at most train.steps ({train.steps})"
+    if task.problems and task.problems < rollout.prompts_per_step:
+        yield (
+            f"task.problems: got {task.problems}, expected at least rollout.prompts_per_step "
+            f"({rollout.prompts_per_step}): a step takes each problem once"
+        )
+    if server.gpus and len(server.gpus) % server.tensor_parallel:
+        yield (
+            f"rollout.server.tensor_parallel: got {server.tensor_parallel}, expected a divisor of the number of "
+            f"rollout.server.gpus ({len(server.gpus)})"
+        )
+    shared = sorted(set(train.gpus) & set(server.gpus))
+    if shared and server.weight_transfer not in ("ipc", "auto"):
+        yield (
+            f"rollout.server.gpus: {shared} are the trainer's too, where weight_transfer: {server.weight_transfer} "
+            "cannot work; use ipc, or other GPUs"
+        )
+    if len(train.gpus) > 1:
+        yield f"train.gpus: got {train.gpus}, expected one: the trainer is one process on one GPU"
+    for i, reward in enumerate(recipe.rewards):
+        if reward.name in ("accuracy", "countdown") and reward.args.get("read") != task.read:
+            yield (
+                f"rewards.{i}.args.read: got {reward.args.get('read')}, task.read is {task.read}; give both the same, "
+                "so that training and evaluation read answers alike"
+            )
+    if recipe.eval.max_tokens and recipe.eval.max_tokens > rollout.max_tokens and rollout.engine == "vllm":
+        yield (
+            f"eval.max_tokens: got {recipe.eval.max_tokens}, expected at most rollout.max_tokens "
+            f"({rollout.max_tokens}): the server's context is made for that"
+        )
+    lora = recipe.model.lora
+    if lora and lora.sync == "adapter" and rollout.engine == "transformers":
+        yield "model.lora.sync: engine: transformers has one set of weights; use merged, or engine: vllm"
+    if train.kl_sync_every and recipe.model.adapted:
+        yield (
+            f"train.kl_sync_every: got {train.kl_sync_every}, but with an adapter the reference is the model without "
+            "it; use 0, or no adapter"
+        )
+    start = (recipe.model.adapter.model_extra or {}).get("init_lora_weights") if recipe.model.adapter else None
+    if train.kl_coef and str(start).lower().startswith(MOVES_BASE):
+        yield (
+            f"train.kl_coef: the reference is the model without its adapter, but init_lora_weights: {start} takes what "
+            "the adapter starts with out of the weights; use 0, or another start"
+        )
+    if server.urls and rollout.engine == "transformers":
+        yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"

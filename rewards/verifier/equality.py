@@ -1,0 +1,367 @@
+r"""Whether two answers are equal. docs/verifier.md has the policy, tests/cases/compare.jsonl its table of cases.
+
+Forms are tried in this order, and the first that fits both answers decides:
+
+    text        the same but for spelling                    \dfrac12, \frac{1}{2}
+    numbers     exactly, with units (rewards/verifier/numeric.py)     0.5, 1/2, 50%
+    words       whatever the case; a few have synonyms       Evelyn, evelyn
+    rounded     the exact side, if it rounds so              5\sqrt{3} \approx 8.66
+    chains      the end, if every link holds                 10 \cdot 9 = 90
+    matrices    entry by entry
+    ranges      intervals, unions, inequalities of one name  1<x<2, (1,2)
+    lists       sets in any order, tuples in theirs
+    relations   both sides, up to a constant factor          x+y=3, 2x+2y=6
+    values      where they are evaluated (rewards/verifier/expression.py)
+
+What none of them can read goes to Math-Verify, if both sides at least hold the same numbers and names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from rewards.types import FAILURES
+from rewards.verifier.expression import Expression, Unreadable, rounds_to, same_relation, same_value
+from rewards.verifier.latex import balanced, outside, split_list, split_name, split_top
+from rewards.verifier.numeric import equal, quantity
+from rewards.verifier.ranges import RELATION, TURNED, intervals
+from rewards.verifier.spelling import TEXT, plain
+from rewards.verifier.units import measure, same_unit
+from rewards.verifier.verdict import Verdict
+
+Ask = Callable[[str, str], Verdict]  # (answer, gold) that no form could read
+
+_RATIONAL = re.compile(r"(?:[^a-zA-Z\\^!]|\\(?:times|cdot|div|frac)(?![a-zA-Z]))*")
+_OPERATION = re.compile(r"[\d)}] ?(?:[-+*(]|\\(?:times|cdot|div)(?![a-zA-Z]))")
+_WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}")  # a choice, a name; "xy" and "abc" may be products
+_EMPTY = "no solution|no solutions|no real solutions|none|empty set|the empty set"
+_REALS = "all real numbers|all reals|any real number"
+_SYNONYMS = {
+    **dict.fromkeys([r"\varnothing", r"\{\}", *_EMPTY.split("|")], r"\emptyset"),
+    **dict.fromkeys(
+        [r"\mathbb{R}", r"\mathbb R", r"\R", r"(-\infty,+\infty)", *_REALS.split("|")], r"(-\infty,\infty)"
+    ),
+    **{r"+\infty": r"\infty", "does not exist": "undefined", "dne": "undefined"},
+}
+_TEXT = re.compile(rf"\\(?:{TEXT}) ?\{{[^{{}}\\]{{2,}}\}}")
+_DECIMAL = re.compile(r"-?\d+(?:\.(\d+))?")
+_TOTAL = re.compile(r"(?:[a-z](?:\+[a-z])+|[a-z]{2,3})=")  # what was asked for: m+n=25
+_LETTER = re.compile(r"\(?[A-Z]\)?|\\(?:text|textbf|mathrm)\{\(?[A-Z]\)?\}")
+_CHOICE = re.compile(r"(?i:option|choice)? ?\(?([A-Z])[).:]*")
+_LABEL = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\{\(?([A-J])\)? ?\}:? ?|\(([A-J])\) ?)(?=[\w\\$]|-\d|\Z)")
+_POINT = re.compile(r"[A-Z]\([^()]*,")  # the point A(3, 4)
+_ENVIRONMENT = re.compile(r"[(\[|]? ?\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\} ?[)\]|]?", re.DOTALL)
+_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
+_ORDERED = {"x", "y", "z", "a", "b", "c", "r", "theta"}  # of which everyone knows the order
+_ATOM = re.compile(r"\d+|(?<![\\a-zA-Z])[a-zA-Z]+|['!^_:<>=]|\\(?:neq|triangle)")
+_DROPPED = re.compile(r"\\(?:angle|triangle)|[':]")  # by Math-Verify, or read as a product
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two tidied answers are equal, as far as that is known without Math-Verify."""
+    return one == other or decide(one, other, lambda *_: ("wrong", ""))[0] == "correct"
+
+
+def decide(answer: str, gold: str, ask: Ask) -> Verdict:
+    """The verdict on two tidied answers (rewards.verifier.spelling.tidy)."""
+    if _key(answer) == _key(gold):
+        return _verdict(True, answer, gold)
+    answer = _without_label(answer, gold)
+    answer, gold, named = _without_names(answer, gold)
+    if named and (verdict := _chain(answer, gold, ask, named)):
+        return verdict
+    for form in _FORMS:
+        if (verdict := form(answer, gold, ask)) is not None:
+            return verdict
+    return _asked(answer, gold, ask)
+
+
+def _key(text: str) -> str:
+    text = re.sub(r"(?<!\d)(?<!\d,) | (?!\d)", "", plain(text))  # "1 8" and "1, 800" are not 18 and 1,800
+    text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
+    return _SYNONYMS.get(text, text)
+
+
+def _verdict(equal: bool, answer: str, gold: str) -> Verdict:
+    return ("correct", f"{answer} is {gold}") if equal else ("wrong", f"{answer} is not {gold}")
+
+
+def _without_names(answer: str, gold: str) -> tuple[str, str, bool]:
+    """x=5 is 5, unless the other side has another name or is an equation. Also whether the answer lost a name.
+
+    x=1,y=2 is a list of named values, and keeps the names.
+    """
+    (name, body), (gold_name, gold_body) = split_name(answer), split_name(gold)
+    if not name and "=" not in gold and (total := _TOTAL.match(answer)):
+        name, body = total[0], answer[total.end() :]
+    name, gold_name = "" if _several(body) else name, "" if _several(gold_body) else gold_name
+    if name != gold_name and re.fullmatch("[A-Z]{2,}", gold_body if gold_name else body):
+        return answer, gold, False  # MR=MC says more than MC
+    if name and name != gold_name and (gold_name or ("=" in gold and not _several(gold))):
+        return answer, gold, False
+    if gold_name and not name and "=" in answer and not _several(answer):
+        return answer, gold, False
+    return body if name else answer, gold_body if gold_name else gold, bool(name)
+
+
+def _without_label(answer: str, gold: str) -> str:
+    """The letter of a choice, or the value after it: \\textbf{(B) }12 is B where the gold answer is a letter."""
+    label = _LABEL.match(answer)
+    rest = answer[label.end() :] if label else answer
+    if _LETTER.fullmatch(gold):
+        named = _CHOICE.fullmatch(answer) or (label if not rest or _is_constant(rest) else None)
+        return next(group for group in named.groups() if group) if named else answer
+    if label and rest:
+        return rest
+    return answer[1:] if gold.startswith("(") and _POINT.match(answer) else answer
+
+
+def _is_constant(text: str) -> bool:
+    try:
+        return not Expression(plain(measure(text).value)).names
+    except Unreadable:
+        return False
+
+
+def _several(text: str) -> bool:
+    return len(split_top(text)) > 1 and quantity(text) is None
+
+
+# -- Forms: a verdict, or None if the form does not fit -----------------------------------------------------------
+
+
+def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    wanted = quantity(gold)
+    got = quantity(answer, letters=wanted is not None)
+    if wanted and got:
+        return _verdict(equal(got, wanted), answer, gold)
+    if wanted and _RATIONAL.fullmatch(answer) and _OPERATION.search(answer) and "=" not in answer:
+        return "wrong", f"{answer} is not evaluated"  # the question's own sum, say
+    return None
+
+
+def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    marked = _TEXT.fullmatch(answer) or _TEXT.fullmatch(gold)
+    answer, gold = plain(answer), plain(gold)
+    mine, wanted = (_SYNONYMS.get(text.casefold(), text) for text in (answer, gold))
+    if mine == wanted:
+        return _verdict(True, answer, gold)
+    if r"\infty" in (mine.lstrip("+-"), wanted.lstrip("+-")):
+        return _verdict(False, answer, gold)
+    if (marked or _WORDS.fullmatch(gold) or (gold.isupper() and len(gold) > 2)) and re.fullmatch(
+        r"[a-zA-Z '-]*", answer + gold
+    ):
+        return _verdict(len(gold) > 1 and mine.casefold() == wanted.casefold(), answer, gold)
+    return None
+
+
+def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | None:
+    """10 \\cdot 9 = 90 answers 90. Links with variables need a name before them: V = \\pi r^2 = 9\\pi."""
+    links = split_top(answer, "=")
+    if len(links) == 1 or _several(answer) or len(split_top(gold, "=")) > 1:
+        return None
+    try:
+        steps = [Expression(link) for link in links[:-1]]
+        end = Expression(measure(links[-1]).value)
+    except Unreadable:
+        return None
+    if any(not named if step.names else same_value(step, end) is not True for step in steps):
+        return "wrong", f"{answer} does not hold, or is an equation"
+    return decide(links[-1], gold, ask)
+
+
+def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    """5\\sqrt{3} \\approx 8.66 answers 5\\sqrt{3}; and 8.66, where that is asked and rounds it."""
+    exact, sign, rounded = answer.partition(r"\approx")
+    if not sign or r"\approx" in gold:
+        return None
+    exact, rounded = exact.strip(), measure(rounded.strip()).value
+    decimal = _DECIMAL.fullmatch(rounded)
+    try:
+        near = decimal and rounds_to(Expression(measure(exact).value), Expression(rounded), len(decimal[1] or ""))
+    except Unreadable:
+        near = False
+    if not near:
+        return "wrong", f"{answer} does not hold"
+    verdict = decide(exact, gold, ask)
+    if verdict[0] == "correct" or quantity(exact) or len(rounded.partition(".")[2]) < 2:
+        return verdict
+    return decide(rounded, gold, ask)
+
+
+def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = _entries(answer), _entries(gold)
+    if mine is None and wanted is None:
+        return None
+    if mine is None or wanted is None or [len(row) for row in mine] != [len(row) for row in wanted]:
+        return "wrong", f"{answer} is no matrix of the shape of {gold}"
+    return _in_order([cell for row in mine for cell in row], [cell for row in wanted for cell in row], ask)
+
+
+def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    if not re.search(r"\\cup(?![a-zA-Z])|[<>]|\\(?:[lgn]eq|setminus)(?![a-zA-Z])", answer + gold):
+        return None
+    mine, wanted = intervals(answer), intervals(gold)
+    if mine is None or wanted is None or (mine, wanted) == ([answer], [gold]):
+        return None
+    return _in_any_order(mine, wanted, ask)
+
+
+def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = measure(answer), measure(gold)
+    (kind, elements), (gold_kind, golds) = _elements(mine.value), _elements(wanted.value)
+    if (kind or len(elements) > 1) and (gold_kind or len(golds) > 1):
+        if not same_unit(mine.unit, wanted.unit):
+            return "wrong", f"unit {mine.unit}, expected {wanted.unit}"
+        if _named(elements) != _named(golds):  # x=1,y=2 against (1,2)
+            mine_by_name, wanted_by_name = _by_name(elements), _by_name(golds)
+            if mine_by_name is None or wanted_by_name is None:
+                return "wrong", f"of {answer} and {gold}, only one has names, and these give no order"
+            return _in_order(mine_by_name, wanted_by_name, ask)
+        unordered = gold_kind in ("", "{}")
+        if kind != gold_kind and not (unordered and kind in ("", "{}")):
+            return "wrong", f"brackets {kind or 'missing'}, expected {gold_kind or 'none'}"
+        return (_in_any_order if unordered else _in_order)(elements, golds, ask)
+    if (
+        not kind + gold_kind
+        and len(elements) != len(golds)
+        and (ungrouped := (_ungrouped(answer), _ungrouped(gold))) != (answer, gold)
+    ):
+        return decide(*ungrouped, ask)
+    if kind or gold_kind or len(elements) != len(golds):
+        return "wrong", f"of {answer} and {gold}, one is a list and the other is not"
+    if ([elements[0]], [golds[0]]) != ([plain(mine.value)], [plain(wanted.value)]):  # without their parentheses
+        return decide(elements[0], golds[0], ask)
+    return None
+
+
+def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = _relation(answer), _relation(gold)
+    if mine is None and wanted is None:
+        return None
+    if mine is None or wanted is None:
+        if bool(outside(answer, RELATION)) != bool(outside(gold, RELATION)):
+            return "wrong", f"of {answer} and {gold}, one is a relation and the other is not"
+        return None
+    (sign, sides), (gold_sign, gold_sides) = mine, wanted
+    try:
+        factor = same_relation([Expression(side) for side in sides], [Expression(side) for side in gold_sides])
+    except Unreadable:
+        return None
+    if factor is None:
+        return "wrong", f"{answer} and {gold} have no values that can be compared"
+    return _verdict(factor != 0 and sign == (gold_sign if factor > 0 else TURNED[gold_sign]), answer, gold)
+
+
+def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
+    mine, wanted = measure(answer), measure(gold)
+    try:
+        same = same_value(Expression(plain(mine.value)), Expression(plain(wanted.value)))
+    except Unreadable:
+        return None
+    if same is None:
+        return "wrong", f"{answer} and {gold} have no values that can be compared"
+    return _verdict(same and same_unit(mine.unit, wanted.unit), answer, gold)
+
+
+_FORMS = (_numbers, _words, _approximations, _chain, _matrices, _ranges, _lists, _relations, _values)
+
+
+def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
+    """Math-Verify reads what it can and drops the rest, so that it is asked only where nothing can be dropped."""
+    if not balanced(answer):
+        return "wrong", f"the braces of {answer} do not match"
+    if _readable(gold) and not _readable(answer):
+        return "wrong", f"{answer} cannot be read"
+    if _DROPPED.search(gold) or _atoms(answer) != _atoms(gold):
+        return "wrong", f"{answer} cannot be read as {gold}"
+    return ask(answer, gold)
+
+
+def _readable(text: str) -> bool:
+    try:
+        return bool(Expression(plain(measure(text).value)))
+    except Unreadable:
+        return False
+
+
+def _atoms(text: str) -> list[str]:
+    """The numbers, letters and signs that Math-Verify might drop, in any order."""
+    return sorted(piece for atom in _ATOM.findall(plain(text)) for piece in (atom if atom.isalpha() else [atom]))
+
+
+# -- Parts ---------------------------------------------------------------------------------------------------------
+
+
+def _in_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+    if len(answers) != len(golds):
+        return "wrong", f"{len(answers)} elements, expected {len(golds)}"
+    for answer, gold in zip(answers, golds, strict=True):
+        verdict = decide(answer, gold, ask)
+        if verdict[0] != "correct":
+            return verdict
+    return "correct", "every element is equal"
+
+
+def _in_any_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+    if len(answers) != len(golds):
+        return "wrong", f"{len(answers)} elements, expected {len(golds)}"
+    left = list(answers)
+    for gold in golds:
+        failed: Verdict = ("wrong", f"{gold} is missing")
+        for position, answer in enumerate(left):
+            verdict = decide(answer, gold, ask)
+            if verdict[0] == "correct":
+                del left[position]
+                break
+            if verdict[0] in FAILURES:
+                failed = verdict
+        else:
+            return failed
+    return "correct", "every element is equal"
+
+
+def _elements(text: str) -> tuple[str, list[str]]:
+    return ("", [text]) if quantity(text) else split_list(plain(text))
+
+
+def _ungrouped(text: str) -> str:
+    """20000/\\pi for 20,000/\\pi, which is no list where the other side is none."""
+    return re.sub(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)", lambda found: found[0].replace(",", ""), text)
+
+
+def _named(elements: Sequence[str]) -> bool:
+    """Whether the elements have names that differ: the x and y of x=1,y=2."""
+    names = {split_name(element)[0] for element in elements}
+    return len(names) > 1 and "" not in names
+
+
+def _by_name(elements: Sequence[str]) -> list[str] | None:
+    """The values in the order of their names: 1 and 2 of y=2,x=1. None if there is no such order."""
+    named = [split_name(element) for element in elements]
+    if not any(name for name, _ in named):
+        return list(elements)
+    names = [name.lstrip("\\") for name, _ in named]
+    in_order = sorted(names)
+    if len(set(names)) < len(names) or not (names == in_order or set(names) <= _ORDERED):
+        return None
+    return [named[names.index(name)][1] for name in in_order]
+
+
+def _entries(text: str) -> list[list[str]] | None:
+    """The rows of a matrix."""
+    found = _ENVIRONMENT.fullmatch(text)
+    if not found or found[1] not in _MATRICES or "\\begin" in found[2]:
+        return None
+    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2]) if row.strip() and row.strip() != r"\hline"]
+    return [[cell.strip() for cell in row.split("&")] for row in rows]
+
+
+def _relation(text: str) -> tuple[str, list[str]] | None:
+    """The one sign of a relation, and its two sides."""
+    text = plain(text)
+    signs = outside(text, RELATION)
+    if len(signs) != 1:
+        return None
+    return signs[0][0], [text[: signs[0].start()], text[signs[0].end() :]]

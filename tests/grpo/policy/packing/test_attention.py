@@ -1,0 +1,191 @@
+"""Packed, prefix-shared attention computes what padded sequences compute, in value and in gradient."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+from grpo.policy.load import completion_logprobs
+from grpo.policy.packing.attention import PackedGroup, _flex, lay_out, packed_attention
+from grpo.policy.packing.pack import pack, packed_micro_batches
+from grpo.policy.packing.pad import pad, padded_micro_batches
+from grpo.policy.packing.probe import use_packed_attention
+from grpo.types import Sample
+
+SMALL = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,  # the default gives attention that is nearly uniform
+}
+LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+ARCHITECTURES = {
+    "llama": LlamaConfig(**SMALL),
+    "qwen2": Qwen2Config(**SMALL),
+    "qwen3": Qwen3Config(**SMALL, tie_word_embeddings=True),
+    "qwen3_moe": Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
+    "gemma3": Gemma3TextConfig(**SMALL, sliding_window=8, layer_types=LAYERS),
+    "mistral": MistralConfig(**SMALL, sliding_window=8),
+}
+GROUPS = (PackedGroup(0, 3, (5, 9)), PackedGroup(9, 10, (17,)), PackedGroup(17, 21, ()))
+
+
+def model_of(name: str, lora: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(deepcopy(ARCHITECTURES[name])).float()
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    return model.train()
+
+
+def ragged(seed: int) -> list[Sample]:
+    """Groups of 1 to 5 completions of 1 to 30 tokens, prompts of 1 to 20; in no order."""
+    rng = random.Random(seed)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(100) for _ in range(n))
+
+    samples = [
+        Sample(prompt, tokens(n), (0.0,) * n, rng.gauss(0, 1))
+        for prompt in [tokens(rng.randint(1, 20)) for _ in range(5)]
+        for n in [rng.choice([1, 2, rng.randint(3, 30)]) for _ in range(rng.randint(1, 5))]
+    ]
+    rng.shuffle(samples)
+    return samples
+
+
+def loss_and_gradients(model: nn.Module, samples: list[Sample], split, build, max_tokens: int):
+    """sum_t A_t logp_t / tokens, and its gradients."""
+    model.zero_grad()
+    total, weight = 0.0, 1 / sum(len(s.completion_ids) for s in samples)
+    for chosen in split(samples, max_tokens):
+        micro = build([samples[i] for i in chosen], [weight] * len(chosen))
+        logprobs_T, _ = completion_logprobs(model, micro, 1.0)
+        loss = (logprobs_T * micro.advantage_T * micro.weight_T).sum()
+        loss.backward()
+        total += loss.item()
+    return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_packed_loss_and_gradient_equal_the_padded_ones(name, lora):
+    for seed in range(3):
+        model, samples = model_of(name, lora), ragged(seed)
+        plain, plain_grads = loss_and_gradients(model, samples, padded_micro_batches, pad, 10**6)
+        assert use_packed_attention(model) is None
+        for max_tokens in (10**6, 60):  # one row; several, with groups cut in parts
+            packed, grads = loss_and_gradients(model, samples, packed_micro_batches, pack, max_tokens)
+            assert packed == pytest.approx(plain, abs=1e-5)
+            assert grads.keys() == plain_grads.keys()
+            assert max((grads[key] - plain_grads[key]).abs().max() for key in grads) < 1e-5
+        assert max(grad.abs().max() for grad in plain_grads.values()) > 1e-2  # the comparison is not of zeros
+
+
+def test_gradient_checkpointing_leaves_packed_gradients_as_they_are():
+    model, samples = model_of("qwen3"), ragged(0)
+    use_packed_attention(model)
+    _, plain = loss_and_gradients(model, samples, packed_micro_batches, pack, 60)
+    model.gradient_checkpointing_enable()
+    _, checkpointed = loss_and_gradients(model, samples, packed_micro_batches, pack, 60)
+    assert max((plain[key] - checkpointed[key]).abs().max() for key in plain) < 1e-6
+
+
+def naive(query, key, value, groups, scale, window):
+    """Each token's attention by itself, over the list of tokens that it sees."""
+    sees = {}
+    for group in groups:
+        (start, middle), *completions = group.segments
+        for i in range(start, middle):
+            sees[i] = list(range(start, i + 1))
+        for first, end in completions:
+            for i in range(first, end):
+                sees[i] = [*range(start, middle), *range(first, i + 1)]
+    out = torch.empty_like(query)
+    repeat = query.shape[1] // key.shape[1]
+    for i, seen in sees.items():
+        seen = seen[-window:] if window else seen
+        for head in range(query.shape[1]):
+            scores = key[0, head // repeat, seen] @ query[0, head, i] * scale
+            out[0, head, i] = torch.softmax(scores, 0) @ value[0, head // repeat, seen]
+    return out.transpose(1, 2)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 4])
+def test_attention_and_its_gradients_equal_the_definition_token_by_token(window):
+    torch.manual_seed(0)
+    shapes = [(1, 4, 21, 8), (1, 2, 21, 8), (1, 2, 21, 8)]
+    q, k, v = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    upstream = torch.randn(1, 21, 4, 8)
+    ours, _ = packed_attention(nn.Module(), q, k, v, None, packing=lay_out(GROUPS), scaling=0.5, sliding_window=window)
+    plain = naive(q, k, v, GROUPS, 0.5, window)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    for mine, theirs in zip(
+        torch.autograd.grad((ours * upstream).sum(), (q, k, v)),
+        torch.autograd.grad((plain * upstream).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_way_of_gpus_uncompiled_equals_the_definition(window):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 21, 16) for heads in (4, 2, 2))
+    ours = _flex(q, k, v, lay_out(GROUPS), 0.5, window).transpose(1, 2)
+    torch.testing.assert_close(ours, naive(q, k, v, GROUPS, 0.5, window), atol=1e-5, rtol=0)
+
+
+def test_a_model_that_cannot_be_packed_is_left_as_it_was_and_the_reason_is_given():
+    gemma2 = AutoModelForCausalLM.from_config(Gemma2Config(**SMALL))  # caps its scores
+    before = gemma2.config._attn_implementation
+    assert "softcap" in use_packed_attention(gemma2)
+    assert gemma2.config._attn_implementation == before
+    mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2))
+    assert use_packed_attention(mamba) is not None  # a recurrent state would run on from segment to segment
+
+
+def test_the_probe_catches_a_model_that_packs_without_an_error_and_wrongly():
+    class LooksBack(nn.Module):
+        """Mixes each position with the one before it in the row, whichever sequence that belongs to."""
+
+        def forward(self, hidden):
+            return hidden + hidden.roll(1, dims=1)
+
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL)).float()
+    mlp = model.model.layers[0].mlp
+    model.model.layers[0].mlp = nn.Sequential(mlp, LooksBack())
+    reason = use_packed_attention(model)
+    assert "differ from the padded ones" in reason
+
+
+def test_a_model_with_learned_positions_can_be_packed_but_not_with_attention_dropout():
+    sizes = {"vocab_size": 100, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": None, "eos_token_id": 1}
+    for dropout, reason in ((0.0, None), (0.1, "NotImplementedError: packed attention computes no dropout")):
+        model = AutoModelForCausalLM.from_config(GPT2Config(**sizes, attn_pdrop=dropout)).eval()
+        why = use_packed_attention(model)
+        assert why == reason if reason is None else why.startswith(reason)
+        assert not model.training
