@@ -100,7 +100,8 @@ def engine(attempt: Attempt) -> psutil.Process:
 
 def reward_worker(attempt: Attempt) -> psutil.Process:
     """The process that a user's reward is called in."""
-    return next(child for child in trainer(attempt).children() if re.search(r"import serve; serve\(", _line(child)))
+    below = trainer(attempt).children(recursive=True)  # a parent before its children
+    return [process for process in below if re.search(r"import serve; serve\(", _line(process))][-1]
 
 
 def _is_api(process: psutil.Process) -> bool:
@@ -133,7 +134,7 @@ def _send(victim: Victim, number: int) -> Callable[[Scene], None]:
 
 
 def _found(victim: Victim, attempt: Attempt) -> psutil.Process | None:
-    with suppress(psutil.NoSuchProcess, StopIteration, ValueError):
+    with suppress(psutil.NoSuchProcess, StopIteration, IndexError, ValueError):
         return victim(attempt)
     return None
 
