@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ HEAD = "| episode | faults | exit codes | resumed | prompts exactly once | left 
 
 def main() -> int:
     asked = _arguments()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # an end that takes the episode's processes with it
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     episodes = chosen(asked.episodes, asked.seed, asked.only)
     if asked.list:
         print("\n".join(map(str, episodes)))

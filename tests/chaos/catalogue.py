@@ -133,7 +133,14 @@ WITH_SERVER = [
     episode(
         t.VLLM, (KILL, Moment(STARTING.text, 40.0)), (KILL, sampling(2)), (f.TERM, training(4)), (f.HUP, sending(6))
     ),
-    episode(t.VLLM, (f.KILL_WATCHER, sampling(3)), (f.FILL_SHM, training(5))),
+    episode(
+        t.VLLM,
+        (f.KILL_WATCHER, sampling(2)),
+        (f.KILL_INNER_WATCHER, sampling(4)),
+        (f.KILL_WATCHERS, training(6)),
+        (f.KILL_RUN_AND_WATCHER, sampling(8)),
+    ),
+    episode(t.VLLM, (f.FILL_SHM, training(2)), (f.STOP_INNER_WATCHER, sampling(4)), (f.KILL_ENGINE, sampling(5))),
     episode(
         t.VLLM_STALE,
         (f.KILL_ENGINE, training(2)),

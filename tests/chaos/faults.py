@@ -70,14 +70,25 @@ def trainer(attempt: Attempt) -> psutil.Process:
     return psutil.Process(attempt.process.pid)
 
 
-def watcher(attempt: Attempt) -> psutil.Process:
-    """The trainer's child under which the server runs."""
-    return next(child for child in trainer(attempt).children() if "api_server" in _line(child))
-
-
 def api(attempt: Attempt) -> psutil.Process:
     """The process that answers HTTP."""
-    return next(child for child in watcher(attempt).children() if "api_server" in _line(child))
+    return next(process for process in trainer(attempt).children(recursive=True) if _is_api(process))
+
+
+def outer_watcher(attempt: Attempt) -> psutil.Process:
+    """The trainer's child under which the server runs."""
+    return _watchers(attempt)[-1]
+
+
+def inner_watcher(attempt: Attempt) -> psutil.Process:
+    """The server's parent."""
+    return _watchers(attempt)[0]
+
+
+def _watchers(attempt: Attempt) -> list[psutil.Process]:
+    """What stands between the server and the trainer, the server's parent first."""
+    above = api(attempt).parents()
+    return above[: above.index(trainer(attempt))]
 
 
 def engine(attempt: Attempt) -> psutil.Process:
@@ -89,7 +100,13 @@ def engine(attempt: Attempt) -> psutil.Process:
 
 def reward_worker(attempt: Attempt) -> psutil.Process:
     """The process that a user's reward is called in."""
-    return next(child for child in trainer(attempt).children() if re.search(r"import serve; serve\(", _line(child)))
+    below = trainer(attempt).children(recursive=True)  # a parent before its children
+    return [process for process in below if re.search(r"import serve; serve\(", _line(process))][-1]
+
+
+def _is_api(process: psutil.Process) -> bool:
+    """A watcher has the same on its command line, but after its own arguments."""
+    return _line(process).split()[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
 
 
 def _line(process: psutil.Process) -> str:
@@ -101,11 +118,12 @@ def _line(process: psutil.Process) -> str:
 # -- signals ------------------------------------------------------------------------------------------------------
 
 KILLED, TERMINATED, HUNG_UP, INTERRUPTED = 137, 143, 129, 130
+PATIENCE = 120.0  # seconds in which a victim that is being replaced must be there again
 
 
 def _send(victim: Victim, number: int) -> Callable[[Scene], None]:
     def strike(scene: Scene) -> None:
-        found = wait_until(lambda: _found(victim, scene.attempt), 120)  # it may be being replaced
+        found = wait_until(lambda: _found(victim, scene.attempt), PATIENCE)
         if process := _found(victim, scene.attempt):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
@@ -116,7 +134,7 @@ def _send(victim: Victim, number: int) -> Callable[[Scene], None]:
 
 
 def _found(victim: Victim, attempt: Attempt) -> psutil.Process | None:
-    with suppress(psutil.NoSuchProcess, StopIteration, ValueError):
+    with suppress(psutil.NoSuchProcess, StopIteration, IndexError, ValueError):
         return victim(attempt)
     return None
 
@@ -129,10 +147,26 @@ KILL_REWARD = Fault("kill -9 the reward's process", _send(reward_worker, signal.
 STOP_REWARD = Fault("SIGSTOP the reward's process", _send(reward_worker, signal.SIGSTOP), exact=False)
 KILL_ENGINE = Fault("kill -9 the engine", _send(engine, signal.SIGKILL))
 KILL_API = Fault("kill -9 the API server", _send(api, signal.SIGKILL))
-KILL_WATCHER = Fault("kill -9 the watcher", _send(watcher, signal.SIGKILL), (0, 1))
+KILL_WATCHER = Fault("kill -9 the outer watcher", _send(outer_watcher, signal.SIGKILL))
+KILL_INNER_WATCHER = Fault("kill -9 the inner watcher", _send(inner_watcher, signal.SIGKILL))
 STOP_ENGINE = Fault("SIGSTOP the engine", _send(engine, signal.SIGSTOP))
 STOP_API = Fault("SIGSTOP the API server", _send(api, signal.SIGSTOP))
-STOP_WATCHER = Fault("SIGSTOP the watcher", _send(watcher, signal.SIGSTOP))
+STOP_WATCHER = Fault("SIGSTOP the outer watcher", _send(outer_watcher, signal.SIGSTOP))
+STOP_INNER_WATCHER = Fault("SIGSTOP the inner watcher", _send(inner_watcher, signal.SIGSTOP))
+
+
+def _kill_watchers(scene: Scene) -> None:
+    wait_until(lambda: _found(api, scene.attempt), PATIENCE)
+    for process in _watchers(scene.attempt):
+        process.kill()
+
+
+def _kill_run_and_watcher(scene: Scene) -> None:
+    """As `pkill -9 -f` does that meets half of what it was meant for."""
+    wait_until(lambda: _found(api, scene.attempt), PATIENCE)
+    watcher = outer_watcher(scene.attempt)
+    trainer(scene.attempt).kill()
+    watcher.kill()
 
 
 def _term_twice(scene: Scene) -> None:
@@ -166,6 +200,8 @@ def _second_run(scene: Scene) -> None:
             trainer(scene.attempt).resume()
 
 
+KILL_WATCHERS = Fault("kill -9 both watchers", _kill_watchers)
+KILL_RUN_AND_WATCHER = Fault("kill -9 with the outer watcher", _kill_run_and_watcher, (KILLED,))
 TERM_TWICE = Fault("SIGTERM twice", _term_twice, (TERMINATED,))
 PAUSE = Fault("SIGSTOP and SIGCONT the trainer", _pause)
 SECOND_RUN = Fault("a second run in the folder", _second_run)
