@@ -1,6 +1,7 @@
 # The commands of this repository. Each sets up .venv first, which takes minutes once and no time afterwards.
 #   make demo            train the built-in model, on a CPU or a GPU, whichever is found
 #   make demo DEVICE=cpu force the choice (cpu or gpu)
+#   make check           every day: style, types and what needs no server, under 2 minutes
 #   make test            style, types and the whole test suite
 #   make test ARGS="-k reward"   arguments for pytest
 
@@ -10,7 +11,7 @@ ARGS ?=
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint pins clean
+.PHONY: help setup demo check test lint pins clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -26,8 +27,12 @@ demo: setup
 
 # Two at a time, file by file, because half of a test's time is a server that starts. Threads go to sleep early, or those
 # of one process would spin beside the other's (grpo/cores.py).
+PYTEST = GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 test: lint
-	GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -q --durations=15 -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) --durations=15 $(ARGS)
+
+check: lint
+	$(PYTEST) -m "not server and not slow" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

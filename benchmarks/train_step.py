@@ -106,7 +106,7 @@ def trl_trainer(settings: Settings, model: Any, tokenizer: Any, finish: Any) -> 
     import trl
     from datasets import Dataset
 
-    from recipes.trl_backend import StepEnd, TimedTrainer
+    from recipes.trl_trainer import StepEnd, TimedTrainer
 
     groups = settings.work.groups
     rollouts = [one for group in groups for one in group]

@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 RETRY_DELAYS = (0.5, 2.0, 8.0, 30.0)  # seconds; of a server that somebody else may be restarting
 GIVE_UP = 16  # requests in a row that got no completion, after which no other will get one
 PROBE_SECONDS = 10.0
-NEUTRAL = ("vllm", "sglang")  # owners, in /v1/models, of servers that take the parameters of `neutral`
+NEUTRAL = ("vllm", "sglang")  # owners, in /v1/models, of servers that take the parameters of `request`
+COUNTS = "vllm"  # the owner whose /tokenize takes what /v1/completions and /v1/chat/completions take
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 Restart = Callable[[ServerLostError], Awaitable[list[str]]]  # -> the new servers; RolloutError: it cannot be done
@@ -137,6 +138,19 @@ class EvalClient:
             self._unanswered = 0
             return answer
 
+    async def count(self, prompt: Prompt) -> int | None:
+        """Tokens of a prompt as the server would render it; None where it does not say. Raises RolloutError if lost."""
+        if self._served.owner != COUNTS:
+            return None
+        assert self._endpoints is not None, "use it as a context manager"
+        body = {"model": self._served.name, **_prompt_of(prompt)}
+        try:
+            return await self._endpoints.post("/tokenize", body, read=read_count)
+        except (ServerLostError, TimeoutError) as error:
+            raise ServerLostError(f"the server was lost while it counted the prompts' tokens: {error}") from error
+        except (RequestRefusedError, RolloutError):  # a proxy may let nothing but /v1 through
+            return None
+
     def _failed(self, error: Exception) -> Failed:
         if isinstance(error, TimeoutError):
             return Failed("timeout", f"no answer within {self._timeout:g} s, {len(self._delays) + 1} times")
@@ -188,9 +202,14 @@ def request(prompt: Prompt, sampling: Sampling, served: Served) -> tuple[str, di
         body["top_k"] = sampling.top_k
     if served.owner in NEUTRAL:
         body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    asked = _prompt_of(prompt)
+    return "/v1/chat/completions" if "messages" in asked else "/v1/completions", body | asked
+
+
+def _prompt_of(prompt: Prompt) -> dict[str, Any]:
     if prompt.messages and not prompt.token_ids:
-        return "/v1/chat/completions", body | {"messages": [dict(message) for message in prompt.messages]}
-    return "/v1/completions", body | {"prompt": list(prompt.token_ids) or prompt.text}
+        return {"messages": [dict(message) for message in prompt.messages]}
+    return {"prompt": list(prompt.token_ids) or prompt.text}
 
 
 def read_completion(content: bytes) -> Answer:
@@ -201,6 +220,15 @@ def read_completion(content: bytes) -> Answer:
 def read_chat(content: bytes) -> Answer:
     """The answer of /v1/chat/completions; a message without content is an empty answer. Raises as above."""
     return _read(content, lambda choice: choice["message"]["content"] or "")
+
+
+def read_count(content: bytes) -> int | None:
+    """The answer of /tokenize; None if it is not one."""
+    try:
+        count = json.loads(content)["count"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return count if isinstance(count, int) else None
 
 
 def _read(content: bytes, text_of: Callable[[Any], Any]) -> Answer:

@@ -27,6 +27,7 @@ from eval.permutation import sign_flip
 from eval.stats import Key, by_problem, right
 from eval.store import read_generations
 from eval.types import Generation
+from grpo.flatten import flatten
 
 FLIPPED = Fraction(1, 2)  # a problem flipped if the share of right answers changed by so much
 Pair = tuple[Sequence[Generation], Sequence[Generation]]  # A's and B's graded samples of a problem, some of each
@@ -154,7 +155,11 @@ def compare_folders(a: Path, b: Path, any_protocol: bool = False) -> list[Compar
         for name in shared:
             _check_protocol(name, results_a[name], results_b[name])
     generations = read_generations(a), read_generations(b)
-    return [compare(*([g for g in side if g.benchmark == name] for side in generations)) for name in shared]
+    pairs = {name: [[one for one in side if one.benchmark == name] for side in generations] for name in shared}
+    if not any_protocol:
+        for name, pair in pairs.items():
+            _check_budgets(name, *map(_budgets, pair))
+    return [compare(*pair) for pair in pairs.values()]
 
 
 def unshared(a: Path, b: Path) -> tuple[list[str], list[str]]:
@@ -238,7 +243,7 @@ def _results(folder: Path) -> dict[str, Any]:
 def _check_protocol(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     if a.get("protocol_hash") == b.get("protocol_hash"):
         return
-    one, other = _flat(a.get("protocol") or {}), _flat(b.get("protocol") or {})
+    one, other = flatten(a.get("protocol") or {}), flatten(b.get("protocol") or {})
     fields = [field for field in {**one, **other} if one.get(field) != other.get(field)]
     differ = "; ".join(f"{field} is {one.get(field)!r} in A and {other.get(field)!r} in B" for field in fields)
     raise CompareError(
@@ -247,12 +252,29 @@ def _check_protocol(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> No
     )
 
 
-def _flat(protocol: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"sampling": {"temperature": 0}} -> {"sampling.temperature": 0}"""
-    flat: dict[str, Any] = {}
-    for name, value in protocol.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
-    return flat
+def _budgets(generations: Sequence[Generation]) -> dict[str, list[int]]:
+    """Problem -> the different limits of tokens that its graded completions had, where they are known."""
+    found: dict[str, set[int]] = {}
+    for one in generations:
+        if one.value is not None and one.max_tokens is not None:
+            found.setdefault(one.problem_id, set()).add(one.max_tokens)
+    return {problem: sorted(limits) for problem, limits in found.items()}
+
+
+def _check_budgets(name: str, a: Mapping[str, list[int]], b: Mapping[str, list[int]]) -> None:
+    """Under one protocol, where a prompt leaves less of the context than max_tokens, completions get only that."""
+    if differ := [problem for problem in a if problem in b and a[problem] != b[problem]]:
+        shown = "; ".join(f"{one}: {_either(a[one])} in A, {_either(b[one])} in B" for one in differ[:3])
+        least = min(limit for problem in differ for limit in (*a[problem], *b[problem]))
+        raise CompareError(
+            f"{name}: {len(differ)} problems had other limits of tokens in A than in B, because prompt and answer were "
+            f"longer than what a model takes. {shown}. Evaluate both with --max-tokens {least} or less, or compare "
+            "them all the same with --any-protocol"
+        )
+
+
+def _either(limits: Sequence[int]) -> str:
+    return " or ".join(map(str, limits))
 
 
 def listed(names: Collection[str], most: int = 5) -> str:

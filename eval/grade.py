@@ -30,6 +30,7 @@ def graded(
     grade: Grade,
     tokens: int | None = None,
     finish_reason: str | None = None,
+    max_tokens: int | None = None,
 ) -> Generation:
     """The completion (what the template opened included) with its grade."""
     score = grade(completion, problem)
@@ -48,6 +49,7 @@ def graded(
         finish_reason=finish_reason,
         subject=problem.subject,
         level=problem.level,
+        max_tokens=max_tokens,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +36,16 @@ class Evaluation:
 async def evaluate(
     engine: RolloutEngine, prompts: Sequence[Prompt], grade: RowGrade, sampling: Sampling, samples: int = 1
 ) -> Evaluation:
-    """Answer each problem `samples` times. What failed or could not be graded is counted apart, never as wrong."""
+    """Answer each problem `samples` times. What failed or could not be graded is counted apart, never as wrong.
+
+    Every sample has a random stream of its own, by its problem's id and its number: whatever is measured beside
+    it, and at whatever step, an engine that takes seeds draws the same numbers for it.
+    """
     generations: list[Generation] = []
     failures: Counter[str] = Counter()
-    async for _, group in engine.generate([RolloutRequest(prompt, samples, sampling) for prompt in prompts]):
+    async for _, group in engine.generate(
+        [RolloutRequest(prompt, samples, sampling, _seed(prompt)) for prompt in prompts]
+    ):
         failures.update(group.failures)
         generations += await asyncio.to_thread(_grade_all, grade, group)
     found = summary(generations, samples)
@@ -52,6 +59,10 @@ async def evaluate(
         length=found["length"]["mean"] or 0.0,
         problems={id: right(samples) / len(samples) for (_, id), samples in by_graded_problem(generations).items()},
     )
+
+
+def _seed(prompt: Prompt) -> int:
+    return random.Random(f"held_out/{prompt.id}").getrandbits(62)
 
 
 def _grade_all(grade: RowGrade, group: Group) -> list[Generation]:

@@ -9,6 +9,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from eval.types import Generation
+from grpo.duration import duration
 
 TENTHS = 10
 
@@ -115,13 +116,3 @@ class Bars:
 
     def close(self) -> None:
         self._bars.stop()
-
-
-def duration(seconds: float) -> str:
-    """`42s`, `3m 05s`, `2h 10m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"

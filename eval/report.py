@@ -21,9 +21,10 @@ from string import Template
 from typing import Any
 
 from eval.charts import Bar, accuracy_bar, bars, curves, share_ticks, token_ticks
-from eval.store import read_generations, write_atomic
-from eval.table import estimate
+from eval.store import read_generations
+from eval.table import estimate, shortened_in_words
 from eval.types import Generation
+from grpo.atomic import write_atomic
 
 PARTS = Path(__file__).parent / "report"
 OUTCOMES = ("correct", "wrong", "no_answer", "malformed", "timeout", "error")
@@ -150,6 +151,8 @@ def _warnings(name: str, entry: Mapping[str, Any]) -> list[str]:
         said.append(f"{_counted(failed, asked)} never came; they are in no rate.")
     if ungraded:
         said.append(f"{_counted(ungraded, came)} could not be graded; they are not in the accuracy.")
+    if shortened := shortened_in_words(entry):
+        said.append(f"{shortened}.")
     return [f"<p class=warning>{html.escape(f'{name}: {text}')}</p>" for text in said]
 
 

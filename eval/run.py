@@ -16,19 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.client import EvalClient, Failed
+from eval.client import Answer, EvalClient, Failed
 from eval.grade import failed, grade_generations, graded
 from eval.held_out import Evaluation, evaluate
 from eval.progress import Progress, Silent
 from eval.protocol import Benchmark, Grade, grader
 from eval.stats import summary
-from eval.store import Store, write_atomic
+from eval.store import Store
 from eval.types import Generation, Problem
+from grpo.atomic import write_atomic
 from grpo.prompts import render
 from grpo.types import Prompt, Sampling
 
@@ -38,16 +39,19 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "Work", "evaluate", "grade_generations", "prepare", "results", "run_benchmarks"]
 
 RESULTS = "results.json"
-TEMPLATE_TOKENS = 256  # more than a server's chat template adds
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A benchmark ready to be asked: its problems and, in the same order, their prompts."""
+    """A benchmark ready to be asked: its problems and, in the same order, their prompts.
+
+    `counted`: prompt id -> tokens, of prompts without token ids, as the server counts them; see `count_tokens`.
+    """
 
     benchmark: Benchmark
     problems: Sequence[Problem]
     prompts: Sequence[Prompt]
+    counted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,9 +62,17 @@ class Work:
         samples = range(self.benchmark.protocol.samples)
         return ((self.name, problem.id, sample) for problem in self.problems for sample in samples)
 
-    def cut_short(self, context: int) -> int:
+    def budget(self, prompt: Prompt, context: int | None) -> int:
+        """Tokens that a completion is asked for: the protocol's max_tokens, or what the prompt leaves of the context.
+
+        Where the context or the prompt's length is not known, whether they fit is the server's to say.
+        """
+        most, length = self.benchmark.protocol.max_tokens, len(prompt.token_ids) or self.counted.get(prompt.id)
+        return most if context is None or length is None else min(most, context - length)
+
+    def cut_short(self, context: int | None) -> int:
         """How many prompts leave less of the context than the protocol's max_tokens."""
-        return sum(_left(prompt, context) < self.benchmark.protocol.max_tokens for prompt in self.prompts)
+        return sum(self.budget(prompt, context) < self.benchmark.protocol.max_tokens for prompt in self.prompts)
 
 
 def prepare(benchmark: Benchmark, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase | None) -> Work:
@@ -72,6 +84,20 @@ def prepare(benchmark: Benchmark, problems: Sequence[Problem], tokenizer: PreTra
     template = protocol.template if tokenizer is None else protocol.template_for(bool(tokenizer.chat_template))
     prompts, _ = render(problems, tokenizer, template, protocol.system, protocol.instruction)
     return Work(benchmark, problems, prompts)
+
+
+async def count_tokens(work: Work, client: EvalClient, in_flight: int) -> Work:
+    """The work with the lengths of prompts that have no token ids, where the server counts. Raises RolloutError."""
+    room = asyncio.Semaphore(in_flight)
+
+    async def count(prompt: Prompt) -> int | None:
+        async with room:
+            return await client.count(prompt)
+
+    unknown = [prompt for prompt in work.prompts if not prompt.token_ids]
+    counts = await asyncio.gather(*map(count, unknown))
+    pairs = zip(unknown, counts, strict=True)
+    return replace(work, counted={prompt.id: length for prompt, length in pairs if length is not None})
 
 
 async def run_benchmarks(
@@ -86,23 +112,28 @@ async def run_benchmarks(
 
     Args:
         in_flight: requests at once.
-        context: tokens that the model takes. A completion gets what its prompt leaves of it, and a prompt that
-            leaves nothing is a failure `too_long`. None: the server's to say.
+        context: tokens that the model takes; None: not known. A completion gets what its prompt leaves of it (see
+            `Work.budget`), and a prompt that leaves nothing is a failure `too_long`.
 
-    Raises RolloutError when the servers are lost, OSError when the disk is full. What is stored stays.
+    Raises RolloutError when the servers are lost, OSError when the disk is full. What is stored stays; what has come
+    when this is cancelled is graded and stored, too.
     """
     progress = progress or Silent()
     for work in works:
         came = [store.came(key) for key in work.completions()]
         progress.start(work.name, done=sum(came), total=len(came))
-    todo = (item for work in works for item in _items(work, store))
+    todo = (item for work in works for item in _items(work, store, context))
     room = asyncio.Semaphore(in_flight)
 
     async def work_off() -> None:
         for item in todo:
-            generation = await _answer(item, client, room, context)
-            store.append(generation)
-            progress.step(generation)
+            answer = await _answer(item, client, room, context)
+            await to_the_end(keep(item, answer))
+
+    async def keep(item: _Item, answer: Generation | Answer) -> None:
+        generation = await _graded(item, answer) if isinstance(answer, Answer) else answer
+        store.append(generation)
+        progress.step(generation)
 
     # Twice as many as may ask, so that as many may be waiting for a grade without the server noticing.
     workers = [asyncio.create_task(work_off()) for _ in range(2 * in_flight)]
@@ -114,6 +145,15 @@ async def run_benchmarks(
         await asyncio.gather(*workers, return_exceptions=True)
 
 
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await what deals with a completion that came; cancelled meanwhile, it ends all the same."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        await task
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
     """One completion to ask for."""
@@ -122,38 +162,37 @@ class _Item:
     problem: Problem
     prompt: Prompt
     sample: int
+    max_tokens: int  # below 1: the prompt leaves no room
     grade: Grade
 
 
-def _items(work: Work, store: Store) -> Iterator[_Item]:
+def _items(work: Work, store: Store, context: int | None) -> Iterator[_Item]:
     """What is not stored, a problem's samples one after the other: the server keeps what it has read of a prompt."""
     grade = grader(work.benchmark.protocol)
     for problem, prompt in zip(work.problems, work.prompts, strict=True):
         for sample in range(work.benchmark.protocol.samples):
             if not store.came((work.name, problem.id, sample)):
-                yield _Item(work.benchmark, problem, prompt, sample, grade)
+                yield _Item(work.benchmark, problem, prompt, sample, work.budget(prompt, context), grade)
 
 
-async def _answer(item: _Item, client: EvalClient, room: asyncio.Semaphore, context: int | None) -> Generation:
+async def _answer(item: _Item, client: EvalClient, room: asyncio.Semaphore, context: int | None) -> Generation | Answer:
+    """What the server wrote, or a failure."""
     protocol, place = item.benchmark.protocol, (item.benchmark.name, item.problem, item.sample)
-    max_tokens = protocol.max_tokens if context is None else min(protocol.max_tokens, _left(item.prompt, context))
-    if max_tokens < 1:
-        length = len(item.prompt.token_ids)
+    if item.max_tokens < 1:
+        length = (context or 0) - item.max_tokens
         return failed(*place, "too_long", f"a prompt of {length} tokens; the model takes {context}, answer included")
     async with room:
-        answer = await client.complete(item.prompt, Sampling(max_tokens, protocol.temperature, protocol.top_p))
-    if isinstance(answer, Failed):
-        return failed(*place, answer.cause, answer.reason)
-    completion = item.prompt.prefill + answer.text
-    return await asyncio.to_thread(graded, *place, completion, item.grade, answer.tokens, answer.finish_reason)
+        answer = await client.complete(item.prompt, Sampling(item.max_tokens, protocol.temperature, protocol.top_p))
+    return failed(*place, answer.cause, answer.reason) if isinstance(answer, Failed) else answer
 
 
-def _left(prompt: Prompt, context: int) -> int:
-    """Tokens that a prompt leaves for its answer. Where only the server can count, no prompt is said to be too long."""
-    if prompt.token_ids:
-        return context - len(prompt.token_ids)
-    text = prompt.text + "".join(message["content"] for message in prompt.messages)
-    return max(1, context - len(text.encode()) - TEMPLATE_TOKENS)  # no tokenizer makes more tokens than bytes
+async def _graded(item: _Item, answer: Answer) -> Generation:
+    place = (item.benchmark.name, item.problem, item.sample)
+    completion, max_tokens = item.prompt.prefill + answer.text, item.max_tokens
+    if answer.finish_reason == "length" and answer.tokens is not None:
+        max_tokens = min(max_tokens, answer.tokens)  # a server may shorten what does not fit without a word
+    written = answer.tokens, answer.finish_reason, max_tokens
+    return await asyncio.to_thread(graded, *place, completion, item.grade, *written)
 
 
 def results(works: Sequence[Work], generations: Sequence[Generation], model: str) -> dict[str, dict[str, Any]]:
@@ -164,6 +203,7 @@ def results(works: Sequence[Work], generations: Sequence[Generation], model: str
         protocol = work.benchmark.protocol
         numbers = summary(own + _never_asked(work, own), protocol.samples)
         found[work.name] = numbers | {
+            "shortened": sum((one.max_tokens or protocol.max_tokens) < protocol.max_tokens for one in own),
             "model": model,
             "protocol": protocol.canonical(),
             "protocol_hash": protocol.hash(),

@@ -4,32 +4,34 @@
     generations.parquet    at the end: the same rows, in the order of their problems
 
 A generation is known by (benchmark, problem_id, sample). One that failed may be followed by one that came, when a
-resumed evaluation asks again; whoever reads sees the latter alone.
+resumed evaluation asks again; whoever reads sees the latter alone. What cannot be read (the beginning of a line, a line
+that is no generation, a damaged Parquet file) a Store passes over, says so, and asks for again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
+import io
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
 
 from eval.types import Generation
+from grpo.atomic import append_whole, readable, write_atomic, writing
 
 LINES, PARQUET = "generations.jsonl", "generations.parquet"
 Key = tuple[str, str, int]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_TYPES = {"value": pa.float64(), "sample": pa.int64(), "tokens": pa.int64()}  # every other column is text
+_INTEGERS = ("sample", "tokens", "max_tokens")
+_TYPES = {"value": pa.float64(), **dict.fromkeys(_INTEGERS, pa.int64())}  # every other column is text
+_RECORD = TypeAdapter(Generation)
 SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(Generation)])
 
 
@@ -45,20 +47,23 @@ class Store:
     """The generations of one evaluation, in `folder`, which no other process may be writing.
 
         with Store(folder) as store:
+            print(store.passed_over)            # what of it cannot be read, in words; it did not come
             if not store.came(("gsm8k", "gsm8k/test/17", 0)):
                 store.append(generation)    # on disk when it returns
             store.finish()                  # the Parquet file stands in for the lines
 
-    Raises StoreError if another process writes there or what is there cannot be read; OSError that names the file.
+    Raises StoreError if another process writes there; OSError that names the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._lines = folder, folder / LINES
         with writing(self._lines):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._lines.open("ab", buffering=0)
-            _lock(self._file.fileno(), folder)
-            _drop_torn_line(self._lines)
+            self._file = _open_locked(self._lines)
+        self.passed_over = _set_aside(folder / PARQUET) + _drop_damaged(self._lines)
+        if self.passed_over:  # then the lines may be a new file
+            self._file.close()
+            self._file = _open_locked(self._lines)
         self._came = {key(generation) for generation in self.read() if generation.failure is None}
 
     def __enter__(self) -> Store:
@@ -75,17 +80,9 @@ class Store:
         """Store it. Raises ValueError if it came before; OSError that names the file: what is stored stays valid."""
         if self.came(key(generation)):
             raise ValueError(f"{key(generation)} is stored already")
-        line = json.dumps(dataclasses.asdict(generation)).encode() + b"\n"
+        line = json.dumps(readable(dataclasses.asdict(generation))).encode() + b"\n"
         with writing(self._lines):
-            size = os.fstat(self._file.fileno()).st_size
-            try:
-                written = self._file.write(line)
-                while written < len(line):  # a disk that is nearly full takes a part, then says so
-                    written += self._file.write(line[written:])
-            except OSError:
-                if self._lines.is_file():
-                    self._file.truncate(size)
-                raise
+            append_whole(self._file, line)
         if generation.failure is None:
             self._came.add(key(generation))
 
@@ -114,50 +111,49 @@ def read_generations(place: Path) -> list[Generation]:
 
 
 def write_parquet(generations: Iterable[Generation], path: Path) -> None:
-    table = pa.Table.from_pylist([dataclasses.asdict(generation) for generation in generations], schema=SCHEMA)
-    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
+    """Raises OSError that names the file; it is on the disk when this returns."""
+    table = pa.Table.from_pylist([readable(dataclasses.asdict(one)) for one in generations], schema=SCHEMA)
+    write_atomic(path, lambda partial: pq.write_table(table, partial, compression="zstd", write_page_checksum=True))
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name `path`, and what to do, in an OSError that the block raises."""
+def _open_locked(path: Path) -> io.FileIO:
+    """Open to append. The lock goes with the process, however that ends."""
+    file = path.open("ab", buffering=0)
     try:
-        yield
-    except OSError as error:
-        hint = "; free some space there, or choose another --output" if error.errno in _FULL else ""
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}{hint}") from error
-
-
-def write_atomic(path: Path, write: Callable[[Path], object] | str) -> None:
-    """Write a text, or let `write` write, under a temporary name; then rename. Raises OSError that names `path`."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            if callable(write):
-                write(partial)
-            else:
-                partial.write_text(write, encoding="utf-8")
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _lock(file: int, folder: Path) -> None:
-    """The lock goes with the process, however that ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise StoreError(f"another process is writing to {folder}; wait for it, or choose another --output") from error
+        file.close()
+        message = f"another process is writing to {path.parent}; wait for it, or choose another --output"
+        raise StoreError(message) from error
+    return file
 
 
-def _drop_torn_line(path: Path) -> None:
-    """A process that was killed may have left the beginning of a line."""
+def _set_aside(parquet: Path) -> list[str]:
+    """Rename a Parquet file that cannot be read; returns what is wrong with it."""
+    try:
+        _merged([parquet])
+    except StoreError as error:
+        parquet.rename(aside := parquet.with_name(f"{parquet.name}.damaged"))
+        return [f"{error}; it is kept as {aside.name}"]
+    return []
+
+
+def _drop_damaged(path: Path) -> list[str]:
+    """Take out the lines that are no generations; returns what is wrong with each."""
     if not path.is_file():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    wrong = [f"{path}:{len(lines) + 1}: the beginning of a line"] if torn else []
+    whole = []
+    for number, line in enumerate(lines, 1):
+        try:
+            _generation(line, f"{path}:{number}")
+            whole.append(line + b"\n")
+        except StoreError as error:
+            wrong.append(str(error))
+    if wrong:
+        write_atomic(path, lambda partial: partial.write_bytes(b"".join(whole)))
+    return wrong
 
 
 def _merged(files: Iterable[Path]) -> list[Generation]:
@@ -170,7 +166,13 @@ def _merged(files: Iterable[Path]) -> list[Generation]:
 
 def _read(file: Path) -> Iterator[Generation]:
     if file.suffix == ".parquet":
-        yield from (Generation(**row) for row in pq.read_table(file).to_pylist())
+        try:
+            rows = pq.read_table(file, page_checksum_verification=True).to_pylist()
+            yield from [Generation(**row) for row in rows]
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise StoreError(f"{file}: not the generations of an evaluation, or damaged: {error}") from error
         return
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -180,9 +182,11 @@ def _read(file: Path) -> Iterator[Generation]:
 
 def _generation(line: bytes, where: str) -> Generation:
     try:
-        return Generation(**json.loads(line))
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{where}: not a generation of an evaluation ({error})") from error
+        return _RECORD.validate_json(line, strict=True)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        reason = " ".join(map(str, [*wrong["loc"], wrong["msg"]]))
+        raise StoreError(f"{where}: not a generation of an evaluation ({reason})") from error
 
 
 def _in_order(generation: Generation) -> tuple[Any, ...]:

@@ -28,6 +28,17 @@ def estimate(value: Mapping[str, float] | None) -> str:
     return f"{value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]" if value else "-"
 
 
+def shortened_in_words(entry: Mapping[str, Any]) -> str:
+    """What a result says of completions whose limit of tokens was not the protocol's; "" if there are none."""
+    if not (n := entry.get("shortened")):
+        return ""
+    limit = entry["protocol"]["max_tokens"]
+    return (
+        f"{n:,} of {entry['n_generations']:,} completions had less than max_tokens ({limit:,}): "
+        "prompt and answer together are longer than what the model takes"
+    )
+
+
 def _row(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rewards.types import Outcome
@@ -32,11 +32,12 @@ class Problem:
 class Generation:
     """One completion of one problem with its grade; or, with `failure`, one that never came.
 
+    Its texts can be written to any file: half of a surrogate pair, which JSON knows and UTF-8 does not, becomes a ?.
     `value` is 1.0, 0.0, or None where the verifier could not grade it (outcome timeout, error) and where nothing came.
 
     Example: Generation(benchmark="gsm8k", problem_id="gsm8k/test/17", sample=0, question="...", answer="18",
     completion="<think>...</think><answer>18</answer>", value=1.0, outcome="correct", extracted="18",
-    reason="18 is 18", tokens=204, finish_reason="stop", failure=None, subject=None, level=None)
+    reason="18 is 18", tokens=204, finish_reason="stop", failure=None, subject=None, level=None, max_tokens=2048)
     """
 
     benchmark: str
@@ -54,3 +55,9 @@ class Generation:
     failure: Failure | None = None
     subject: str | None = None
     level: str | None = None
+    max_tokens: int | None = None  # that it could have; fewer than the protocol's where the prompt leaves less room
+
+    def __post_init__(self) -> None:
+        for column in fields(self):
+            if isinstance(text := getattr(self, column.name), str):
+                object.__setattr__(self, column.name, text.encode(errors="replace").decode())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grpo.config import GRPOConfig, RolloutSettings
 from grpo.pathologies import PATHOLOGIES, Pathology
-from grpo.report import read_lines
+from grpo.records import read_lines
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.scheduler import ScoredGroup
 from grpo.types import Completion, Prompt

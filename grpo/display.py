@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from grpo.duration import duration
+
 BARS = "▁▂▃▄▅▆▇█"
 TREND_WIDTH = 40
 
@@ -80,7 +82,8 @@ class LineDisplay:
         self._print(f"{f'{step}/{self._pace.total_steps}':<{width}}{values}{self._pace.left():>9}")
 
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
-        self._print(f"held-out accuracy after step {step}: {interval(result)} of {result['n']} problems")
+        of = f" of {result['n']} problems" if result["n"] else ""
+        self._print(f"held-out accuracy after step {step}: {interval(result)}{of}")
 
     def close(self) -> None:
         pass
@@ -182,15 +185,7 @@ def show(value: float | None, form: str) -> str:
 
 
 def interval(result: Mapping[str, Any]) -> str:
-    """`38.0% [32.1, 44.2]`: accuracy and its 95% interval."""
+    """`38.0% [32.1, 44.2]`: accuracy and its 95% interval; without a graded problem there is neither."""
+    if result.get("n") == 0:
+        return "none, no answer could be graded"
     return f"{result['accuracy']:.1%} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
-
-
-def duration(seconds: float) -> str:
-    """`42s`, `3m 05s`, `2h 10m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"

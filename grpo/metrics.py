@@ -12,7 +12,7 @@ The trainer gives these metrics; others are recorded as they come.
     | key                    | unit      | meaning                                                              |
     | ---------------------- | --------- | -------------------------------------------------------------------- |
     | reward, reward_std     |           | mean of the step's rewards; mean of the groups' standard deviations  |
-    | accuracy               | share     | completions graded correct, of those that were graded                |
+    | accuracy               | share     | completions graded correct, of those graded; null: none was graded   |
     | length                 | tokens    | mean completion length                                               |
     | truncated              | share     | completions cut at max_tokens                                        |
     | entropy                | nats      | mean entropy of the next-token distribution at the sampled tokens    |
@@ -62,10 +62,11 @@ import pyarrow as pa
 from pyarrow import parquet
 from rich.console import Console
 
-from grpo.atomic import append_line, write_atomic
+from grpo.atomic import append_line, readable, write_atomic, writing
 from grpo.display import open_display
-from grpo.report import read_lines, read_run, run_title, terminal_curve, write_report
-from grpo.trackers import start_trackers
+from grpo.records import HELD_OUT, ROLLOUTS, RecordError, missing_steps, read_lines, read_rollouts
+from grpo.report import read_run, run_title, terminal_curve, write_report
+from grpo.trackers import Trackers
 
 # JSON, such as {"accuracy": 1.0, "format": null}, where keys differ between recipes and tasks: one schema for all lets
 # `datasets` open any mixture of steps and runs.
@@ -104,7 +105,7 @@ class RunRecorder:
         recipe: the resolved recipe as plain data; trackers get it, and it names the display.
         trackers: of "tensorboard", "wandb", "trackio".
         resume_step: the step of the checkpoint that the run goes on from. What was recorded beyond it is
-            dropped, because it will be computed again; 0 starts afresh.
+            dropped, because it will be computed again; 0 starts afresh. What cannot be read of the rest is said.
 
     Every method raises an OSError that names the file when it cannot be written.
     """
@@ -118,12 +119,15 @@ class RunRecorder:
         resume_step: int = 0,
         console: Console | None = None,
     ) -> None:
-        self.run_dir = run_dir
+        self.run_dir, self.resume_step = run_dir, resume_step
         self._console = console or Console()
-        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        self._trackers = start_trackers(trackers, run_dir, recipe, resume_step)
-        _forget_beyond(run_dir, resume_step)
+        with writing(run_dir / "logs"):
+            (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        self._trackers = Trackers(trackers, run_dir, recipe, resume_step)
+        unread = _forget_beyond(run_dir, resume_step)
         self._display = open_display(self._console, run_title(recipe), total_steps)
+        for sentence in [*unread, *self._trackers.take_failures()]:
+            self.note(sentence)
 
     def stage(self, message: str) -> None:
         """What is happening now, e.g. "starting the vLLM server"."""
@@ -132,6 +136,7 @@ class RunRecorder:
 
     def note(self, text: str) -> None:
         """Something to be read once: the plan, a warning in words."""
+        text = readable(text)  # a terminal takes no lone surrogate, either
         self._log(text)
         self._display.note(text)
 
@@ -152,7 +157,8 @@ class RunRecorder:
             write_atomic(self.run_dir / "held_out" / f"step-{step:06d}.json", json.dumps(problems))
         append_line(self.run_dir / "evaluations.jsonl", json.dumps({"step": step, **result}))
         self._display.evaluation(step, result)
-        self._track(step, {f"heldout/{key}": result[key] for key in ("accuracy", "low", "high", "n")})
+        if result["n"]:  # else there is no accuracy
+            self._track(step, {f"heldout/{key}": result[key] for key in HELD_OUT})
         return result
 
     def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -161,7 +167,9 @@ class RunRecorder:
             return
         table = pa.Table.from_pylist([_with_json(row) for row in rows], ROLLOUT_SCHEMA)
         path = self.run_dir / "rollouts" / f"step-{step:06d}.parquet"
-        write_atomic(path, lambda partial: parquet.write_table(table, partial, compression="zstd"))
+        write_atomic(
+            path, lambda partial: parquet.write_table(table, partial, compression="zstd", write_page_checksum=True)
+        )
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, learning_curve.png and report.html, and draw the curve in the terminal."""
@@ -178,27 +186,51 @@ class RunRecorder:
     def close(self) -> None:
         """Give the terminal and the trackers back. May be called twice."""
         self._display.close()
-        while self._trackers:
-            self._trackers.pop().finish()
+        self._trackers.close()
+        self._say_failures()
 
     def _track(self, step: int, values: Mapping[str, float | None]) -> None:
-        for tracker in self._trackers:
-            tracker.log({key: value for key, value in values.items() if value is not None}, step=step)
+        self._trackers.log({key: value for key, value in values.items() if value is not None}, step)
+        self._say_failures()
+
+    def _say_failures(self) -> None:
+        for sentence in self._trackers.take_failures():
+            self.note(sentence)
 
     def _log(self, text: str) -> None:
         append_line(self.run_dir / "logs" / "run.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", sync=False)
 
 
 def _with_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: readable(value) for name, value in row.items() if isinstance(value, str)}
     present = [name for name in JSON_COLUMNS if row.get(name) is not None]
-    return {**row, **{name: json.dumps(row[name], default=str, ensure_ascii=False) for name in present}}
+    plain = {name: json.dumps(readable(row[name]), default=_text_of, ensure_ascii=False) for name in present}
+    return {**row, **texts, **plain}
 
 
-def _forget_beyond(run_dir: Path, resume_step: int) -> None:
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
-        kept = [line for line in read_lines(run_dir / name) if line["step"] <= resume_step] if resume_step else []
-        if (run_dir / name).exists():
-            write_atomic(run_dir / name, "".join(json.dumps(line) + "\n" for line in kept))
-    for path in (run_dir / "rollouts").glob("step-*.parquet"):
+def _text_of(value: object) -> str:
+    return readable(str(value))
+
+
+def _forget_beyond(run_dir: Path, resume_step: int) -> list[str]:
+    """Drop what was recorded beyond the step; returns a sentence for whatever cannot be read of the rest."""
+    said: list[str] = []
+    for name, numbers in (("metrics.jsonl", ()), ("evaluations.jsonl", HELD_OUT)):
+        path = run_dir / name
+        rows = read_lines(path, numbers, said.append) if resume_step else []
+        kept = [row for row in rows if row["step"] <= resume_step]
+        if path.exists():
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+        if name == "metrics.jsonl":
+            said += missing_steps(path, kept, resume_step)
+    for path in sorted((run_dir / "rollouts").glob(ROLLOUTS)):
         if int(path.stem.removeprefix("step-")) > resume_step:
             path.unlink()
+            continue
+        try:
+            read_rollouts(path, columns=[])
+        except RecordError as error:
+            # Under its own name it would keep `datasets` from opening the others.
+            path.rename(path.with_name(f"{path.name}.damaged"))
+            said.append(f"{error}; it is kept as {path.name}.damaged")
+    return said

@@ -113,6 +113,7 @@ def completion_logprobs(
         no_mask = torch.empty(1, 1, 1, 1, device=batch.input_ids_RL.device)
         packed = {"packing": batch.layout, "position_ids": batch.layout.position_T[None], "attention_mask": no_mask}
     hidden_RLH = lm.get_decoder()(input_ids=batch.input_ids_RL, use_cache=False, **packed).last_hidden_state
-    hidden_TH = hidden_RLH[batch.row_T, batch.col_T]
+    # Not hidden_RLH[row_T, col_T]: on CPU its gradient adds what a prompt's completions share in no fixed order.
+    hidden_TH = hidden_RLH.flatten(0, 1).index_select(0, batch.row_T * hidden_RLH.shape[1] + batch.col_T)
     head = cast(nn.Linear, lm.get_output_embeddings())
     return selected_logprobs(hidden_TH, head, batch.target_T, temperature, entropy_gradient)

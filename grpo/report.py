@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.atomic import write_atomic
-from grpo.display import duration, interval, show
+from grpo.display import interval, show
+from grpo.duration import duration
+from grpo.records import HELD_OUT, ROLLOUTS, RecordError, missing_steps, read_lines, read_rollouts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 SAMPLES = 4  # completions shown of the first and of the last step
+SAMPLE_COLUMNS = ["prompt_id", "prompt", "completion", "answer", "reward", "outcome", "reason"]
 
 BLUE, ORANGE = "#1f5fa8", "#d98032"
 CURVES = {"reward": "training reward", "length": "completion length (tokens)", "entropy": "entropy (nats)"}
@@ -42,36 +45,33 @@ class Run:
 
     title: str
     steps: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]  # those that graded a problem
     summary: dict[str, Any]  # {} until the run is finished
     recipe: str  # YAML, "" if there is none
+    samples: dict[str, list[Row]]  # of the first and the last rollouts file: its name -> completions to show
+    unread: list[str]  # a sentence for everything that is missing or cannot be read
 
 
 def read_run(run_dir: Path) -> Run:
     """Raises: FileNotFoundError if `run_dir` holds no run."""
-    if not (run_dir / "metrics.jsonl").exists():
+    metrics, summary, recipe = (run_dir / name for name in ("metrics.jsonl", "summary.json", "recipe.yaml"))
+    if not metrics.exists():
         raise FileNotFoundError(f"{run_dir} is no run directory with a finished step: it has no metrics.jsonl")
-    summary, recipe = run_dir / "summary.json", run_dir / "recipe.yaml"
-    text = recipe.read_text() if recipe.exists() else ""
-    evaluations = {row["step"]: row for row in read_lines(run_dir / "evaluations.jsonl")}  # the last word on a step
+    unread: list[str] = []
+    steps = read_lines(metrics, say=unread.append)
+    unread += missing_steps(metrics, steps, max((row["step"] for row in steps), default=0))
+    rows = read_lines(run_dir / "evaluations.jsonl", HELD_OUT, unread.append)
+    evaluations = {row["step"]: row for row in rows if row["n"]}  # the last word on a step
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.exists() else ""
     return Run(
-        title=_title_of(text) or run_dir.name,
-        steps=read_lines(run_dir / "metrics.jsonl"),
+        title=_title(recipe, text, unread),
+        steps=steps,
         evaluations=[evaluations[step] for step in sorted(evaluations)],
-        summary=json.loads(summary.read_text()) if summary.exists() else {},
+        summary=_summary(summary, unread),
         recipe=text,
+        samples=_samples(sorted((run_dir / "rollouts").glob(ROLLOUTS)), unread),
+        unread=unread,
     )
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file, up to one that a kill has cut short. [] if there is no file."""
-    rows: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def run_title(recipe: Mapping[str, Any]) -> str:
@@ -85,9 +85,7 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     curve = _png(learning_curve(run))
     write_atomic(run_dir / "learning_curve.png", curve)
-    files = sorted((run_dir / "rollouts").glob("step-*.parquet"))
-    samples = {path.stem: _samples(path) for path in dict.fromkeys([*files[:1], *files[-1:]])}
-    write_atomic(run_dir / "report.html", _page(run, curve, _png(_small_multiples(run, HEALTH)), samples))
+    write_atomic(run_dir / "report.html", _page(run, curve, _png(_small_multiples(run, HEALTH))))
     return run_dir / "report.html"
 
 
@@ -135,7 +133,8 @@ def terminal_curve(run: Run, width: int = 80) -> str:
 
 def _accuracy(axes: Axes, run: Run) -> None:
     steps, accuracy = _series(run, "accuracy")
-    axes.plot(steps, [100 * value for value in accuracy], color=ORANGE, linewidth=1, alpha=0.8, label="training")
+    if steps:
+        axes.plot(steps, [100 * value for value in accuracy], color=ORANGE, linewidth=1, alpha=0.8, label="training")
     if run.evaluations:
         x = [row["step"] for row in run.evaluations]
         y, low, high = ([100 * row[key] for row in run.evaluations] for key in ("accuracy", "low", "high"))
@@ -149,7 +148,8 @@ def _accuracy(axes: Axes, run: Run) -> None:
                 f"{y[i]:.1f}%", (x[i], at), (0, offset), textcoords="offset points", ha="center", va=va, color=BLUE
             )
     axes.set(ylabel="accuracy (%)", ylim=(0, 100))
-    axes.legend(loc="lower right")
+    if steps or run.evaluations:
+        axes.legend(loc="lower right")
     _style(axes)
 
 
@@ -196,15 +196,15 @@ table { border-collapse: collapse; } th, td { padding: .2rem .8rem .2rem 0; text
 td.number { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
 pre { background: #f5f5f3; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .correct { border-left: 4px solid #3a8f4b; } .other { border-left: 4px solid #b94a3e; } .prompt { color: #777; }
-.headline { font-size: 1.3rem; }
+.headline { font-size: 1.3rem; } .unread { color: #b94a3e; }
 """
 
 
-def _page(run: Run, curve: bytes, health: bytes, samples: Mapping[str, Sequence[Row]]) -> str:
+def _page(run: Run, curve: bytes, health: bytes) -> str:
     title = html.escape(run.title)
     shown = "".join(
         f"<h2>{html.escape(name)}: what the model wrote</h2>{''.join(map(_sample, rows))}"
-        for name, rows in samples.items()
+        for name, rows in run.samples.items()
     )
     recipe = f"<details><summary>Recipe</summary><pre>{html.escape(run.recipe)}</pre></details>" if run.recipe else ""
     return (
@@ -227,7 +227,8 @@ def _headline(run: Run) -> str:
         first, last = run.evaluations[0], run.evaluations[-1]
         change = interval(first) if first is last else f"{interval(first)} → {interval(last)}"
         line = f'<p class="headline">Held-out accuracy, 95% interval: <b>{change}</b> ({last["n"]} problems)</p>'
-    return f"{line}<p>{html.escape(', '.join(facts))}</p>"
+    unread = "".join(f'<p class="unread">{html.escape(sentence)}</p>' for sentence in run.unread)
+    return f"{line}<p>{html.escape(', '.join(facts))}</p>{unread}"
 
 
 def _numbers(run: Run) -> str:
@@ -257,19 +258,40 @@ def _image(png: bytes, alt: str) -> str:
     return f'<img alt="{alt}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
-def _samples(path: Path) -> list[Row]:
-    """The first completion of each of the first prompts: not chosen by how good it is."""
-    from pyarrow import parquet
+def _samples(files: Sequence[Path], unread: list[str]) -> dict[str, list[Row]]:
+    """Of the first and the last file, the first completion of each of the first prompts: not chosen by how good it is.
 
-    columns = ["prompt_id", "prompt", "completion", "answer", "reward", "outcome", "reason"]
-    rows = parquet.read_table(path, columns=columns).to_pylist()
-    firsts: dict[str, Row] = {}
-    for row in rows:
-        firsts.setdefault(row["prompt_id"], row)
-    return list(firsts.values())[:SAMPLES]
+    Every other file is only opened; what cannot be read goes to `unread`.
+    """
+    found: dict[str, list[Row]] = {}
+    for path in files:
+        shown = path in (files[0], files[-1])
+        try:
+            rows = read_rollouts(path, SAMPLE_COLUMNS if shown else [])
+        except RecordError as error:
+            unread.append(str(error))
+            continue
+        if shown:
+            firsts = {row["prompt_id"]: row for row in reversed(rows)}
+            found[path.stem] = [firsts[prompt] for prompt in dict.fromkeys(row["prompt_id"] for row in rows)][:SAMPLES]
+    return found
 
 
-def _title_of(recipe: str) -> str:
+def _summary(path: Path, unread: list[str]) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        summary = error
+    if not isinstance(summary, dict):
+        unread.append(f"{path} cannot be read: {summary}; expected an object")
+    return summary if isinstance(summary, dict) else {}
+
+
+def _title(path: Path, recipe: str, unread: list[str]) -> str:
     import yaml
 
-    return run_title(yaml.safe_load(recipe)) if recipe else ""
+    try:
+        return run_title(yaml.safe_load(recipe)) if recipe else path.parent.name
+    except (yaml.YAMLError, AttributeError) as error:
+        unread.append(f"{path} cannot be read: {error}")
+        return path.parent.name

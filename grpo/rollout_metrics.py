@@ -26,7 +26,7 @@ def rollout_metrics(
     return {
         "reward": mean(values),
         "reward_std": mean([_std([r.value for r in s.rewards if r.value is not None]) for s in groups]),
-        "accuracy": outcomes["correct"] / max(graded, 1),
+        "accuracy": outcomes["correct"] / graded if graded else math.nan,  # no reward grades, or every verdict failed
         "length": mean([len(c.token_ids) for c in completions]),
         "truncated": sum(c.finish_reason == "length" for c in completions) / n,
         "tokens": sum(len(c.token_ids) for c in completions),

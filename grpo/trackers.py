@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.atomic import write_atomic
+from grpo.flatten import flatten
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -17,30 +18,69 @@ PROJECT = "zero-rl"
 NAMES = ("tensorboard", "wandb", "trackio")  # of the package, of pip's extra and of accelerate's tracker alike
 
 
-def start_trackers(
-    names: Sequence[str], run_dir: Path, recipe: Mapping[str, Any], resume_step: int
-) -> list[GeneralTracker]:
-    """Start the trackers `names`; after a resume they go on with the run that they had.
+class TrackerError(ValueError):
+    """A tracker cannot be used. The message says what there is, or what to install."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises TrackerError for an unknown name, or a package that is not installed."""
+    for name in names:
+        if name not in NAMES:
+            raise TrackerError(f"train.trackers: got {name!r}, expected one of {', '.join(NAMES)}")
+        if find_spec(name) is None:
+            raise TrackerError(f"train.trackers: {name} is not installed; run: pip install 'zero-rl[{name}]'")
+
+
+class Trackers:
+    """The trackers of one run; after a resume they go on with the run that they had.
 
     TensorBoard forgets the steps beyond `resume_step`. The other two cannot: of a step that is computed again,
     Weights & Biases keeps the first values and Trackio both.
 
-    Raises: ValueError for an unknown name or a package that is not installed, before any is started.
+    One that fails takes no part any more, and `take_failures` says so once.
+
+    Raises: TrackerError as `check_trackers`, before any is started.
     """
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(f"train.trackers: got {name!r}, expected one of {', '.join(NAMES)}")
-        if find_spec(name) is None:
-            raise ValueError(f"train.trackers: {name} is not installed; run: pip install 'zero-rl[{name}]'")
-    if not names:
-        return []
-    run_id = _run_id(run_dir, resume_step)
-    trackers = [_tracker(name, run_dir, run_id, resume_step) for name in names]
-    for tracker in trackers:
+
+    def __init__(self, names: Sequence[str], run_dir: Path, recipe: Mapping[str, Any], resume_step: int) -> None:
+        check_trackers(names)
+        self._running: dict[str, GeneralTracker] = {}
+        self._failures: list[str] = []
+        run_id = _run_id(run_dir, resume_step) if names else ""
+        settings = _scalars(recipe)
+        for name in names:
+            self._try(name, self._start, name, run_dir, run_id, resume_step, settings)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, tracker in list(self._running.items()):
+            self._try(name, tracker.log, values, step)
+
+    def take_failures(self) -> list[str]:
+        """A sentence for each tracker that failed since the last call."""
+        taken, self._failures = self._failures, []
+        return taken
+
+    def close(self) -> None:
+        """May be called twice."""
+        for name, tracker in list(self._running.items()):
+            self._try(name, tracker.finish)
+            self._running.pop(name, None)
+
+    def _start(self, name: str, run_dir: Path, run_id: str, resume_step: int, settings: Mapping[str, Any]) -> None:
+        tracker = _tracker(name, run_dir, run_id, resume_step)
         tracker.start()
         if not resume_step:
-            tracker.store_init_configuration(dict(_flat(recipe)))
-    return trackers
+            tracker.store_init_configuration(dict(settings))
+        self._running[name] = tracker
+
+    def _try(self, name: str, call: Callable[..., object], *args: Any) -> None:
+        try:
+            call(*args)
+        except Exception as error:  # others' code that talks to a server may raise anything, and no step depends on it
+            self._running.pop(name, None)
+            self._failures.append(
+                f"train.trackers: {name} failed ({type(error).__name__}: {error}); the run goes on without it"
+            )
 
 
 def _tracker(name: str, run_dir: Path, run_id: str, resume_step: int) -> GeneralTracker:
@@ -64,10 +104,7 @@ def _run_id(run_dir: Path, resume_step: int) -> str:
     return path.read_text()
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | float | bool]]:
-    """{"a": {"b": 1}} -> ("a.b", 1): trackers take scalars only."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str | int | float) else str(value)
+def _scalars(values: Mapping[str, Any]) -> dict[str, str | float | bool]:
+    """{"a": {"b": 1}} -> {"a.b": 1}: trackers take scalars only."""
+    flat = flatten(values)
+    return {key: value if isinstance(value, str | int | float) else str(value) for key, value in flat.items()}

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from grpo.adapters import ServedWeights
 from grpo.advantage import load_advantage
+from grpo.atomic import write_folder
 from grpo.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.control import null_rewards
@@ -43,7 +44,7 @@ from rewards.types import TrainerState
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# (step) -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
+# () -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
 
 STEP_PARTS = ("wait", "reward", "train", "sync")  # of a step's seconds; what is none of them is the rest
@@ -93,7 +94,7 @@ class GRPOTrainer:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="train")
 
     async def train(self) -> dict[str, Any]:
-        """Run from the newest checkpoint of the run directory, or from the start, to `config.steps`."""
+        """Run from the checkpoint of the recorder's `resume_step`, or from the start, to `config.steps`."""
         done = self._restore()
         self._started = time.monotonic() - self._facts["wall_seconds"]
         if self._update.padded:
@@ -250,7 +251,7 @@ class GRPOTrainer:
         if lora is None or lora.sync != "adapter":
             return await self.engine.update_weights(self.served, version)
         folder = self.run_dir / "adapters" / f"version-{version:06d}"
-        await asyncio.to_thread(self.model.save_pretrained, folder)
+        await asyncio.to_thread(write_folder, folder, self.model.save_pretrained)
         report = await cast("AdapterEngine", self.engine).update_adapter(folder, version)
         # Completions in flight may still use the last ones; higher ones are of steps that a resumed run trains again.
         served = range(version - self.rollout.adapters_served + 1, version + 1)
@@ -261,11 +262,11 @@ class GRPOTrainer:
         return report
 
     def _restore(self) -> int:
-        """The step to go on from: that of the newest checkpoint, 0 if there is none."""
-        found = checkpoints(self.run_dir)
-        if not found:
+        """The step to go on from, which is the recorder's, so that weights and records agree; 0 is the start."""
+        step = self.recorder.resume_step
+        if not step:
             return 0
-        step, folder = found[-1]
+        folder = dict(checkpoints(self.run_dir))[step]
         self._facts = load_checkpoint(folder, self._update)
         self.scheduler.resume(step, self._facts.get("prompts"))
         if step < self.config.steps:

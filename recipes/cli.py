@@ -1,4 +1,4 @@
-"""The `zero` command. Exit codes: 0 done, 1 a run that failed, 2 bad input, 130 interrupted.
+"""The `zero` command; its exit codes are in errors.py.
 
 Nothing heavy is imported here: `zero --help` must answer at once.
 """
@@ -6,16 +6,15 @@ Nothing heavy is imported here: `zero --help` must answer at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from grpo.cores import rest_early
 from recipes import eval_cli, filter_cli
+from recipes.errors import exit_codes
 from recipes.rewards_cli import rewards
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def run(
     ] = False,
 ) -> None:
     """Train a model as a recipe says."""
-    with _exit_codes():
+    with exit_codes():
         settings, folder = _prepare(recipe, overrides or [], output, resume)
         from recipes.run import run as run_recipe
 
@@ -107,7 +106,7 @@ def score(
     ] = None,
 ) -> None:
     """Score completions of a file, or of a run again under another reward."""
-    with _exit_codes():
+    with exit_codes():
         from recipes.score import score as score_data
 
         typer.echo(score_data(reward, data, output, weight or [], arg or [], column or [], completions))
@@ -124,7 +123,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
 ) -> None:
     """Serve a model for runs that name this server in rollout.server.urls."""
-    with _exit_codes():
+    with exit_codes():
         from grpo.rollout.server import serve as serve_model
         from recipes.load import resolve_model
 
@@ -134,14 +133,17 @@ def serve(
 @main.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run's directory, finished or not.")]) -> None:
     """Write report.html and learning_curve.png of a run, and draw its curve."""
-    with _exit_codes():
+    with exit_codes():
         from grpo.report import read_run, terminal_curve, write_report
         from recipes.load import RecipeError
 
         if not (run_dir / "recipe.yaml").is_file():
             raise RecipeError(f"{run_dir} has no recipe.yaml; expected a run's directory")
         path = write_report(run_dir)
-        typer.echo(terminal_curve(read_run(run_dir), 100))
+        known = read_run(run_dir)
+        for sentence in known.unread:
+            typer.echo(sentence, err=True)
+        typer.echo(terminal_curve(known, 100))
         typer.echo(f"report: {path}")
 
 
@@ -151,7 +153,7 @@ def import_gguf(
     folder: Annotated[Path, typer.Argument(help="Where the transformers checkpoint goes; a new folder.")],
 ) -> None:
     """Turn a GGUF file into a transformers checkpoint, for machines that reach no hub."""
-    with _exit_codes():
+    with exit_codes():
         from recipes.import_gguf import import_gguf as convert
 
         typer.echo(f"{folder}: {convert(file, folder) / 1e6:.0f}M parameters")
@@ -183,44 +185,3 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
             f"{output / 'recipe.yaml'}; only train.steps may be changed, by --set"
         )
     return recipe, output
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn the errors that are expected into one message and an exit code; any other is a bug and shows itself."""
-    from grpo.advantage import AdvantageError
-    from grpo.config import ModelError
-    from grpo.losses import LossError
-    from grpo.prompts import PromptError
-    from grpo.rollout.engine import RolloutError
-    from recipes.import_gguf import ImportGGUFError
-    from recipes.load import RecipeError
-    from recipes.plan import PlanError
-    from recipes.score import ScoreError
-    from recipes.tasks import TaskError
-    from rewards import RewardError
-
-    try:
-        yield
-    except (
-        RecipeError,
-        TaskError,
-        PlanError,
-        PromptError,
-        RewardError,
-        AdvantageError,
-        LossError,
-        ScoreError,
-        ModelError,
-        ImportGGUFError,
-    ) as error:
-        _fail(error, 2)
-    except (RolloutError, FloatingPointError, OSError) as error:
-        _fail(error, 1)
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error  # what a shell expects of a command that Ctrl-C stopped
-
-
-def _fail(error: Exception, code: int) -> NoReturn:
-    typer.echo(f"{'error' if code == 2 else 'failed'}: {error}", err=True)
-    raise typer.Exit(code) from error

@@ -112,18 +112,27 @@ def _share(value: float) -> Fraction:
 def _read(folder: Path) -> Trained:
     if not (folder / "summary.json").is_file():
         raise CompareError(f"{folder} has no summary.json: the run did not finish; go on with zero run --resume")
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    problems = folder / "held_out" / f"step-{summary['steps']:06d}.json"
-    before, after = (
-        Estimate(*(summary[key][name] for name in ("accuracy", "low", "high"))) for key in ("before", "after")
-    )
-    return Trained(
-        recipe=yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")),
-        before=before,
-        after=after,
-        n=summary["after"]["n"],
-        problems=json.loads(problems.read_text(encoding="utf-8")) if problems.is_file() else {},
-    )
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+        problems = folder / "held_out" / f"step-{summary['steps']:06d}.json"
+        before, after = (
+            Estimate(*(summary[key][name] for name in ("accuracy", "low", "high"))) for key in ("before", "after")
+        )
+        found = Trained(
+            recipe=yaml.safe_load((folder / "recipe.yaml").read_bytes()),
+            before=before,
+            after=after,
+            n=summary["after"]["n"],
+            problems=json.loads(problems.read_bytes()) if problems.is_file() else {},
+        )
+        if not isinstance(found.control, str):
+            raise ValueError(f"train.control: got {found.control!r} in recipe.yaml, expected a name")
+        return found
+    except (ValueError, TypeError, LookupError, yaml.YAMLError) as error:
+        raise CompareError(
+            f"{folder}: a file of the finished run is damaged, of summary.json, recipe.yaml and held_out/: {error}; "
+            "restore it, or finish the run again with zero run --resume"
+        ) from error
 
 
 def _check_recipes(a: Trained, b: Trained) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from recipes.errors import exit_codes
 
 
 def evaluate(
@@ -70,7 +70,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Evaluate a model on benchmarks, or grade generations that are there."""
-    with _errors():
+    with exit_codes():
         from rich.console import Console
 
         from recipes.evaluate import Request, grade
@@ -114,7 +114,7 @@ def compare(
 
     Of a training run and its control (the same recipe with train.control): the gain over the control.
     """
-    with _errors():
+    with exit_codes():
         if _runs(folder_a, folder_b):
             from recipes.controls import gain
             from recipes.controls import render as render_gain
@@ -153,20 +153,3 @@ def _refuse(**given: object) -> None:
             raise EvalError(
                 f"--{name.replace('_', '-')}: has no meaning with --generations, which are there; leave it out"
             )
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Bad input of an evaluation is one message and exit code 2; the rest is as everywhere."""
-    from eval.compare import CompareError
-    from eval.data import DataError
-    from eval.protocol import ProtocolError
-    from eval.store import StoreError
-    from recipes.cli import _exit_codes, _fail
-    from recipes.eval_model import EvalError
-
-    with _exit_codes():
-        try:
-            yield
-        except (EvalError, DataError, ProtocolError, StoreError, CompareError) as error:
-            _fail(error, 2)

@@ -14,6 +14,7 @@ from eval.client import EvalClient, Served, ServedError, find_served
 from eval.run import Work
 from eval.server import RETRY_DELAYS, OwnServer
 from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
+from recipes.errors import InputError
 from recipes.load import resolve_model
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ CPU_SEQUENCES, GPU_SEQUENCES = 64, 256  # that an engine of our own server decod
 TIMEOUT = 600.0  # seconds that a request may take, and one more for each token that it asks for
 
 
-class EvalError(ValueError):
+class EvalError(InputError):
     """An evaluation that cannot be run as asked. One message: what is wrong, what was expected, what to do."""
 
 

@@ -24,16 +24,18 @@ from eval.benchmarks import BENCHMARKS, benchmark, load_problems
 from eval.grade import NEEDED, GenerationsError, grade_generations, graded_by
 from eval.progress import open_progress
 from eval.protocol import Benchmark, Generated
-from eval.run import RESULTS, Work, prepare, results, run_benchmarks, write_results
+from eval.run import RESULTS, Work, count_tokens, prepare, results, run_benchmarks, write_results
 from eval.stats import summary
-from eval.store import Store, write_atomic, writing
-from eval.table import results_table
+from eval.store import Store
+from eval.table import results_table, shortened_in_words
 from eval.types import Generation
+from grpo.atomic import write_atomic, writing
 from grpo.rollout.engine import RolloutError
+from recipes.errors import INTERRUPTED
 from recipes.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
+from recipes.load import differences
 
 ASKED = "evaluation.json"
-INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
 SHOWN = 3  # reasons that a message quotes
 Say = Callable[[str], None]
 
@@ -84,6 +86,7 @@ def evaluate(request: Request, console: Console) -> int:
     for one, found in zip(benchmarks, loaded, strict=True):
         _say_dropped(one.name, found.dropped, say)
     with Store(folder) as store:
+        _say_passed_over(store, say)
         return _run(request, model, works, store, folder, console)
 
 
@@ -128,6 +131,8 @@ async def _sample(
     say = printer(console)
     async with connect(model, works, folder, request.concurrency, request.timeout, say) as connection:
         client, in_flight, context = connection
+        if context is not None:
+            works = [await count_tokens(work, client, in_flight) for work in works]
         for work in works:
             _say_cut_short(work, context, say)
         progress = open_progress(console)
@@ -182,8 +187,14 @@ def _say_dropped(name: str, dropped: Sequence[tuple[str, str]], say: Say) -> Non
         say(f"{name}: {len(dropped)} problems left out, whose gold answer does not pass the verifier. {shown}")
 
 
+def _say_passed_over(store: Store, say: Say) -> None:
+    if wrong := store.passed_over:
+        shown = "\n".join(f"  {line}" for line in wrong[:SHOWN])
+        say(f"{len(wrong)} parts of what was stored cannot be read; what they held is asked for again\n{shown}")
+
+
 def _say_cut_short(work: Work, context: int | None, say: Say) -> None:
-    if context is not None and (n := work.cut_short(context)):
+    if n := work.cut_short(context):
         say(
             f"{work.name}: {n} of {len(work.prompts)} prompts leave less than max_tokens "
             f"({work.benchmark.protocol.max_tokens}) of the {context} tokens that the model takes, so less is asked for"
@@ -206,6 +217,8 @@ def show(
     say(results_table(found))
     for name, entry in found.items():
         _say_failed(name, entry, [one for one in generations if one.benchmark == name], say)
+        if shortened := shortened_in_words(entry):
+            say(f"{name}: {shortened}")
     empty = [name for name, entry in found.items() if not entry["n_generations"]]
     if lost is not None:
         say(f"failed: the servers were lost before everything was asked for: {lost}")
@@ -260,8 +273,13 @@ def open_folder(folder: Path, asked: dict[str, Any], resume: bool) -> None:
         raise EvalError(f"--output {folder} is a file; name a folder")
     path = folder / ASKED
     if resume and path.is_file():
-        return _check_same(json.loads(path.read_text(encoding="utf-8")), asked, folder)
-    there = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+        try:
+            begun_with = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise EvalError(f"--resume: {path} is damaged ({error}); restore it, or name another --output") from error
+        return _check_same(begun_with, asked, folder)
+    # What a killed process had not renamed yet begins with a dot.
+    there = sorted(file.name for file in folder.glob("[!.]*")) if folder.is_dir() else []
     if there and not resume:
         raise EvalError(f"--output {folder} is not empty; add --resume to go on with that evaluation, or name another")
     if there:
@@ -272,20 +290,10 @@ def open_folder(folder: Path, asked: dict[str, Any], resume: bool) -> None:
 
 
 def _check_same(there: Any, here: dict[str, Any], folder: Path) -> None:
-    stored, wanted = _flat(there), _flat(here)
-    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    if names:
-        plain = [name for name in names if not name.endswith(("protocol_hash", "content_sha256"))] or names
-        shown = "; ".join(f"{name} is {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in plain[:5])
+    if found := differences(there, here):
+        plain = [name for name in found if not name.endswith(("protocol_hash", "content_sha256"))] or list(found)
+        shown = "; ".join(f"{name} is {found[name][0]!r} there, {found[name][1]!r} here" for name in plain[:5])
         raise EvalError(f"--resume: {folder} is another evaluation: {shown}. Give what it was started with")
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}"""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    inner = (_flat(value[name], f"{prefix}.{name}" if prefix else name) for name in value)
-    return {key: leaf for flat in inner for key, leaf in flat.items()}
 
 
 # -- Someone else's generations -----------------------------------------------------------------------------------

@@ -28,18 +28,21 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
 from eval.grade import failed, graded
 from eval.intervals import wilson
 from eval.progress import Progress, open_progress
+from eval.run import to_the_end
 from eval.types import Generation, Problem
-from grpo.atomic import append_line, write_atomic
+from grpo.atomic import append_line, readable, write_atomic
 from grpo.model import load_tokenizer
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
+from recipes.errors import INTERRUPTED, InputError
 from recipes.load import differences, model_settings
-from recipes.run import INTERRUPTED, rollout_engine, task_in_words, task_prompts
+from recipes.run import check_servers, rollout_engine, task_in_words, task_prompts
 from recipes.schema import Recipe
 from recipes.tasks import Row, Task, load_task
 from rewards import Score
@@ -49,7 +52,20 @@ HOW_ASKED = {"verifier", "read", "template", "system", "instruction", "prefill"}
 Line = dict[str, Any]
 
 
-class FilterError(ValueError):
+class _Verdict(BaseModel):
+    """What a line says beside its row's columns."""
+
+    model_config = ConfigDict(strict=True)
+
+    id: str
+    pass_rate: float | None
+    low: float
+    high: float
+    n: int
+    kept: bool
+
+
+class FilterError(InputError):
     """Problems cannot be filtered as asked. One message: what is wrong, what was expected, what to do."""
 
 
@@ -75,11 +91,12 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
     _refuse(request)
     recipe = _for_sampling(recipe)
     tokenizer = load_tokenizer(model_settings(recipe))
+    check_servers(recipe, model_settings(recipe), sends_weights=False)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     prompts, held_out, dropped = task_prompts(recipe, task, tokenizer)
     _say(console, task_in_words(task, len(prompts), len(held_out), dropped))
     prompts = prompts[: request.limit]
-    done = _open(request, _asked(recipe, request))
+    done = _open(request, _asked(recipe, request), console)
     if request.held_out:
         rows = [_columns(row) for row in task.held_out]
         write_atomic(request.held_out, "".join(_json(row) + "\n" for row in rows))
@@ -138,13 +155,17 @@ async def _grade_all(
     progress: Progress,
 ) -> None:
     rows = {row.id: row for row in task.train}
+
+    async def keep(group: Group) -> None:
+        generations = await asyncio.to_thread(_graded, task, group)
+        for generation in generations:
+            progress.step(generation)
+        append_line(request.output, _json(_line(rows[group.prompt.id], generations, request)))
+
     try:
         await engine.start()
         async for group in _groups(engine, prompts, recipe, request.samples):
-            generations = await asyncio.to_thread(_graded, task, group)
-            for generation in generations:
-                progress.step(generation)
-            append_line(request.output, _json(_line(rows[group.prompt.id], generations, request)))
+            await to_the_end(keep(group))
     finally:
         await engine.close()
 
@@ -191,7 +212,7 @@ def _columns(row: Row) -> Line:
 
 
 def _json(line: Line) -> str:
-    return json.dumps(line, ensure_ascii=False, default=str)
+    return json.dumps(readable(line), ensure_ascii=False, default=lambda value: readable(str(value)))
 
 
 # -- The file -----------------------------------------------------------------------------------------------------
@@ -213,7 +234,7 @@ def _asked(recipe: Recipe, request: FilterRequest) -> dict[str, Any]:
     }
 
 
-def _open(request: FilterRequest, asked: dict[str, Any]) -> dict[str, Line]:
+def _open(request: FilterRequest, asked: dict[str, Any], console: Console) -> dict[str, Line]:
     """The lines that are there, by id, of problems that could be graded; the others are asked again."""
     sidecar = request.output.with_suffix(".filter.json")
     if not request.resume:
@@ -223,8 +244,15 @@ def _open(request: FilterRequest, asked: dict[str, Any]) -> dict[str, Line]:
         return {}
     if not sidecar.is_file():
         raise FilterError(f"--resume: there is no {sidecar}; expected the --output of a filter that was begun")
-    _check_same(json.loads(sidecar.read_text(encoding="utf-8")), asked, request.output)
-    lines = {line["id"]: line for line in _read(request.output) if line["n"]}
+    try:
+        begun_with = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FilterError(f"--resume: {sidecar} is damaged ({error}); restore it, or begin anew") from error
+    _check_same(begun_with, asked, request.output)
+    whole, n_damaged = _read(request.output)
+    if n_damaged:
+        _say(console, f"{request.output}: {n_damaged} lines cannot be read; their problems are asked again")
+    lines = {line["id"]: line for line in whole if line["n"]}
     _write(request.output, lines.values())
     return lines
 
@@ -237,17 +265,23 @@ def _check_same(there: Any, here: Any, output: Path) -> None:
         )
 
 
-def _read(path: Path) -> list[Line]:
-    """Whole lines; a process that was killed may have left the beginning of another."""
+def _read(path: Path) -> tuple[list[Line], int]:
+    """The lines that are whole, and how many are not: a process that was killed may have left the beginning of one."""
     if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        return [], 0
+    *lines, torn = path.read_bytes().split(b"\n")
+    whole = [line for line in map(_parsed, lines) if line is not None]
+    return whole, len(lines) - len(whole) + bool(torn)
+
+
+def _parsed(line: bytes) -> Line | None:
+    """None if it is not what `_line` makes."""
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise FilterError(
-            f"--resume: {path} has a line that is not JSON ({error}); restore it, or begin anew"
-        ) from error
+        value = json.loads(line)
+        _Verdict.model_validate(value)
+    except ValueError:
+        return None
+    return value
 
 
 def _write(path: Path, lines: Any) -> None:
@@ -259,7 +293,7 @@ def _write(path: Path, lines: Any) -> None:
 
 def _finish(request: FilterRequest, recipe: Recipe, prompts: Sequence[Prompt], console: Console) -> int:
     """Put the lines into the problems' order, and say what they amount to."""
-    by_id = {line["id"]: line for line in _read(request.output)}
+    by_id = {line["id"]: line for line in _read(request.output)[0]}
     lines = [by_id.pop(prompt.id) for prompt in prompts if prompt.id in by_id]
     _write(request.output, [*lines, *by_id.values()])  # beyond --limit, of a filter that went further before
     counts = Counter(_verdict(line, request) for line in lines)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from recipes.errors import exit_codes
 
 
 def filter_problems(
@@ -40,7 +40,7 @@ def filter_problems(
 
     task: {dataset: FILE.jsonl, columns: {question: question, answer: answer}}
     """
-    with _errors():
+    with exit_codes():
         from rich.console import Console
 
         from recipes.filter import FilterRequest, filter_task
@@ -49,16 +49,3 @@ def filter_problems(
         request = FilterRequest(output, samples, low, high, held_out, limit, resume)
         code = filter_task(load_recipe(recipe, overrides or []), request, Console())
     raise typer.Exit(code)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Bad input of a filter is one message and exit code 2; the rest is as everywhere."""
-    from recipes.cli import _exit_codes, _fail
-    from recipes.filter import FilterError
-
-    with _exit_codes():
-        try:
-            yield
-        except FilterError as error:
-            _fail(error, 2)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recipes.errors import InputError
+
 QUANTIZER_TRACES = ("hf_quantizer", "is_quantized", "quantization_method")
 
 
-class ImportGGUFError(ValueError):
+class ImportGGUFError(InputError):
     """The file cannot be turned into a checkpoint."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import types
 import typing
@@ -15,7 +14,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from grpo.atomic import write_atomic
 from grpo.config import ModelSettings
+from grpo.flatten import flatten
+from recipes.errors import InputError
 from recipes.schema import Recipe
 
 FOLDER = Path(__file__).parent
@@ -23,7 +25,7 @@ TINY = FOLDER / "tiny" / "model"
 Key = tuple[str | int, ...]
 
 
-class RecipeError(ValueError):
+class RecipeError(InputError):
     """A recipe cannot be used. One line a problem: file and line, key, value, what is allowed, the nearest name."""
 
 
@@ -47,10 +49,7 @@ def load_recipe(spec: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every setting, defaults included; `load_recipe` of the file gives an equal recipe."""
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomic(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
 
 
 def builtin_recipes() -> dict[str, tuple[Path, str]]:
@@ -76,14 +75,10 @@ def resolve_model(path: str) -> str:
     return str(TINY) if path == "tiny" else path
 
 
-def differences(there: Any, here: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value there, value here) wherever two recipes, as plain data, differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in [*there, *(name for name in here if name not in there)]:
-            found |= differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
-        return found
-    return {} if there == here else {key: (there, here)}
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value there, value here) wherever two recipes, as plain data, differ; None where there is none."""
+    a, b = flatten(there), flatten(here)
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
 # -- YAML ---------------------------------------------------------------------------------------------------------

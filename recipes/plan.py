@@ -22,6 +22,7 @@ from typing import Any
 
 from grpo.config import ModelSettings
 from grpo.cores import share_cores
+from recipes.errors import InputError
 from recipes.load import model_settings
 from recipes.schema import Recipe
 
@@ -32,7 +33,7 @@ TRAINER_PROCESS_GIB = 0.7
 STORED_NF4 = 0.6  # bytes a parameter: 4 bits, their scales, and what stays in b bytes
 
 
-class PlanError(ValueError):
+class PlanError(InputError):
     """The recipe cannot run on this machine."""
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from recipes.errors import exit_codes
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -63,9 +65,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Try a reward on right, wrong and hostile completions: what breaks, and what a policy would exploit."""
-    from recipes.cli import _exit_codes
-
-    with _exit_codes():
+    with exit_codes():
         from rich.console import Console
 
         from recipes.score import read_rows, reward_settings

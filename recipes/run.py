@@ -16,7 +16,8 @@ import transformers
 from eval.run import evaluate
 from grpo.adapters import add_adapter
 from grpo.advantage import load_advantage
-from grpo.checkpoint import checkpoints
+from grpo.atomic import writing
+from grpo.checkpoint import checkpoints, set_damaged_aside
 from grpo.config import ModelSettings
 from grpo.cores import overlap, share_cores
 from grpo.losses.registry import policy_loss_of
@@ -24,8 +25,10 @@ from grpo.metrics import RunRecorder
 from grpo.model import load_model, load_tokenizer, max_positions
 from grpo.prompts import render
 from grpo.rollout.engine import RolloutEngine
+from grpo.trackers import check_trackers
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
+from recipes.errors import INTERRUPTED
 from recipes.load import model_settings, save_recipe
 from recipes.plan import plan
 from recipes.schema import Recipe
@@ -34,8 +37,6 @@ from rewards import RewardSum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C stopped
 
 
 def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
@@ -50,20 +51,24 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     datasets.disable_progress_bars()
     if recipe.train.backend == "trl":
         warnings.filterwarnings("ignore", "TRL currently supports vLLM")  # which it is not used with here
-        from recipes.trl_backend import refuse
+        from recipes.trl_settings import refuse
 
         refuse(recipe, resume)
     model = model_settings(recipe)
+    check_trackers(recipe.train.trackers)
     rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
     load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
     policy_loss_of(recipe.train)  # and a bad loss
     tokenizer = load_tokenizer(model)
+    check_servers(recipe, model)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     train, held_out, dropped = task_prompts(recipe, task, tokenizer)
     the_plan = plan(recipe)
 
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, output / "recipe.yaml")
+    passed_over = set_damaged_aside(output) if resume else []
     found = checkpoints(output) if resume else []
     recorder = RunRecorder(
         output,
@@ -75,6 +80,10 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     threads = torch.get_num_threads()
     try:
         recorder.note(f"{source} -> {output}")
+        for sentence in passed_over:
+            recorder.note(sentence)
+        if resume and not found:
+            recorder.note(f"{output} holds no whole checkpoint: the run starts afresh, from step 0")
         recorder.note(the_plan)
         recorder.note(task_in_words(task, len(train), len(held_out), dropped))
         parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
@@ -140,6 +149,19 @@ def _trainer(
         evaluate=measure,
         reference=load_model(model, device) if needs_reference else None,
     )
+
+
+def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = True) -> None:
+    """Raises AttachedError if what listens at `rollout.server.urls` cannot serve this recipe."""
+    rollout = recipe.rollout
+    if not rollout.server.urls or recipe.train.backend == "trl":
+        return
+    from grpo.rollout.attached import check_attached
+    from grpo.rollout.server import place
+
+    length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
+    backend = place(rollout.server, recipe.train.gpus).backend if sends_weights else None
+    check_attached(rollout, model, length, backend)
 
 
 def rollout_engine(

@@ -25,9 +25,12 @@ from typing import Any
 import yaml
 
 from grpo.advantage import load_advantage
-from grpo.atomic import write_atomic
+from grpo.atomic import readable, write_atomic
+from grpo.metrics import JSON_COLUMNS
+from grpo.records import ROLLOUTS, RecordError, read_rollouts
 from grpo.scoring import earned, reward_inputs
 from grpo.types import Completion, Prompt, RewardsOfGroup
+from recipes.errors import InputError
 from recipes.load import load_recipe, yaml_value
 from rewards import Reward, RewardError, RewardSettings, RewardSum
 from rewards.chat import CompletionForm
@@ -39,7 +42,7 @@ ROUNDING = 1e-9  # advantages this small are 0: a reward at the mean of its grou
 _SIGNS = {1: "+", -1: "-", 0: "0", None: "none"}
 
 
-class ScoreError(ValueError):
+class ScoreError(InputError):
     """Completions cannot be scored. The message names the file, the line and the column."""
 
 
@@ -91,7 +94,7 @@ def score(
         scored = score_file(rewards, data)
         lines, summary = [_line(reward) for reward in scored], _summary(data, scored)
     if output:
-        write_atomic(output, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomic(output, "".join(json.dumps(readable(line)) + "\n" for line in lines))
     return "\n".join([*summary, f"every completion: {output or 'give --output FILE.jsonl for one line each'}"])
 
 
@@ -192,7 +195,7 @@ def rescore_run(rewards: RewardSum, run_dir: Path) -> Iterator[Rescored]:
 
     Raises ScoreError, RewardError, RecipeError; AdvantageError of an advantage function of the recipe's own.
     """
-    files = sorted((run_dir / "rollouts").glob("step-*.parquet"))
+    files = sorted((run_dir / "rollouts").glob(ROLLOUTS))
     if not files or not (run_dir / "recipe.yaml").is_file():
         raise ScoreError(
             f"{run_dir} is no run with a finished step: expected recipe.yaml and rollouts/step-NNNNNN.parquet in it"
@@ -210,18 +213,17 @@ def rescore_run(rewards: RewardSum, run_dir: Path) -> Iterator[Rescored]:
 
 
 def _rollouts(path: Path) -> list[dict[str, Any]]:
-    from pyarrow import ArrowInvalid, parquet
-
+    """The rows of a rollouts file, what it keeps as JSON read."""
     try:
-        table = parquet.read_table(path)
-    except ArrowInvalid as error:
-        raise ScoreError(f"{path}: not a Parquet file: {error}") from error
-    if missing := {"group", "prefill", "columns"} - set(table.column_names):
-        raise ScoreError(
-            f"{path}: no column {', '.join(sorted(missing))}: the run is of a version that did not keep all that "
-            "rewards are given, so it cannot be scored again"
-        )
-    return table.to_pylist()
+        rows = read_rollouts(path)
+        if missing := {"group", "prefill", "columns"} - {name for row in rows for name in row}:
+            raise ScoreError(
+                f"{path}: no column {', '.join(sorted(missing))}: the run is of a version that did not keep all that "
+                "rewards are given, so it cannot be scored again"
+            )
+        return [row | {name: json.loads(row[name]) for name in JSON_COLUMNS if row.get(name)} for row in rows]
+    except (RecordError, json.JSONDecodeError) as error:
+        raise ScoreError(f"{error}. Move {path} out of the run's directory to score the other steps") from error
 
 
 def _scored_again(rewards: RewardSum, rows: list[dict[str, Any]], steps: int) -> list[Reward]:
@@ -230,7 +232,7 @@ def _scored_again(rewards: RewardSum, rows: list[dict[str, Any]], steps: int) ->
 
 
 def _earned_then(rows: list[dict[str, Any]], weights: Mapping[str, float]) -> RewardsOfGroup:
-    return earned([Reward(row["reward"], json.loads(row["rewards"])) for row in rows], weights)
+    return earned([Reward(row["reward"], row["rewards"]) for row in rows], weights)
 
 
 def _rescored(
@@ -247,10 +249,8 @@ def _rescored(
 
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
-    messages = tuple(json.loads(row["messages"])) if row["messages"] else ()
-    return Prompt(
-        row["prompt_id"], row["prompt"], (), row["answer"], row["prefill"], json.loads(row["columns"]), messages
-    )
+    messages = tuple(row["messages"] or ())
+    return Prompt(row["prompt_id"], row["prompt"], (), row["answer"], row["prefill"], row["columns"], messages)
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:

@@ -17,6 +17,7 @@ from typing import Any
 
 from eval.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.generated import generate
+from recipes.errors import InputError
 from recipes.schema import GENERATED, TaskSettings
 from rewards import Score, grader
 
@@ -26,7 +27,7 @@ SHOWN = 3  # rejected rows that an error quotes
 Grade = Callable[[str, Mapping[str, Any]], Score]
 
 
-class TaskError(ValueError):
+class TaskError(InputError):
     """Problems cannot be loaded. The message says what was looked for, what is there, and what to do."""
 
 

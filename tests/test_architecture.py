@@ -9,7 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("rewards", "grpo", "eval", "recipes")
-EVAL_MAY = ("rewards", "eval", "grpo.types", "grpo.prompts", "grpo.rollout")
+EVAL_MAY = (
+    "rewards",
+    "eval",
+    "grpo.types",
+    "grpo.prompts",
+    "grpo.rollout",
+    "grpo.atomic",
+    "grpo.duration",
+    "grpo.flatten",
+)
 MAY = {"rewards": ("rewards",), "grpo": ("grpo", "rewards"), "eval": EVAL_MAY, "recipes": OURS}
 
 

@@ -5,12 +5,25 @@ import sys
 from types import ModuleType
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from grpo.model import ModelError
-from grpo.rollout.engine import RolloutError
+from eval.compare import CompareError
+from eval.protocol import ProtocolError
+from eval.store import StoreError
+from grpo.advantage import AdvantageError
+from grpo.config import ModelError
+from grpo.losses import LossError
+from grpo.prompts import PromptError
+from grpo.rollout.engine import RolloutError, WeightSyncError
 from recipes.cli import main
+from recipes.errors import exit_codes
+from recipes.eval_model import EvalError
+from recipes.filter import FilterError
+from recipes.import_gguf import ImportGGUFError
 from recipes.load import RecipeError, load_recipe, save_recipe
+from recipes.plan import PlanError
+from recipes.score import ScoreError
 from recipes.tasks import TaskError
 from rewards import RewardError
 
@@ -49,7 +62,7 @@ def stored(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("module", ["recipes.cli", "recipes.load", "recipes.schema"])
+@pytest.mark.parametrize("module", ["recipes.cli", "recipes.errors", "recipes.load", "recipes.schema"])
 def test_the_command_starts_without_the_heavy_packages(module):
     code = (
         f"import sys, {module}; print([m for m in ('torch', 'transformers', 'vllm', 'datasets') if m in sys.modules])"
@@ -114,6 +127,36 @@ def test_how_a_run_ends_is_its_exit_code(calls, outcome, code, said, tmp_path):
     result = zero("run", TINY, "--output", tmp_path / "o")
     assert result.exit_code == code
     assert result.stderr.strip() == said
+
+
+OURS = {
+    1: [RolloutError, WeightSyncError, FloatingPointError, OSError],
+    2: [
+        AdvantageError,
+        CompareError,
+        EvalError,
+        FilterError,
+        ImportGGUFError,
+        LossError,
+        ModelError,
+        PlanError,
+        PromptError,
+        ProtocolError,
+        RecipeError,
+        RewardError,
+        ScoreError,
+        StoreError,
+        TaskError,
+    ],
+}
+
+
+@pytest.mark.parametrize(("code", "kind"), [(code, kind) for code, kinds in OURS.items() for kind in kinds])
+def test_an_error_means_the_same_to_every_command(code, kind, capsys):
+    with pytest.raises(typer.Exit) as ended, exit_codes():
+        raise kind("what is wrong")
+    assert ended.value.exit_code == code
+    assert capsys.readouterr().err == f"{'error' if code == 2 else 'failed'}: what is wrong\n"
 
 
 def test_a_bug_is_not_passed_off_as_bad_input(calls, tmp_path):

@@ -104,6 +104,15 @@ def test_the_gain_is_paired_on_the_problems_that_both_answered(tmp_path):
     assert "is not shown" not in text
 
 
+@pytest.mark.parametrize("name", ["summary.json", "held_out/step-000002.json", "recipe.yaml"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
+def test_a_run_whose_result_is_damaged_is_refused_by_name(tmp_path, name, content):
+    run, control = folder(tmp_path / "run", "none", RIGHT), folder(tmp_path / "null", "random", NULL)
+    (run / name).write_bytes(content)
+    with pytest.raises(CompareError, match=r"(?s)run: a file of the finished run is damaged, .*restore it, or finish"):
+        gain(run, control)
+
+
 def test_the_order_of_the_two_folders_does_not_matter(tmp_path):
     a, b = folder(tmp_path / "run", "none", RIGHT), folder(tmp_path / "null", "format_only", NULL)
     assert gain(a, b) == gain(b, a)

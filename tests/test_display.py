@@ -6,7 +6,8 @@ import math
 import pytest
 from rich.console import Console
 
-from grpo.display import BARS, LineDisplay, LiveDisplay, Pace, duration, interval, open_display, show, sparkline
+from grpo.display import BARS, LineDisplay, LiveDisplay, Pace, interval, open_display, show, sparkline
+from grpo.duration import duration
 
 METRICS = {
     "reward": 0.5,

@@ -5,6 +5,7 @@ The server is a fake; the real one is in test_eval_vllm.py.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import signal
@@ -151,10 +152,34 @@ def test_benchmarks_that_were_never_reached_are_missing_as_a_whole(tmp_path: Pat
 
 
 def test_less_room_in_the_context_than_the_protocol_asks_for_is_said(tmp_path: Path) -> None:
-    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500})) as server:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500, "owned_by": "vllm"})) as server:
         result = arithmetic(server, tmp_path / "out")
     assert "arithmetic: 30 of 30 prompts leave less than max_tokens (2048) of the 500 tokens" in result.stdout
-    assert max(body["max_tokens"] for body in server.bodies) < 250
+    assert "arithmetic: 30 of 30 completions had less than max_tokens (2,048): prompt and" in result.stdout
+    # As the server counts the prompts' tokens: a word each. Characters would leave less.
+    assert {body["max_tokens"] for body in server.bodies} == {500 - len(asked(body).split()) for body in server.bodies}
+    entry = json.loads((tmp_path / "out" / "results.json").read_text())["arithmetic"]
+    assert entry["shortened"] == 30
+    assert "30 of 30 completions had less than max_tokens (2,048)" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_completions_that_had_fewer_tokens_are_not_compared_with_full_ones(tmp_path: Path, finished: Path) -> None:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500, "owned_by": "vllm"})) as server:
+        arithmetic(server, tmp_path / "out")
+    result = zero("compare", finished, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "arithmetic: 30 problems had other limits of tokens in A than in B" in result.stderr
+    least = min(body["max_tokens"] for body in server.bodies)
+    assert "2048 in A, 48" in result.stderr  # 500 less a dozen words
+    assert f"with --max-tokens {least} or less" in result.stderr
+    assert zero("compare", finished, tmp_path / "out", "--any-protocol").exit_code == 0
+
+
+def test_a_server_that_does_not_count_is_asked_for_the_whole_limit(tmp_path: Path) -> None:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500})) as server:
+        result = arithmetic(server, tmp_path / "out")
+    assert {body["max_tokens"] for body in server.bodies} == {2048}
+    assert "less than max_tokens" not in result.stdout
 
 
 def test_no_completion_at_all_is_a_failed_evaluation(tmp_path: Path) -> None:
@@ -184,6 +209,58 @@ def test_a_full_disk_is_one_message_and_what_is_stored_stays(tmp_path: Path, fin
         f"failed: [Errno 28] cannot write {output / LINES}: No space left on device; "
         "free some space there, or choose another --output"
     )
+
+
+def test_a_disk_that_fills_while_the_results_are_written_loses_nothing(tmp_path: Path, finished: Path) -> None:
+    output = tmp_path / "out"
+    for name in ("results.json", "report.html", PARQUET):
+        output.mkdir(exist_ok=True)
+        (full := output / f".{name}.partial").symlink_to("/dev/full")
+        with serving(FakeOpenAI(write=solve)) as server:
+            result = arithmetic(server, output, "--resume")
+        assert result.exit_code == 1, name
+        assert f"cannot write {output / name}: " in result.stderr
+        assert "No space left on device" in result.stderr
+        assert not full.is_symlink()
+        assert len(read_generations(output)) == 30
+    with serving(FakeOpenAI()) as server:
+        assert arithmetic(server, output, "--resume").exit_code == 0
+    assert server.bodies == []
+    assert read_generations(output) == read_generations(finished)
+    assert (output / "results.json").read_text() == (finished / "results.json").read_text()
+
+
+def test_damaged_lines_are_passed_over_and_said_and_their_problems_are_asked_again(
+    tmp_path: Path, finished: Path
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "evaluation.json").write_bytes((finished / "evaluation.json").read_bytes())
+    rows = [json.dumps(dataclasses.asdict(row)) + "\n" for row in read_generations(finished)]
+    rows[3], rows[7], rows[11] = rows[3][5:], '{"benchmark": 3}\n', "\n"
+    (output / LINES).write_text("".join(rows) + rows[12] + rows[13][:50])  # one twice, and one torn
+    with serving(FakeOpenAI(write=solve)) as server:
+        result = arithmetic(server, output, "--resume")
+    assert result.exit_code == 0
+    assert "4 parts of what was stored cannot be read; what they held is asked for again" in result.stdout
+    assert f"  {output / LINES}:4: not a generation of an evaluation" in result.stdout
+    assert len(server.bodies) == 3
+    assert read_generations(output) == read_generations(finished)
+    assert (output / "results.json").read_text() == (finished / "results.json").read_text()
+
+
+def test_killed_before_it_said_what_was_asked_it_can_begin_again(tmp_path: Path) -> None:
+    (tmp_path / ".evaluation.json.partial").write_text('{"mod')
+    with serving(FakeOpenAI(write=solve)) as server:
+        assert arithmetic(server, tmp_path, "--resume").exit_code == 0
+
+
+def test_what_was_asked_being_damaged_is_one_message(finished: Path) -> None:
+    (finished / "evaluation.json").write_text('{"model": ')
+    with serving(FakeOpenAI()) as server:
+        result = arithmetic(server, finished, "--resume")
+    assert result.exit_code == 2
+    assert f"--resume: {finished / 'evaluation.json'} is damaged" in result.stderr
 
 
 # -- Bad input --------------------------------------------------------------------------------------------------------

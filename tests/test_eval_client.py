@@ -58,6 +58,23 @@ def test_a_conversation_without_token_ids_is_left_to_the_servers_template() -> N
     assert "prompt" not in server.bodies[0]
 
 
+def counted(prompt: Prompt, **fake: Any) -> int | None:
+    async def run() -> int | None:
+        async with FakeOpenAI(**fake) as server:
+            client = EvalClient([server.url], await find_served(server.url), 5, None, QUICK)
+            async with client:
+                return await client.count(prompt)
+
+    return asyncio.run(run())
+
+
+def test_a_vllm_server_counts_the_tokens_of_a_prompt_and_another_does_not() -> None:
+    vllm = {"owned_by": "vllm"}
+    assert counted(CHAT, model=vllm) == 1
+    assert counted(TEXT, model=vllm) == 1
+    assert counted(CHAT) is None
+
+
 def test_a_vllm_server_is_told_to_leave_the_models_own_sampling_defaults_out() -> None:
     _, server = ask(owner="vllm")
     assert server.bodies[0] | {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0} == server.bodies[0]

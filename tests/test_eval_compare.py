@@ -221,6 +221,15 @@ def test_two_protocols_are_refused_naming_the_field(tmp_path):
     assert [c.n for c in compare_folders(a, b, any_protocol=True)] == [3]
 
 
+def test_problems_with_other_limits_of_tokens_are_refused_and_unknown_ones_are_not(tmp_path):
+    a = folder(tmp_path / "a", {"gsm8k": GREEDY}, max_tokens=256)
+    b = folder(tmp_path / "b", {"gsm8k": GREEDY}, max_tokens=100)
+    with pytest.raises(CompareError, match=r"3 problems had other limits.* gsm8k/test/0: 256 in A, 100 in B"):
+        compare_folders(a, b)
+    assert [c.n for c in compare_folders(a, b, any_protocol=True)] == [3]
+    assert [c.n for c in compare_folders(a, folder(tmp_path / "old", {"gsm8k": GREEDY}))] == [3]
+
+
 def test_folders_that_cannot_be_compared_say_why(tmp_path):
     a, b = folder(tmp_path / "a", {"gsm8k": GREEDY}), folder(tmp_path / "b", {"math500": GREEDY})
     with pytest.raises(CompareError, match=r"no benchmark in common: .*a has gsm8k, .*b has math500"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from eval.held_out import evaluate
 from eval.stats import summary
 from eval.types import Generation
+from grpo.config import ModelSettings
+from grpo.model import load_tokenizer
+from grpo.rollout.local import TransformersEngine, _mix
 from grpo.types import Completion, Group, Prompt, Sampling
 from rewards import Score, grader
 
@@ -56,6 +60,51 @@ def test_accuracy_is_the_mean_over_problems_of_the_share_of_graded_answers_that_
     same = [Generation(**(usual | {"problem_id": p, "sample": k, "value": v, "outcome": "wrong"})) for p, k, v in rows]
     interval = summary(same, 2)["accuracy"]
     assert (found["low"], found["high"]) == (interval["low"], interval["high"])
+
+
+def test_every_sample_of_every_problem_has_a_random_stream_of_its_own_whatever_is_measured_beside_it() -> None:
+    def seeds(names: list[str]) -> dict[str, int]:
+        async def generate(requests: Any) -> Any:
+            for index, request in enumerate(requests):
+                found[request.prompt.id] = request.seed
+                yield index, Group(request.prompt, (RIGHT,) * request.n)
+
+        found: dict[str, int] = {}
+        engine: Any = SimpleNamespace(generate=generate)
+        asyncio.run(evaluate(engine, [prompt(name) for name in names], grader("math"), Sampling(8), 2))
+        return found
+
+    names = [f"p{i}" for i in range(500)]
+    found = seeds(names)
+    streams = {_mix(seed, sample) for seed in found.values() for sample in range(64)}
+    assert len(streams) == 500 * 64
+    assert seeds(names[7:3:-1]) == {name: found[name] for name in names[4:8]}
+
+
+def test_problems_that_are_asked_alike_are_answered_differently_with_temperature_and_alike_without(
+    tiny_model: Path,
+) -> None:
+    """Two rows with one question: with one stream for all, sample k of the one would be sample k of the other."""
+    settings = ModelSettings(path=str(tiny_model), dtype="float32")
+    engine = TransformersEngine(settings, load_tokenizer(settings), 16)
+
+    async def texts(temperature: float, samples: int) -> list[list[str]]:
+        await engine.start()
+        prompts = [Prompt(id=name, text="1+1=", token_ids=(5, 6, 7), answer="2") for name in ("a", "b")]
+        graded: list[str] = []
+
+        def grade(text: str, row: Any) -> Score:
+            graded.append(text)
+            return Score(0.0, None, "wrong", "")
+
+        await evaluate(engine, prompts, grade, Sampling(12, temperature), samples)
+        return [graded[:samples], graded[samples:]]
+
+    one, other = asyncio.run(texts(1.0, 4))
+    assert not set(one) & set(other)
+    assert asyncio.run(texts(1.0, 4)) == [one, other]
+    one, other = asyncio.run(texts(0.0, 1))
+    assert one == other
 
 
 def test_the_grader_sees_what_the_template_opened_and_the_rows_columns() -> None:

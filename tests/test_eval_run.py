@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from eval.benchmarks import benchmark, load_problems
 from eval.client import EvalClient, Served
-from eval.grade import GenerationsError
+from eval.grade import GenerationsError, graded
 from eval.run import Work, grade_generations, prepare, results, run_benchmarks
 from eval.stats import summary
 from eval.store import Store, read_generations
@@ -159,9 +160,25 @@ def test_a_prompt_that_leaves_no_room_is_counted_under_its_own_cause_and_never_s
     server = run(tmp_path, Work(work.benchmark, work.problems, [short, long]), script, context=100)
     (body,) = server.bodies
     assert body["max_tokens"] == 10  # what the prompt leaves of the context
+    assert [row.max_tokens for row in read_generations(tmp_path) if row.failure is None] == [10]
     (row,) = [row for row in read_generations(tmp_path) if row.failure]
     assert (row.problem_id, row.failure) == (long.id, "too_long")
     assert row.reason == "a prompt of 100 tokens; the model takes 100, answer included"
+
+
+def test_a_limit_that_the_server_shortened_by_itself_is_recorded_as_what_was_written(tmp_path: Path) -> None:
+    answers = [written("x" * 40, True, "length"), written("x" * 2048, True, "length"), written("x" * 40, True, "stop")]
+    run(tmp_path, arithmetic(3), lambda body, k: answers[k], 1)
+    rows = {(row.finish_reason, row.tokens): row.max_tokens for row in read_generations(tmp_path)}
+    assert rows == {("length", 40): 40, ("length", 2048): 2048, ("stop", 40): 2048}
+    assert results([arithmetic(3)], read_generations(tmp_path), "fake")["arithmetic"]["shortened"] == 1
+
+
+def test_tokens_are_the_servers_count_or_unknown_and_never_characters(tmp_path: Path) -> None:
+    answers = [written(r"\boxed{11}", True) | {"usage": usage} for usage in ({"completion_tokens": 4}, None, {})]
+    run(tmp_path, arithmetic(3), lambda body, k: answers[k], in_flight=1)
+    assert sorted(row.tokens or 0 for row in read_generations(tmp_path)) == [0, 0, 4]
+    assert [row.tokens for row in read_generations(tmp_path)].count(None) == 2
 
 
 def test_a_server_that_is_lost_leaves_what_is_stored_and_resuming_asks_for_the_rest_alone(tmp_path: Path) -> None:
@@ -180,6 +197,33 @@ def test_a_server_that_is_lost_leaves_what_is_stored_and_resuming_asks_for_the_r
     uninterrupted = tmp_path / "whole"
     run(uninterrupted, work)
     assert read_generations(tmp_path) == read_generations(uninterrupted)
+
+
+def test_what_came_when_it_is_cancelled_is_graded_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every completion came, none is graded: the cancellation strikes while all are in the hands of the verifier."""
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def grading(*args: Any) -> Any:
+        entered.release()
+        assert go_on.wait(60)
+        return graded(*args)
+
+    async def go() -> None:
+        async with FakeOpenAI(write=solve) as server:
+            with Store(tmp_path) as store:
+                async with EvalClient([server.url], Served("fake", None, ""), 30, None, QUICK) as client:
+                    running = asyncio.create_task(run_benchmarks([arithmetic(3)], client, store, in_flight=3))
+                    for _ in range(3):
+                        assert await asyncio.to_thread(entered.acquire, timeout=60)
+                    running.cancel()
+                    await asyncio.sleep(0)
+                    go_on.set()
+                    with pytest.raises(asyncio.CancelledError):
+                        await running
+
+    monkeypatch.setattr("eval.run.graded", grading)
+    asyncio.run(go())
+    assert [row.outcome is not None for row in read_generations(tmp_path)] == [True] * 3
 
 
 def test_benchmarks_run_in_their_order_and_share_the_store(tmp_path: Path) -> None:

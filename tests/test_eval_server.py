@@ -51,9 +51,7 @@ def test_a_server_that_died_is_started_again_until_it_has_died_too_often(tmp_pat
                 assert url == own.url
                 assert await healthy(url)
                 assert server.restarts == n
-            with pytest.raises(
-                RolloutError, match=r"(?s)died 4 times .*is 3\)\. it is gone\nLog: .*here I am"
-            ):
+            with pytest.raises(RolloutError, match=r"(?s)died 4 times .*is 3\)\. it is gone\nLog: .*here I am"):
                 await own.restart(ServerLostError("it is gone"))
         assert not server.alive()
         assert not await healthy(own.url)

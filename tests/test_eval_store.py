@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,72 @@ def test_a_torn_last_line_is_dropped_and_the_next_line_stands_alone(tmp_path, cu
         store.append(generation(2))
     assert read_generations(tmp_path) == [generation(1), generation(2)]
     assert len(lines.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (b"{not json\n", ":2: not a generation of an evaluation (Invalid JSON"),
+        (b"\xff\xfe\x00\n", ":2: not a generation of an evaluation (Invalid JSON"),
+        (b"[1]\n", ":2: not a generation of an evaluation (Input should be an object)"),
+        (b'{"benchmark": "gsm8k"}\n', ":2: not a generation of an evaluation (problem_id Field required)"),
+        ("sample", ":2: not a generation of an evaluation (sample Input should be a valid integer)"),
+        ("value", ":2: not a generation of an evaluation (value Input should be a valid number)"),
+    ],
+)
+def test_a_damaged_line_is_passed_over_and_said_and_what_it_held_is_asked_for_again(tmp_path, damaged, said):
+    with Store(tmp_path) as store:
+        for problem in (1, 2, 3):
+            store.append(generation(problem))
+    lines = (tmp_path / LINES).read_bytes().splitlines(keepends=True)
+    if isinstance(damaged, str):  # of the wrong type
+        damaged = json.dumps({**json.loads(lines[1]), damaged: "one"}).encode() + b"\n"
+    (tmp_path / LINES).write_bytes(lines[0] + damaged + lines[2] + lines[2][:20])
+    with Store(tmp_path) as store:
+        assert len(store.passed_over) == 2
+        assert store.passed_over[0].endswith(":4: the beginning of a line")
+        assert said in store.passed_over[1]
+        assert [store.came(("gsm8k", f"gsm8k/test/{problem}", 0)) for problem in (1, 2, 3)] == [True, False, True]
+        with pytest.raises(StoreError, match="another process is writing"):
+            Store(tmp_path)  # also into the file that was written anew
+        store.append(generation(2))
+        store.finish()
+    assert read_generations(tmp_path) == [generation(problem) for problem in (1, 2, 3)]
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation(1))
+    content = (tmp_path / LINES).read_bytes()
+    (tmp_path / LINES).write_bytes(content * 2)
+    with Store(tmp_path) as store:
+        assert store.passed_over == []
+        assert store.read() == [generation(1)]
+
+
+def test_a_damaged_parquet_file_is_set_aside_and_what_it_held_is_asked_for_again(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation(1))
+        store.finish()
+    content = bytearray((tmp_path / PARQUET).read_bytes())
+    content[-20] ^= 0xFF
+    (tmp_path / PARQUET).write_bytes(content)
+    with Store(tmp_path) as store:
+        (said,) = store.passed_over
+        assert said.endswith("; it is kept as generations.parquet.damaged")
+        assert not store.came(("gsm8k", "gsm8k/test/1", 0))
+        store.append(generation(1))
+        store.finish()
+    assert read_generations(tmp_path) == [generation(1)]
+    assert (tmp_path / f"{PARQUET}.damaged").read_bytes() == bytes(content)
+
+
+def test_half_of_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation(question="\ud83d?", completion="4\ud83d2"))
+        store.finish()
+    (one,) = read_generations(tmp_path)
+    assert (one.question, one.completion) == ("??", "4?2")
 
 
 def test_a_generation_that_came_cannot_be_stored_twice(tmp_path):
@@ -148,6 +215,59 @@ def test_a_full_disk_is_one_message_that_names_the_file(tmp_path):
         store.append(generation())
 
 
+def test_the_parquet_file_is_on_the_disk_before_the_lines_it_replaces_are_deleted(tmp_path, monkeypatch):
+    done = []
+
+    def noting(name, call):
+        def wrapped(target, *args, **keywords):
+            done.append((name, os.readlink(f"/proc/self/fd/{target}") if name == "fsync" else str(target)))
+            return call(target, *args, **keywords)
+
+        return wrapped
+
+    with Store(tmp_path) as store:
+        store.append(generation())
+        monkeypatch.setattr(os, "fsync", noting("fsync", os.fsync))
+        monkeypatch.setattr(Path, "rename", noting("rename", Path.rename))
+        monkeypatch.setattr(Path, "unlink", noting("unlink", Path.unlink))
+        store.finish()
+    partial, lines = str(tmp_path / f".{PARQUET}.partial"), str(tmp_path / LINES)
+    order = [("fsync", partial), ("rename", partial), ("fsync", str(tmp_path)), ("unlink", lines)]
+    assert [one for one in done if one in order] == order
+
+
+def test_a_lone_surrogate_is_stored_as_something_readable(tmp_path):
+    half = "a\ud800b"  # half of a pair, as a server's answer may hold it
+    row = generation(completion=half, question=half, extracted=half, reason=half)
+    with Store(tmp_path) as store:
+        store.append(row)
+        store.finish()
+    text = r"a\ud800b"
+    assert read_generations(tmp_path) == [generation(completion=text, question=text, extracted=text, reason=text)]
+
+
+def test_a_damaged_parquet_file_is_said(tmp_path):
+    with Store(tmp_path) as store:
+        store.append(generation())
+        path = store.finish()
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x28\xb5\x2f\xfd") + 8] ^= 1  # in the first page
+    for damaged in (bytes(content), bytes(content[:100]), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"generations.parquet: not the generations of an evaluation, or damaged"):
+            read_generations(tmp_path)
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_lines_and_leaves_no_part_of_the_parquet_file(small_disk):
+    with Store(small_disk / "eval") as store:
+        store.append(generation())
+        (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        with pytest.raises(OSError, match=r"cannot write .*generations.parquet: .*No space left .*; free some space"):
+            store.finish()
+    assert [path.name for path in (small_disk / "eval").iterdir()] == [LINES]
+    assert read_generations(small_disk / "eval") == [generation()]
+
+
 FILL = """
 import resource, sys
 from pathlib import Path
@@ -183,6 +303,10 @@ def test_what_is_no_evaluation_is_said(tmp_path):
         read_generations(tmp_path)
     with pytest.raises(StoreError, match="holds no generations"):
         read_generations(tmp_path / "absent")
+    (tmp_path / PARQUET).write_bytes(b"PAR1 and no more")
+    with pytest.raises(StoreError, match=r"generations.parquet: not the generations of an evaluation"):
+        read_generations(tmp_path)
+    (tmp_path / PARQUET).unlink()
     (tmp_path / LINES).write_text('{"benchmark": "gsm8k"}\n')
     with pytest.raises(StoreError, match=r"generations.jsonl:1: not a generation"):
         read_generations(tmp_path)

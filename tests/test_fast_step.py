@@ -12,11 +12,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
 import grpo.logprobs
-from grpo.config import GRPOConfig
+from grpo.config import GRPOConfig, ModelSettings
 from grpo.losses.normaliser import NORMALISERS, token_weights
 from grpo.losses.objective import Objective
-from grpo.model import completion_logprobs
+from grpo.model import completion_logprobs, load_model
 from grpo.optim import MasterAdamW
+from grpo.pack import pack
+from grpo.packed_attention import NAME
 from grpo.pad import pad
 from grpo.types import Sample
 from grpo.update import PolicyUpdate, TrainBatch
@@ -100,3 +102,20 @@ def test_the_fast_step_equals_the_plain_one(monkeypatch, loss, name, lora):
     assert fast["grad_norm"] == pytest.approx(plain["grad_norm"], abs=1e-4)
     assert max((a - b).abs().max().item() for a, b in zip(grads, plain_grads, strict=True)) < 1e-5
     assert max(grad.abs().max().item() for grad in plain_grads) > 1e-3  # the comparison is not of zeros
+
+
+def test_the_packed_steps_gradient_repeats_bit_for_bit_though_completions_share_a_position(tiny_model):
+    """A group's first tokens are all predicted from one position: the sum of their gradients has one order."""
+    rng = random.Random(0)
+    model = load_model(ModelSettings(path=str(tiny_model), dtype="float32"))
+    model.set_attn_implementation(NAME)
+    prompt = tuple(rng.randrange(2, 90) for _ in range(5))
+    samples = [Sample(prompt, (rng.randrange(2, 90),) * 2, (-1.0,) * 2, rng.gauss(0, 1)) for _ in range(400)]
+    batch = pack(samples, [1.0] * len(samples))
+    gradients = []
+    for _ in range(20):
+        model.zero_grad()
+        logprobs_T, _ = completion_logprobs(model, batch, 1.0)
+        (logprobs_T * batch.advantage_T).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for other in gradients[1:] for a, b in zip(gradients[0], other, strict=True))

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import load_dataset
 from typer.testing import CliRunner
 
 from eval.intervals import wilson
+from grpo.atomic import append_line
 from recipes.cli import main
+from recipes.filter import _json
 from recipes.load import load_recipe
 from recipes.schema import TaskSettings
 from recipes.tasks import Task, TaskError, load_task
@@ -51,6 +54,13 @@ def zero_filter(*args: object) -> Any:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_lone_surrogate_in_a_column_is_written_as_something_datasets_can_read(tmp_path):
+    path = tmp_path / "kept.jsonl"
+    append_line(path, _json({"question": "1+1 \ud800", "answer": "2", "tags": ["\ud800"]}))
+    (row,) = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert row == {"question": r"1+1 \ud800", "answer": "2", "tags": [r"\ud800"]}
 
 
 def columns_task(dataset: Path, **changes: Any) -> Task:
@@ -193,6 +203,80 @@ def test_killed_and_resumed_it_keeps_every_line_and_ends_as_the_uninterrupted_on
     assert result.exit_code == 0, result.output
     assert f"{len(before) * 4} of them stored already" in result.stdout
     assert lines(broken) == lines(whole)
+
+
+def test_ctrl_c_keeps_what_was_graded_is_exit_130_and_says_how_to_go_on(recipe, tmp_path):
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    args = ("--samples", 4, "--set", "rollout.max_sequences=4")
+    assert zero_filter(recipe, "--output", whole, *args).exit_code == 0
+    command = [str(Path(sys.executable).parent / "zero"), "filter", str(recipe), "--output", str(broken)]
+    process = subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not broken.exists() or broken.read_text().count("\n") < 3:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with the same arguments and --resume" in said
+    before = lines(broken)
+    assert 3 <= len(before) < N
+    assert zero_filter(recipe, "--output", broken, "--resume", *args).exit_code == 0
+    assert lines(broken) == lines(whole)
+
+
+def test_a_problem_that_came_when_it_is_cancelled_is_graded_and_stored(recipe, tmp_path, monkeypatch):
+    """A verifier that stops the filter by Ctrl-C while it grades."""
+    loaded = load_task(load_recipe(str(recipe)).task, 6, 0)
+
+    def grade(completion: str, row: Any) -> Score:
+        if not stopped:
+            stopped.append(signal.raise_signal(signal.SIGINT))
+            time.sleep(0.5)  # the main thread takes the signal meanwhile
+        return loaded.grade(completion, row)
+
+    stopped: list[None] = []
+    task = Task(loaded.name, loaded.train, loaded.held_out, [], grade)
+    monkeypatch.setattr("recipes.filter.load_task", lambda *_: task)
+    out = tmp_path / "out.jsonl"
+    result = zero_filter(recipe, "--output", out, "--samples", 2, "--set", "rollout.max_sequences=2")
+    assert result.exit_code == 130
+    assert [one["n"] for one in lines(out)] == [2]
+
+
+def test_damaged_lines_are_passed_over_and_said_and_their_problems_are_asked_again(recipe, tmp_path, monkeypatch):
+    from grpo.rollout.local import TransformersEngine
+
+    sample, asked = TransformersEngine._sample, []
+
+    def counting(self: Any, requests: Any) -> Any:
+        asked.extend(request.prompt.id for request in requests)
+        return sample(self, requests)
+
+    monkeypatch.setattr(TransformersEngine, "_sample", counting)
+    out = tmp_path / "out.jsonl"
+    args = ("--samples", 2, "--set", "rollout.max_sequences=2")
+    zero_filter(recipe, "--output", out, *args)
+    whole = lines(out)
+    written = out.read_text().splitlines(keepends=True)
+    bad = ["{no json\n", "[]\n", json.dumps(whole[2] | {"n": "2"}) + "\n", json.dumps({"id": whole[3]["id"]}) + "\n"]
+    out.write_text("".join([*bad, *written[4:], written[5], written[0][:30]]))
+    asked.clear()
+    result = zero_filter(recipe, "--output", out, "--resume", *args)
+    assert result.exit_code == 0, result.output
+    assert f"{out}: 5 lines cannot be read; their problems are asked again" in result.stdout
+    assert asked == [one["id"] for one in whole[:4]]
+    assert lines(out) == whole
+
+
+def test_what_was_asked_being_damaged_is_one_message(recipe, tmp_path):
+    out = tmp_path / "out.jsonl"
+    zero_filter(recipe, "--output", out, "--samples", 2, "--limit", 1)
+    out.with_suffix(".filter.json").write_text('{"model": ')
+    result = zero_filter(recipe, "--output", out, "--samples", 2, "--limit", 1, "--resume")
+    assert result.exit_code == 2
+    assert "out.filter.json is damaged" in result.stderr
 
 
 def test_problems_that_failed_are_counted_exit_1_and_are_asked_again_on_resume(recipe, tmp_path, monkeypatch):

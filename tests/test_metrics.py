@@ -1,18 +1,28 @@
 """What a run leaves behind: lines, Parquet, trackers, report; whole, resumable, with errors that name the file."""
 
+import html
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from grpo.atomic import append_line, write_atomic
 from grpo.metrics import RunRecorder
-from grpo.report import learning_curve, read_lines, read_run, run_title, terminal_curve, write_report
+from grpo.records import RecordError, read_lines, read_rollouts
+from grpo.report import learning_curve, read_run, run_title, terminal_curve, write_report
+from grpo.rollout.scheduler import ScoredGroup
+from grpo.rollout_metrics import rollout_metrics
+from grpo.types import Completion, Group, Prompt
+from recipes.cli import main
+from recipes.load import load_recipe, save_recipe
+from rewards import Reward
 
 RECIPE = {"model": {"path": "tiny", "lora": None}, "task": {"name": "arithmetic"}, "rewards": [{"name": "accuracy"}]}
 BEFORE = {"accuracy": 0.3, "low": 0.25, "high": 0.35, "n": 200}
@@ -102,6 +112,61 @@ def test_a_run_that_starts_afresh_keeps_nothing_of_an_earlier_one(tmp_path):
     assert list((tmp_path / "rollouts").iterdir()) == []
 
 
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_resumed_run_says_which_records_it_cannot_read_and_keeps_all_others(tmp_path):
+    from datasets import load_dataset
+
+    run = recorder(tmp_path)
+    run.evaluation(0, BEFORE)
+    run.evaluation(2, AFTER)
+    record(run, range(1, 5))
+    run.close()
+    metrics, evaluations = tmp_path / "metrics.jsonl", tmp_path / "evaluations.jsonl"
+    one, two, three, four = metrics.read_text().splitlines()
+    metrics.write_text("\n".join([one, two.replace("step", "stfp"), three, four[:20]]))
+    evaluations.write_text(evaluations.read_text().replace("accuracy", "acc", 1))
+    rollouts = tmp_path / "rollouts"
+    (rollouts / "step-000003.parquet").write_bytes(b"PAR1")
+    resumed = recorder(tmp_path, resume_step=3)
+    said = (tmp_path / "logs" / "run.log").read_text()
+    assert f"{metrics}:2 cannot be read, and is left out: step: got None, expected a number" in said
+    assert f"{metrics}:4 cannot be read, and is left out: " in said  # cut short by a kill
+    assert f"{metrics} has no line of step 2" in said
+    assert f"{evaluations}:1 cannot be read, and is left out: accuracy: got None, expected a number" in said
+    assert f"{rollouts / 'step-000003.parquet'}: not a Parquet file, or damaged: " in said
+    assert "it is kept as step-000003.parquet.damaged" in said
+    record(resumed, range(4, 5))
+    assert [line["step"] for line in read_lines(metrics)] == [1, 3, 4]
+    assert [line["step"] for line in read_lines(evaluations)] == [2]
+    files = str(rollouts / "*.parquet")
+    rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(set(rows["step"])) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"7", b"\xff", b"[" * 100_000, b'{"step": null}'])
+def test_a_line_of_another_shape_is_said_and_the_ones_after_it_are_read(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    said = []
+    assert read_lines(path, say=said.append) == [{"step": 1}, {"step": 2}]
+    (sentence,) = said
+    assert sentence.startswith(f"{path}:2 cannot be read, and is left out: ")
+
+
+def test_a_flipped_byte_in_a_rollouts_file_is_found(tmp_path):
+    record(recorder(tmp_path), range(1, 2))
+    path = tmp_path / "rollouts" / "step-000001.parquet"
+    assert len(read_rollouts(path)) == 2
+    flip(path, path.read_bytes().index(b"\x28\xb5\x2f\xfd") + 8)  # in the first page, which is a zstd frame
+    with pytest.raises(RecordError, match=r"step-000001\.parquet: not a Parquet file, or damaged: .*checksum"):
+        read_rollouts(path)
+
+
 # -- rollouts --------------------------------------------------------------------------------------
 
 
@@ -120,6 +185,28 @@ def test_datasets_opens_the_rollouts_of_all_steps_with_their_types(tmp_path):
     texts = {"rewards": '{"accuracy": 1.0, "format": null}', "columns": '{"level": 1}', "extra": "{}"}
     assert rows[1] == {**row(3), **texts}
     assert rows[2]["completion"] == "é ✓ \U0001f600"
+
+
+LONE = "a\ud800b"  # half of a pair, which a model's bytes or a dataset's \\u escape can make
+
+
+def test_a_lone_surrogate_anywhere_in_a_row_is_written_as_something_readable(tmp_path):
+    class Odd:
+        def __str__(self):
+            return LONE
+
+    texts = {name: LONE for name in ("prompt", "prefill", "completion", "answer", "extracted", "reason")}
+    messages = [{"role": "user", "content": LONE}]
+    run = recorder(tmp_path)
+    run.rollouts(1, [row(1, **texts, messages=messages, columns={LONE: [LONE], "odd": Odd()}, extra={"note": LONE})])
+    run.note(LONE)
+    run.step(1, {f"reward/{LONE}": 0.5})
+    (got,) = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    assert all(got[name] == r"a\ud800b" for name in texts)
+    assert json.loads(got["columns"]) == {r"a\ud800b": [r"a\ud800b"], "odd": r"a\ud800b"}
+    assert json.loads(got["extra"]) == {"note": r"a\ud800b"}
+    assert r"a\ud800b" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert (tmp_path / "logs" / "run.log").read_text(encoding="utf-8").endswith(" a\\ud800b\n")
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -146,6 +233,43 @@ def test_a_full_disk_is_one_error_that_names_the_file_and_what_to_do(tmp_path):
         run.step(1, {"reward": 0.5})
 
 
+def test_a_line_that_a_full_disk_takes_in_part_is_taken_back(small_disk):
+    path = small_disk / "metrics.jsonl"
+    append_line(path, "whole")
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; free some space"):
+        append_line(path, "x" * 10_000)
+    assert path.read_text() == "whole\n"
+
+
+@pytest.mark.parametrize("leave", [0, 4096, 8192])
+def test_a_full_disk_leaves_no_part_of_any_record(small_disk, leave):
+    run_dir = small_disk / "run"
+    run = recorder(run_dir)
+    run.stage("training")
+    record(run, range(1, 3))
+    run.evaluation(0, {**BEFORE, "problems": {"p/1": 1.0}})
+    there = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - leave))
+    long = "".join(map(str, range(50_000)))
+    writes = {
+        "rollouts/step-000003.parquet": lambda: run.rollouts(3, [row(3, completion=long)]),
+        "held_out/step-000003.json": lambda: run.evaluation(3, {**AFTER, "problems": {long: 1.0}}),
+        "evaluations.jsonl": lambda: run.evaluation(3, {**AFTER, "outcomes": {long: 1}}),
+        "metrics.jsonl": lambda: run.step(3, {long: 1.0}),
+        "logs/run.log": lambda: run.stage(long),
+        "summary.json": lambda: run.finish({"text": long}),
+        "learning_curve.png": lambda: write_report(run_dir),
+        "recipe.yaml": lambda: save_recipe(load_recipe("tiny_arithmetic_cpu"), run_dir / "recipe.yaml"),
+    }
+    if leave:
+        del writes["recipe.yaml"]  # which is short
+    for name, write in writes.items():
+        with pytest.raises(OSError, match=rf"cannot write .*{name}: .*No space left on device.*; free some space"):
+            write()
+        assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == there
+
+
 def test_a_folder_in_the_way_is_named(tmp_path):
     (tmp_path / "log").mkdir()
     with pytest.raises(IsADirectoryError, match=r"cannot write .*log: Is a directory$"):
@@ -165,6 +289,51 @@ def test_a_tracker_that_is_not_installed_names_the_extra(tmp_path, monkeypatch, 
 def test_an_unknown_tracker_is_refused_with_the_names_there_are(tmp_path):
     with pytest.raises(ValueError, match="got 'mlflow', expected one of tensorboard, wandb, trackio"):
         recorder(tmp_path, trackers=["mlflow"])
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("grpo.trackers.find_spec", lambda package: None)
+    monkeypatch.setattr("recipes.run.load_tokenizer", lambda model: pytest.fail("the model is loaded"))
+    arguments = ["run", "tiny_arithmetic_cpu", "--set", "train.trackers=[wandb]", "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stderr == "error: train.trackers: wandb is not installed; run: pip install 'zero-rl[wandb]'\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fails", ["__init__", "start", "store_init_configuration", "log", "finish"])
+def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on_without_it(tmp_path, monkeypatch, fails):
+    from accelerate import tracking
+
+    class Lost(Exception):
+        pass
+
+    def method(name):
+        def call(self, *args, **keywords):
+            if name == fails:
+                raise Lost("no network")
+            if name == "log":
+                self.logged.append(args)
+
+        return call
+
+    names = ("__init__", "start", "store_init_configuration", "log", "finish")
+    failing = type("Failing", (), {"logged": [], **{name: method(name) for name in names}})
+    sound = type("Sound", (), {"logged": [], **{name: method(name if name != fails else "") for name in names}})
+    sound.log = lambda self, *args: self.logged.append(args)
+    monkeypatch.setattr("grpo.trackers.find_spec", lambda package: True)
+    monkeypatch.setattr(tracking, "WandBTracker", failing)
+    monkeypatch.setattr(tracking, "TrackioTracker", sound)
+    run = recorder(tmp_path, trackers=["wandb", "trackio"])
+    run.evaluation(0, BEFORE)
+    record(run, range(1, 4))
+    run.close()
+    run.close()
+    sentence = "train.trackers: wandb failed (Lost: no network); the run goes on without it"
+    assert (tmp_path / "logs" / "run.log").read_text().count(sentence) == 1
+    assert run._console.file.getvalue().count(sentence) == 1
+    assert [step for _, step in sound.logged] == [0, 1, 2, 3]
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
@@ -273,6 +442,53 @@ def test_the_terminal_curve_rises_from_the_first_to_the_last_evaluation(finished
     (right, top), (left, bottom) = marks
     assert left < right
     assert top < bottom
+
+
+def test_a_report_says_what_it_cannot_read_and_shows_the_rest(finished):
+    run_dir, _ = finished
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    (run_dir / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:9], *lines[2:]]) + "\n")
+    (run_dir / "evaluations.jsonl").write_bytes(b"\xff\xfe\n" + (run_dir / "evaluations.jsonl").read_bytes())
+    (run_dir / "summary.json").write_text("[]")
+    (run_dir / "recipe.yaml").write_text("- a\n")
+    for step in (2, 4):
+        (run_dir / "rollouts" / f"step-{step:06d}.parquet").write_bytes(b"")
+    result = CliRunner().invoke(main, ["report", str(run_dir)])
+    assert result.exit_code == 0
+    page = html.unescape((run_dir / "report.html").read_text())
+    for expected in (
+        f"{run_dir / 'metrics.jsonl'}:2 cannot be read, and is left out: ",
+        f"{run_dir / 'metrics.jsonl'} has no line of step 2",
+        f"{run_dir / 'evaluations.jsonl'}:1 cannot be read, and is left out: ",
+        f"{run_dir / 'summary.json'} cannot be read: []; expected an object",
+        f"{run_dir / 'recipe.yaml'} cannot be read: ",
+        f"{run_dir / 'rollouts' / 'step-000002.parquet'}: not a Parquet file, or damaged: ",
+        f"{run_dir / 'rollouts' / 'step-000004.parquet'}: not a Parquet file, or damaged: ",
+    ):
+        assert expected in page
+        assert expected in result.stderr
+    assert "3 steps, not finished" in page
+    assert "90.0% [86.0, 94.0]" in page
+    assert "step-000001: what the model wrote" in page
+
+
+def test_where_nothing_is_graded_no_accuracy_is_shown(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: {path: tiny}\ntask: {name: arithmetic}\n")
+    prompt = Prompt("p/1", "1+1=", (5,), "2")
+    group = Group(prompt, (Completion((1,), (0.0,), (0,), "two", "stop"),) * 2)
+    metrics = rollout_metrics([ScoredGroup(group, (Reward(0.5), Reward(0.25)))], [[1.0, -1.0]], asked=2)
+    assert math.isnan(metrics["accuracy"])
+    run = recorder(tmp_path)
+    run.evaluation(0, {"accuracy": 0.0, "low": 0.0, "high": 1.0, "n": 0})
+    run.step(1, {**metrics, "seconds": 1.0})
+    run.finish({"steps": 1})
+    printed = run._console.file.getvalue()
+    assert read_lines(tmp_path / "metrics.jsonl")[0]["accuracy"] is None
+    assert "held-out accuracy after step 0: none, no answer could be graded" in printed
+    page = (tmp_path / "report.html").read_text()
+    assert "0.0%" not in printed + page
+    assert "Held-out accuracy" not in page
+    assert learning_curve(read_run(tmp_path)).axes[0].lines[:] == []
 
 
 def test_an_unfinished_run_can_be_reported(tmp_path):

@@ -298,5 +298,25 @@ def test_a_run_without_the_columns_and_a_folder_that_is_no_run_are_refused(finis
     result = zero_score("--reward", "format", "--data", old)
     assert result.exit_code == 2
     assert f"{path}: no column columns, group, prefill: the run is of a version" in result.stderr
-    path.write_bytes(b"not parquet")
-    assert f"{path}: not a Parquet file" in zero_score("--reward", "format", "--data", old).stderr
+
+
+def test_damaged_rollouts_are_refused_with_the_file_and_what_to_do(finished, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(finished, broken)
+    path = broken / "rollouts" / "step-000001.parquet"
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(b"\x28\xb5\x2f\xfd") + 8] ^= 1  # in the first page
+    for content in (b"not parquet", b"", whole[: len(whole) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        result = zero_score("--reward", "format", "--data", broken)
+        assert result.exit_code == 2
+        assert f"{path}: not a Parquet file, or damaged: " in result.stderr
+        assert f"Move {path} out of the run's directory to score the other steps" in result.stderr
+
+
+def test_a_lone_surrogate_is_written_as_something_readable(tmp_path):
+    data = write(tmp_path / "data.jsonl", [{"completion": "<answer>a\ud800b</answer>", "answer": "1"}])
+    out = tmp_path / "out.jsonl"
+    assert zero_score("--reward", "accuracy", "--data", data, "--output", out).exit_code == 0
+    assert lines(out)[0]["extracted"] == r"a\ud800b"

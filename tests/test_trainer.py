@@ -302,6 +302,53 @@ def test_a_refill_that_finds_no_contrast_stops_the_run_and_says_what_to_change(r
         train(recipe_file, tmp_path / "out", "rewards.0.name=accuracy", "rollout.refill=2")
 
 
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [[4], [2, 4]])
+def test_a_run_resumed_past_damage_says_so_agrees_with_its_records_and_ends_as_if_there_had_been_none(
+    recipe_file, tmp_path, damaged
+):
+    output = tmp_path / "out"
+    once = train(recipe_file, output)
+    whole = weights(output)
+    for step in damaged:
+        flip_a_bit(output / "checkpoints" / f"step-{step:06d}" / "trainer.pt")
+    again = train(recipe_file, output, resume=True)
+    log = (output / "logs" / "run.log").read_text()
+    for step in damaged:
+        assert f"checkpoint step-{step:06d} is damaged (trainer.pt is not as it was written" in log
+    assert ("resuming from step-000002" in log) == (damaged == [4])
+    assert ("holds no whole checkpoint: the run starts afresh, from step 0" in log) == (damaged == [2, 4])
+    assert same(weights(output), whole)
+    assert [line["step"] for line in again] == [1, 2, 3, 4]
+    assert [line["reward"] for line in again] == [line["reward"] for line in once]
+    newest = checkpoints(output)[-1][1]
+    assert json.loads((newest / "trainer.json").read_text())["step"] == 4
+    evaluations = [json.loads(line)["step"] for line in (output / "evaluations.jsonl").read_text().splitlines()]
+    assert evaluations == [0, 4]
+
+
+def test_a_run_whose_disk_fills_up_fails_with_one_message_and_can_be_resumed(recipe_file, tmp_path, small_disk):
+    subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)  # a checkpoint has about 29 MB
+    output = small_disk / "out"
+    command = [str(Path(sys.executable).parent / "zero"), "run", str(recipe_file), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(errors) == 1, done.stderr
+    assert f"cannot write {output / 'checkpoints' / 'step-000004'}: No space left on device; free" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-000002"]
+    subprocess.run(["mount", "-o", "remount,size=90m", small_disk], check=True)
+    train(recipe_file, output, resume=True)
+    train(recipe_file, tmp_path / "whole")
+    assert same(weights(output), weights(tmp_path / "whole"))
+
+
 def test_the_parts_of_a_steps_time_are_those_that_took_it_and_leave_no_rest(recipe_file, tmp_path, monkeypatch):
     """Each part is made to take PAUSE seconds more: a part not counted leaves a rest of that, one counted twice a rest
     below 0. The whole is measured from one recorded step to the next."""

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from grpo.checkpoint import checkpoints
 from recipes.load import RecipeError, load_recipe
 from recipes.run import run
-from recipes.trl_backend import left_out, micro_batch, refuse
+from recipes.trl_settings import left_out, micro_batch, refuse
 
 REWARDS = '''
 def digits(completions, log_metric, **columns):
@@ -55,6 +55,12 @@ def prompts(output: Path) -> list[list[str]]:
     """The prompts of each step, one for each completion."""
     steps = sorted((output / "rollouts").glob("*.parquet"))
     return [load_dataset("parquet", data_files=str(path), split="train")["prompt_id"][:] for path in steps]
+
+
+def test_a_full_disk_leaves_no_part_of_a_checkpoint(recipe_file, small_disk):
+    with pytest.raises(OSError, match=r"cannot write .*checkpoints/step-000002: No space left on device; free some"):
+        train(recipe_file, small_disk / "out", "train.backend=trl")  # the weights have 7 MB
+    assert list((small_disk / "out" / "checkpoints").iterdir()) == []
 
 
 @pytest.fixture

@@ -238,6 +238,7 @@ function facts(row) {
   const found = row.completion === "" ? "" : row.extracted;
   const entries = [["outcome", verdict(row)], ["gold answer", answer(row.answer)], ["extracted", answer(found || null)],
     ["tokens", row.tokens?.toLocaleString("en")],
+    ["limit of tokens", row.max_tokens?.toLocaleString("en")],
     ["ended", row.cut === "yes" ? "cut at the limit of tokens" : row.finish_reason],
     ["subject", row.subject], ["level", row.level], ["benchmark", row.benchmark], ["reason", row.reason]];
   const list = make("dl", "facts");

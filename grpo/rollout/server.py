@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from grpo.rollout.engine import RolloutError, ServerLostError
 GIB = 2**30
 HOST = "127.0.0.1"
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM takes
-STOP_TIMEOUT = 60.0  # seconds; the watcher needs about 5 where vLLM does not stop by itself
+SOCKETS, INDUCTOR = "VLLM_RPC_BASE_PATH", "TORCHINDUCTOR_CACHE_DIR"  # folders, of vLLM's sockets and torch's cache
 HEALTH_TIMEOUT = 10.0  # seconds; a healthy server answers in milliseconds
 
 
@@ -109,6 +110,7 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
         "VLLM_HOST_IP": HOST,  # its processes' internal sockets, too
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "PYTHONSAFEPATH": "1",  # do not import from the working directory
+        "SPT_NOENV": "1",  # a process that renames itself keeps its environment legible, see watch.py
     }
     if Path(model_path).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
@@ -190,13 +192,15 @@ class VLLMServer:
         self._settings = settings
         self._log_file = log_file
         self._log_start = 0
-        self._folders = ":".join(map(str, folders))
+        self._folders = folders
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder = Path()  # of its temporary files
         self.url = ""
         self.restarts = 0
 
     async def start(self) -> None:
         port = pick_port(self._settings.port)
+        await asyncio.to_thread(watch.sweep, self._temporary)
         self.url = f"http://{HOST}:{port}"
         self._spawn(["--host", HOST, "--port", str(port)])
         try:
@@ -229,10 +233,7 @@ class VLLMServer:
         return ""
 
     async def restart(self, lost: ServerLostError) -> None:
-        """Stop what is left of it and start it again. `restarts` counts the deaths.
-
-        Raises RolloutError, with the log's last lines, when it has died more than `max_restarts` times.
-        """
+        """Stop what is left of it and start it again; RolloutError, with its log, after `max_restarts` deaths."""
         self.restarts += 1
         if self.restarts > self._settings.max_restarts:
             raise RolloutError(
@@ -243,13 +244,9 @@ class VLLMServer:
         await self.start()
 
     async def stop(self) -> None:
-        """Stop every process of the server. Returns when they are gone."""
+        """Stop every process of the server, whatever state it and its watchers are in. Returns when they are gone."""
         if self._process is not None:
-            self._process.terminate()  # the watcher stops the tree, then ends
-            try:
-                await asyncio.to_thread(self._process.wait, STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+            await asyncio.to_thread(watch.end, self._process, self._folder)
             self._process = None
 
     def log_tail(self, lines: int = 25) -> str:
@@ -262,17 +259,30 @@ class VLLMServer:
 
     def _spawn(self, address: list[str]) -> None:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        watcher = [sys.executable, "-P", watch.__file__, str(os.getpid()), self._folders]
+        self._folder = self._temporary / watch.own_name()
+        self._folder.mkdir(mode=0o700)
+        folders, owner = ":".join(map(str, (self._folder, *self._folders))), str(os.getpid())
+        watcher = [sys.executable, "-P", watch.__file__, owner, owner, folders]
         with self._log_file.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 [*watcher, *self._command, *address],
-                env=self._env,
+                env=self._env | {"TMPDIR": str(self._folder), SOCKETS: str(self._folder), INDUCTOR: self._inductor},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    @property
+    def _temporary(self) -> Path:
+        """Where folders of temporary files are made: where the sockets of vLLM go, if that is said."""
+        return Path(self._env.get(SOCKETS) or tempfile.gettempdir())
+
+    @property
+    def _inductor(self) -> str:
+        """torch's cache of compiled code, which is to outlive the server: torch's choice but for our TMPDIR."""
+        return self._env.get(INDUCTOR) or f"{tempfile.gettempdir()}/torchinductor_{psutil.Process().username()}"
 
     def _raise_if_dead(self) -> None:
         if not self.alive():

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import shutil
 import struct
 import tempfile
@@ -33,6 +32,7 @@ import torch
 import xxhash
 
 from grpo.rollout.engine import RolloutError, ServerLostError, WeightSyncError
+from grpo.rollout.watch import own_name
 
 DTYPES = {
     torch.float64: "F64",
@@ -100,11 +100,22 @@ class Control:
     def post(self, path: str, body: dict[str, Any] | None = None) -> None:
         self._call("POST", path, body)
 
-    def get(self, path: str) -> dict[str, Any]:
-        return self._call("GET", path, None).json()
+    def get(self, path: str, key: str) -> Any:
+        """What the JSON at `path` has under `key`."""
+        answer = self._call("GET", path, None)
+        try:
+            return answer.json()[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightSyncError(
+                f"{self.url} answers {path} with {answer.content[:100]!r}, expected JSON with {key}"
+            ) from error
 
     def weight_version(self) -> int:
-        return parse_version(self.get("/weight_info")["weight_version"])
+        version = self.get("/weight_info", "weight_version")
+        try:
+            return parse_version(str(version))
+        except ValueError as error:
+            raise WeightSyncError(f"{self.url} serves weights {version!r}, expected a number, or default") from error
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
@@ -216,7 +227,7 @@ class ShmTransfer:
     backend = "zero_shm"
 
     def __init__(self) -> None:
-        name = f"zero-rl-{os.getpid()}-{uuid4().hex[:8]}"
+        name = own_name()
         roots = [Path("/dev/shm"), Path(tempfile.gettempdir())]
         self.folders = [root / name for root in roots if root.is_dir()]
         atexit.register(self.close)  # should nobody else come to call it; a killed process has its watcher
