@@ -233,6 +233,27 @@ def ask_version(url: str) -> int:
         return control.weight_version()
 
 
+# -- what may be sent again -----------------------------------------------------------------------------
+
+
+def test_weights_staged_for_a_gpu_are_kept_by_value_exactly_where_they_may_be_sent_again() -> None:
+    from grpo.rollout.cuda_sync import CudaTransfer
+
+    for settings, kept in (({"max_staleness": 1}, True), ({"max_staleness": 0}, False)):
+        transfer = vllm_engine.transfer_for("nccl", RolloutSettings(**settings))
+        assert isinstance(transfer, CudaTransfer)
+        trained = {"a": torch.ones(3)}
+        first = transfer.stage(trained, 1)
+        trained["a"] += 1  # the next step, half done, when the server dies
+        second = transfer.stage(trained, 2)
+        assert first.tensors is not None
+        assert second.tensors is not None
+        assert first.tensors["a"].tolist() == ([1.0] * 3 if kept else [2.0] * 3)
+        assert second.tensors["a"].tolist() == [2.0] * 3
+    attached = RolloutSettings(max_staleness=1, server=ServerSettings(urls=["http://a"]))
+    assert not vllm_engine.transfer_for("nccl", attached)._keep  # type: ignore[attr-defined]
+
+
 # -- adapters --------------------------------------------------------------------------------------
 
 
