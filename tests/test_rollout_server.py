@@ -1,6 +1,6 @@
 """The real vLLM server on CPU: weights arrive, completions survive updates and deaths, nothing is left behind.
 
-Four server starts, each about 40 s on two free cores; the tests of one server run in the order written.
+Seven server starts, each about 40 s on two free cores; the tests of one server run in the order written.
 """
 
 from __future__ import annotations
