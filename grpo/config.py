@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -123,6 +124,14 @@ class ServerSettings(Settings):
     enforce_eager: bool | None = None  # None: True on CPU, False on GPU
     weight_transfer: Literal["auto", "shm", "ipc", "nccl"] = "auto"
     extra_args: list[str] = Field(default_factory=list)  # appended to vLLM's command line
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, urls: list[str]) -> list[str]:
+        for url in urls:
+            if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
+                raise ValueError(f"got {url!r}, expected an address such as http://127.0.0.1:8000")
+        return urls
 
 
 class RolloutSettings(Settings):

@@ -46,10 +46,11 @@ def _codes() -> Mapping[type[Exception], int]:
     from grpo.prompts import PromptError
     from grpo.record.trackers import TrackerError
     from grpo.rollout.engine import RolloutError
+    from grpo.rollout.vllm.attached import AttachedError
     from grpo.signal.advantage import AdvantageError
     from rewards import RewardError
 
-    of_settings = (AdvantageError, LossError, ModelError, PromptError, RewardError, TrackerError)
+    of_settings = (AdvantageError, AttachedError, LossError, ModelError, PromptError, RewardError, TrackerError)
     of_files = (CompareError, DataError, StoreError)
     failed = (RolloutError, FloatingPointError, OSError)
     return {**dict.fromkeys((InputError, *of_settings, *of_files), BAD_INPUT), **dict.fromkeys(failed, FAILED)}

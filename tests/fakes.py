@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,16 +38,26 @@ def choice(text: str = "42", version: str = "default", **changes: Any) -> dict[s
 class FakeServer:
     """Answers each generate request with what `script(body, k)` returns; k counts them from 0.
 
-    It may return an answer's dict, a status code, or seconds to wait before the usual answer.
+    It may return an answer's dict, a status code, or seconds to wait before the usual answer. The control plane works:
+    `control` holds the paths that were posted to, and `update_status` is what /update_weights answers.
     """
 
     def __init__(self, script: Callable[[dict[str, Any], int], Any] | None = None) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.control: list[str] = []
+        self.adapters: list[str] = []
+        self.healthy, self.update_status = True, 200
+        self.health: Callable[[web.Request], int] = lambda _: 200 if self.healthy else 503
+        self.before_update: Callable[[], Awaitable[Any]] | None = None
+        self.weight_info: bytes | None = None  # in place of the true answer
+        self.version = "default"
         self.url = ""
         self._script = script
         self._app = web.Application()
         self._app.router.add_post("/inference/v1/generate", self._generate)
         self._app.router.add_get("/health", self._health)
+        self._app.router.add_get("/weight_info", self._weight_info)
+        self._app.router.add_post("/{path:.*}", self._control)
 
     async def __aenter__(self) -> FakeServer:
         self._runner = web.AppRunner(self._app, shutdown_timeout=0.1)
@@ -61,7 +71,27 @@ class FakeServer:
         await self._runner.cleanup()
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=self.health(_))
+
+    async def _weight_info(self, _: web.Request) -> web.Response:
+        if self.weight_info is not None:
+            return web.Response(body=self.weight_info)
+        return web.json_response({"weight_version": self.version})
+
+    async def _control(self, request: web.Request) -> web.Response:
+        self.control.append(request.path)
+        body = await request.json() if request.can_read_body else {}
+        if request.path == "/update_weights":
+            if self.before_update is not None:
+                await self.before_update()
+            return web.Response(status=self.update_status, text="collective_rpc method failed: they do not fit")
+        if request.path == "/finish_weight_update":
+            self.version = body["weight_version"]
+        if request.path == "/v1/load_lora_adapter":
+            self.adapters.append(body["lora_name"])
+        if request.path == "/v1/unload_lora_adapter":
+            self.adapters.remove(body["lora_name"])
+        return web.json_response({})
 
     async def _generate(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -73,9 +103,54 @@ class FakeServer:
             await asyncio.sleep(answer)
         if isinstance(answer, str):
             return web.Response(text=answer, content_type="application/json")
-        usual = {"choices": [choice() for _ in range(body["sampling_params"]["n"])]}
+        usual = {"choices": [choice(version=self.version) for _ in range(body["sampling_params"]["n"])]}
         return web.json_response(answer if isinstance(answer, dict) else usual)
 
+
+# A program in the place of vLLM's server: what the engine asks of it, with completions of one token. Once, while the
+# file FAULT is there, it does what that says in the middle of the update of weights, or of a completion:
+#     FOLDER/update or FOLDER/generate with kill, stop (of the whole process), or hang (this answer never comes)
+STAND_IN = """
+import http.server, json, os, signal, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    version = "default"
+    fail = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+            "hang": lambda: time.sleep(600)}
+
+    def do_GET(self):
+        self.answer({"weight_version": Handler.version})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+        name = self.path.rpartition("/")[2].partition("_")[0]
+        if (fault := folder / name).exists():
+            what = fault.read_text()
+            fault.unlink()
+            self.fail[what]()
+        if name == "finish":
+            Handler.version = body["weight_version"]
+        if name != "generate":
+            return self.answer({})
+        choice = {"token_ids": [52], "logprobs": {"content": [{"token_id": 52, "logprob": -0.5}]},
+                  "finish_reason": "stop", "weight_versions": [{"version": Handler.version, "start": 0, "end": 1}]}
+        self.answer({"choices": [choice] * body["sampling_params"]["n"]})
+
+    def answer(self, what):
+        content = json.dumps(what).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
+"""
 
 CLOSE = object()  # what a script returns to close the connection without an answer
 

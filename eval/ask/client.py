@@ -104,9 +104,9 @@ class EvalClient:
         self._restart, self._delays = restart, RETRY_DELAYS if delays is None else delays
         self._stack = AsyncExitStack()
         self._endpoints: Endpoints | None = None
-        self._lives = 0  # how often servers were connected to; tells whether a failure was of the present ones
+        self._connections = 0  # how often servers were connected to; tells whether a failure was of the present ones
         self._unanswered = 0  # requests in a row
-        self._turn = asyncio.Lock()  # held while servers are probed or restarted
+        self._server_lock = asyncio.Lock()  # held while servers are probed or restarted
 
     async def __aenter__(self) -> EvalClient:
         await self._connect()
@@ -123,8 +123,8 @@ class EvalClient:
         """
         path, body = request(prompt, sampling, self._served)
         while True:
-            async with self._turn:
-                endpoints, life = self._endpoints, self._lives
+            async with self._server_lock:
+                endpoints, connection = self._endpoints, self._connections
             assert endpoints is not None, "use it as a context manager"
             try:
                 answer = await endpoints.post(path, body, read=read_chat if "messages" in body else read_completion)
@@ -132,7 +132,7 @@ class EvalClient:
                 return Failed("refused", str(error)[:500])
             except (ServerLostError, TimeoutError, GivenUpError, ValueError) as error:
                 failed = self._failed(error)
-                if isinstance(error, ServerLostError | TimeoutError) and await self._recover(failed, life):
+                if isinstance(error, ServerLostError | TimeoutError) and await self._recover(failed, connection):
                     continue
                 self._count(failed)
                 return failed
@@ -164,10 +164,10 @@ class EvalClient:
         if self._unanswered >= GIVE_UP:
             raise ServerLostError(f"{self._unanswered} requests in a row got no completion. The last: {failed.reason}")
 
-    async def _recover(self, failed: Failed, life: int) -> bool:
+    async def _recover(self, failed: Failed, connection: int) -> bool:
         """Whether to ask again; False if the servers are well, so that the request itself may be at fault."""
-        async with self._turn:
-            if life != self._lives:
+        async with self._server_lock:
+            if connection != self._connections:
                 return True  # other servers in the meantime
             well = await asyncio.gather(*map(alive, self._urls))
             if all(well):
@@ -183,12 +183,12 @@ class EvalClient:
             return True
 
     async def _connect(self) -> None:
-        """Called with the turn held. Requests to the servers before go on: some of those may be well."""
+        """Called with the lock held. Requests to the servers before go on: some of those may be well."""
         transient = (ServerLostError, TimeoutError, GivenUpError, ValueError)
         hint = "; expected an OpenAI-compatible server, and a model that it serves"
         endpoints = Endpoints(self._urls, self._timeout, self._delays, transient, hint, headers())
         self._endpoints = await self._stack.enter_async_context(endpoints)
-        self._lives += 1
+        self._connections += 1
 
 
 def request(prompt: Prompt, sampling: Sampling, served: Served) -> tuple[str, dict[str, Any]]:

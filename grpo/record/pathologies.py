@@ -3,7 +3,8 @@
     (history, config, rollout) -> a sentence with the number and the setting to look at, or None
 
 `history` holds the metrics of every step so far, the newest last, under the names of `grpo/record/recorder.py`. A
-threshold is set so that runs that learn stay silent, noise included, and what is said is worth stopping for: a test holds both.
+threshold is set so that runs that learn stay silent, noise included, and what is said is worth stopping for: a test
+holds both.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from grpo.record.atomic import append_line, readable, write_atomic
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
 from recipes.errors import INTERRUPTED, InputError
-from recipes.jobs.train import rollout_engine, task_in_words, task_prompts
+from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
 from recipes.schema.load import differences, model_settings
 from recipes.schema.recipe import Recipe
 from recipes.tasks import Task, TaskRow, load_task
@@ -91,6 +91,7 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
     _refuse(request)
     recipe = _for_sampling(recipe)
     tokenizer = load_tokenizer(model_settings(recipe))
+    check_servers(recipe, model_settings(recipe), sends_weights=False)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     prompts, held_out, dropped = task_prompts(recipe, task, tokenizer)
     _say(console, task_in_words(task, len(prompts), len(held_out), dropped))

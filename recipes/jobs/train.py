@@ -60,6 +60,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
     policy_loss_of(recipe.train)  # and a bad loss
     tokenizer = load_tokenizer(model)
+    check_servers(recipe, model)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     train, held_out, dropped = task_prompts(recipe, task, tokenizer)
     the_plan = plan(recipe)
@@ -148,6 +149,19 @@ def _trainer(
         evaluate=measure,
         reference=load_model(model, device) if needs_reference else None,
     )
+
+
+def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = True) -> None:
+    """Raises AttachedError if what listens at `rollout.server.urls` cannot serve this recipe."""
+    rollout = recipe.rollout
+    if not rollout.server.urls or recipe.train.backend == "trl":
+        return
+    from grpo.rollout.vllm.attached import check_attached
+    from grpo.rollout.vllm.server import place
+
+    length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
+    backend = place(rollout.server, recipe.train.gpus).backend if sends_weights else None
+    check_attached(rollout, model, length, backend)
 
 
 def rollout_engine(

@@ -123,7 +123,7 @@ class CudaTransfer:
         with socket.socket() as probe:
             probe.bind((address, 0))
             port = probe.getsockname()[1]
-        world_size = 1 + control.get("/get_world_size")["world_size"]
+        world_size = 1 + control.get("/get_world_size", "world_size")
         return NCCLTrainerInitInfo(rank=0, master_address=address, master_port=port, world_size=world_size)
 
 

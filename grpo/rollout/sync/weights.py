@@ -100,11 +100,22 @@ class Control:
     def post(self, path: str, body: dict[str, Any] | None = None) -> None:
         self._call("POST", path, body)
 
-    def get(self, path: str) -> dict[str, Any]:
-        return self._call("GET", path, None).json()
+    def get(self, path: str, key: str) -> Any:
+        """What the JSON at `path` has under `key`."""
+        answer = self._call("GET", path, None)
+        try:
+            return answer.json()[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightSyncError(
+                f"{self.url} answers {path} with {answer.content[:100]!r}, expected JSON with {key}"
+            ) from error
 
     def weight_version(self) -> int:
-        return parse_version(self.get("/weight_info")["weight_version"])
+        version = self.get("/weight_info", "weight_version")
+        try:
+            return parse_version(str(version))
+        except ValueError as error:
+            raise WeightSyncError(f"{self.url} serves weights {version!r}, expected a number, or default") from error
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:

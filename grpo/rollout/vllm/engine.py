@@ -20,7 +20,7 @@ from grpo.rollout.engine import RolloutError, ServerLostError, SyncReport, Weigh
 from grpo.rollout.sync.weights import Adapter, ShmTransfer, Staged, Transfer, checksum, load_adapter, push
 from grpo.rollout.vllm.client import Decoder, RolloutClient
 from grpo.rollout.vllm.server import VLLMServer, build, place
-from grpo.rollout.vllm.supervision import Lost, all_lost, answers, in_daemon_thread, unless_lost, watch
+from grpo.rollout.vllm.supervision import Lost, answers, in_daemon_thread, unless_lost, watch
 from grpo.types import Group, RolloutRequest
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class VLLMEngine:
         self._adapters: list[Adapter] = []  # the newest last; before it those that completions may still be using
         self._server_lock = asyncio.Lock()  # held while servers are being started, updated or replaced
         self._generation = 0  # of the servers that are asked; tells whether a failure was of the present ones
-        self._watchers: dict[str, Lost] = {}  # one for each url
-        self._all_lost: Lost | None = None
+        self._lost: Lost | None = None  # ends when the server that is ours is lost
         self._capacity = 2 * rollout.max_sequences * replicas  # of one server: what it decodes, and as much waiting
         self._admission = asyncio.Lock()  # first come, first served
         self._in_flight = 0  # completions that the servers were asked for
@@ -176,8 +175,8 @@ class VLLMEngine:
         async with self._admitted(request.n):
             while True:
                 async with self._server_lock:  # wait until the server has its weights
-                    client, lost, generation, version = self._client, self._all_lost, self._generation, self.version
-                if client is None or lost is None:
+                    client, lost, generation, version = self._client, self._lost, self._generation, self.version
+                if client is None:
                     raise RolloutError("the engine is not running; call start() before generate()")
                 failure: ServerLostError | None = None
                 try:
@@ -197,7 +196,7 @@ class VLLMEngine:
         async with self._server_lock:
             if generation != self._generation:
                 return True  # others in the meantime
-            if self._server is not None and self._all_lost is not None and self._all_lost.done():
+            if self._lost is not None and self._lost.done():
                 await self._replace_server(failure)
                 return True
             well = await asyncio.gather(*(answers(url, self._settings.health_timeout) for url in self._urls))
@@ -236,7 +235,7 @@ class VLLMEngine:
             raise lost
         logger.warning("going on without a server that is lost: %s", lost)
         self._client.drop(dead)
-        self._watch()
+        self._generation += 1
 
     async def _connect(self) -> None:
         await self._stack.aclose()
@@ -244,18 +243,13 @@ class VLLMEngine:
             self._urls = [self._server.url]
         client = RolloutClient(self._urls, self._tokenizer, self._settings.request_timeout)
         self._client = await self._stack.enter_async_context(client)
-        self._watch()
-
-    def _watch(self) -> None:
-        self._stop_watching()
-        timeout, server = self._settings.health_timeout, self._server
-        self._watchers = {url: asyncio.create_task(watch(url, timeout, server)) for url in self._urls}
-        self._all_lost = asyncio.create_task(all_lost(self._watchers.values()))
         self._generation += 1
+        if self._server is not None:
+            self._lost = asyncio.create_task(watch(self._server.url, self._settings.health_timeout, self._server))
 
     def _stop_watching(self) -> None:
-        for task in (*self._watchers.values(), *filter(None, [self._all_lost])):
-            task.cancel()
+        if self._lost is not None:
+            self._lost.cancel()
 
     async def _load_adapter(self) -> None:
         """Load the newest adapter, if there is one, and drop the oldest, if there is one too many."""
@@ -284,14 +278,18 @@ class VLLMEngine:
 
     async def _at_server(self, url: str, update: Callable[[str], None]) -> None:
         timeout = self._settings.sync_timeout
+        lost = self._lost or asyncio.create_task(watch(url, self._settings.health_timeout))
         try:
             async with asyncio.timeout(timeout):  # a collective whose other side has died never returns
-                await unless_lost(in_daemon_thread(update, url), self._watchers[url])
+                await unless_lost(in_daemon_thread(update, url), lost)
         except TimeoutError as error:
             raise ServerLostError(
                 f"sending weights by {self._transfer.backend} to {url} is stuck: "
                 f"not done within {timeout:g} s (rollout.server.sync_timeout)"
             ) from error
+        finally:
+            if lost is not self._lost:
+                lost.cancel()
 
 
 def transfer_for(backend: str, rollout: RolloutSettings) -> Transfer:

@@ -233,10 +233,7 @@ class VLLMServer:
         return ""
 
     async def restart(self, lost: ServerLostError) -> None:
-        """Stop what is left of it and start it again. `restarts` counts the deaths.
-
-        Raises RolloutError, with the log's last lines, when it has died more than `max_restarts` times.
-        """
+        """Stop what is left of it and start it again; RolloutError, with its log, after `max_restarts` deaths."""
         self.restarts += 1
         if self.restarts > self._settings.max_restarts:
             raise RolloutError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -38,11 +38,6 @@ async def watch(url: str, seconds: float, server: VLLMServer | None = None) -> S
     return ServerLostError(f"{url} {complaint}")
 
 
-async def all_lost(watchers: Iterable[Lost]) -> ServerLostError:
-    """Ends when every one of them has."""
-    return (await asyncio.gather(*watchers))[0]
-
-
 async def answers(url: str, seconds: float) -> bool:
     """Whether the server and, through it, its engine answer one of CHECKS requests in `seconds`.
 
@@ -55,8 +50,10 @@ async def answers(url: str, seconds: float) -> bool:
     return False
 
 
-async def unless_lost(work: Coroutine[Any, Any, Result], lost: Lost) -> Result:
+async def unless_lost(work: Coroutine[Any, Any, Result], lost: Lost | None) -> Result:
     """The result of `work`; raises the error in which `lost` ends, should that come first. `work` ends either way."""
+    if lost is None:
+        return await work
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)

@@ -56,12 +56,6 @@ def test_a_group_is_one_request_without_a_seed() -> None:
     assert "seed" not in body["sampling_params"]
 
 
-def test_a_group_larger_than_the_server_takes_is_asked_for_in_parts() -> None:
-    group, server = ask(n=10, max_n=4)
-    assert len(group.completions) == 10
-    assert sorted(body["sampling_params"]["n"] for body in server.bodies) == [2, 4, 4]
-
-
 @pytest.mark.parametrize(
     ("script", "failures"),
     [
