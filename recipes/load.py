@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from grpo.atomic import write_atomic
 from grpo.config import ModelSettings
 from grpo.flatten import flatten
+from grpo.model_folder import is_folder
 from recipes.errors import InputError
 from recipes.schema import Recipe
 
@@ -72,7 +73,10 @@ def model_settings(recipe: Recipe) -> ModelSettings:
 
 
 def resolve_model(path: str) -> str:
-    return str(TINY) if path == "tiny" else path
+    """The built-in `tiny` as its folder, ~ expanded; a hub id as it is."""
+    if path == "tiny":
+        return str(TINY)
+    return str(Path(path).expanduser()) if is_folder(path) else path
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -96,6 +100,11 @@ _Loader.add_implicit_resolver(
 def yaml_value(text: str) -> Any:
     """The value of KEY=VALUE on the command line. Raises yaml.YAMLError."""
     return yaml.load(text, _Loader)
+
+
+def names_recipe(spec: str) -> bool:
+    """Whether a command that takes a model or a recipe is given a recipe."""
+    return Path(spec).expanduser().is_file() or spec in builtin_recipes()
 
 
 def _find(spec: str) -> Path:
