@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config import ModelError, ModelSettings
+from grpo.policy.folder import model_source
 from grpo.policy.logprobs import selected_logprobs
 from grpo.types import PackedBatch
 
@@ -18,24 +18,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def _check_folder(path: str) -> None:
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path: {path} has no config.json; expected a transformers checkpoint folder")
-    elif looks_local:
-        raise ModelError(f"model.path: {path} is not a folder; expected a transformers checkpoint folder or a hub id")
-
-
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    _check_folder(settings.path)
+    source = model_source(settings.path)
     try:
         return AutoTokenizer.from_pretrained(
-            settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+            source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise _cannot_load(settings.path, error) from error
+
+
+def load_config(settings: ModelSettings) -> Any:
+    """The checkpoint's transformers configuration. Raises ModelError: no such folder or hub id, an unknown kind."""
+    try:
+        return AutoConfig.from_pretrained(
+            model_source(settings.path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except ModelError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _cannot_load(settings.path, error) from error
+
+
+def own_dtype(config: Any) -> Literal["bfloat16", "float32"]:
+    """What a checkpoint's weights are computed in unless somebody says otherwise: as they are, fp16 as bf16."""
+    return "float32" if str(config.dtype) == "torch.float32" else "bfloat16"
 
 
 def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quantized: bool = False) -> PreTrainedModel:
@@ -45,15 +52,12 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
         ModelError: no such folder, no such hub id, not a causal language model, or a head that
             `selected_logprobs` does not compute.
     """
-    _check_folder(settings.path)
+    config = load_config(settings)
     try:
-        config = AutoConfig.from_pretrained(
-            settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-        )
         if getattr(config, "final_logit_softcapping", None):
             raise ModelError(f"model.path: {settings.path} caps its logits (final_logit_softcapping): not supported")
         model = AutoModelForCausalLM.from_pretrained(
-            settings.path,
+            model_source(settings.path),
             config=config,
             dtype=getattr(torch, settings.dtype),
             revision=settings.revision,
@@ -91,9 +95,7 @@ def _cannot_load(path: str, error: Exception) -> ModelError:
 
 def max_positions(settings: ModelSettings) -> int:
     """The longest sequence, prompt and completion, that the model takes."""
-    config = AutoConfig.from_pretrained(
-        settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-    ).get_text_config()
+    config = load_config(settings).get_text_config()
     return getattr(config, "max_position_embeddings", None) or sys.maxsize  # some architectures have no bound
 
 

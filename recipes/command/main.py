@@ -120,15 +120,22 @@ main.command("filter")(filter_cli.filter_problems)
 
 @main.command()
 def serve(
-    model: Annotated[str, typer.Argument(help="A model's folder, its hub id, or tiny.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_RECIPE", help="A model's folder, its hub id, or tiny; or a recipe.")
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
 ) -> None:
-    """Serve a model for runs that name this server in rollout.server.urls."""
+    """Serve a model for runs that name this server in rollout.server.urls; a recipe's, with its settings."""
     with exit_codes():
-        from grpo.rollout.vllm.server import serve as serve_model
-        from recipes.schema.load import resolve_model
+        from grpo.rollout.vllm.serve import serve as serve_model
+        from recipes.schema.load import load_recipe, model_settings, names_recipe, resolve_model
 
-        serve_model(resolve_model(model), port)
+        if not names_recipe(model):
+            serve_model(resolve_model(model), port)
+            return
+        recipe = load_recipe(model)
+        settings = model_settings(recipe).model_copy(update={"lora": None})  # by url, weights go merged
+        serve_model(settings.path, port, model=settings, rollout=recipe.rollout)
 
 
 @main.command()

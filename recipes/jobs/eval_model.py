@@ -14,6 +14,7 @@ from eval.ask.client import EvalClient, Served, ServedError, find_served
 from eval.ask.run import Work
 from eval.ask.server import RETRY_DELAYS, OwnServer
 from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
+from grpo.policy.folder import is_folder, model_source
 from recipes.errors import InputError
 from recipes.schema.load import resolve_model
 
@@ -55,9 +56,11 @@ def own_model(name: str, dtype: str | None) -> OwnModel:
 
     Raises EvalError if there is none, or it is no causal language model.
     """
+    from grpo.policy.load import own_dtype
+
     path = resolve_model(name)
     config = _config(name, path)
-    dtype = dtype or ("float32" if str(config.dtype) == "torch.float32" else "bfloat16")
+    dtype = dtype or own_dtype(config)
     return OwnModel(name, ModelSettings.model_validate({"path": path, "dtype": dtype}), _tokenizer(name, path))
 
 
@@ -67,7 +70,7 @@ def attached_model(name: str | None, urls: Sequence[str]) -> AttachedModel:
     Raises RolloutError if a server does not answer, EvalError if it does not serve the model.
     """
     folder = resolve_model(name) if name else None
-    tokenizer = _tokenizer(str(name), folder) if folder and Path(folder).expanduser().is_dir() else None
+    tokenizer = _tokenizer(str(name), folder) if folder and is_folder(folder) else None
     try:
         found = [asyncio.run(find_served(url, None if tokenizer else name)) for url in urls]
     except ServedError as error:
@@ -79,13 +82,13 @@ def attached_model(name: str | None, urls: Sequence[str]) -> AttachedModel:
 
 
 def _config(name: str, path: str) -> Any:
-    from transformers import AutoConfig
+    from grpo.policy.load import load_config
 
-    _check_folder(name, path)
+    model_source(path, "--model")
     try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise _no_model(name, error) from error
+        config = load_config(ModelSettings(path=path))
+    except ModelError as error:
+        raise _no_model(name, error.__cause__ or error) from error
     if not _is_causal(config):
         raise EvalError(
             f"--model {name} is {', '.join(config.architectures or [])} ({config.model_type}), not a causal language "
@@ -109,15 +112,6 @@ def _tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
         return load_tokenizer(ModelSettings(path=path))
     except ModelError as error:
         raise _no_model(name, error.__cause__ or error) from error
-
-
-def _check_folder(name: str, path: str) -> None:
-    folder = Path(path).expanduser()
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
-    if not folder.is_dir() and looks_local:
-        raise EvalError(f"--model {name} is not a folder; expected a transformers checkpoint folder, a hub id, or tiny")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise EvalError(f"--model {name} has no config.json; expected a transformers checkpoint folder")
 
 
 def _no_model(name: str, error: BaseException) -> EvalError:

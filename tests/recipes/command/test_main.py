@@ -221,9 +221,9 @@ def test_resume_does_not_change_the_number_of_steps_in_silence(calls, stored):
 
 
 def test_serve_starts_the_rollout_server(monkeypatch):
-    from grpo.rollout.vllm import server
+    from grpo.rollout.vllm import serve
 
     asked = []
-    monkeypatch.setattr(server, "serve", lambda model, port: asked.append((model, port)))
+    monkeypatch.setattr(serve, "serve", lambda model, port: asked.append((model, port)))
     assert zero("serve", "some/model", "--port", "8123").exit_code == 0
     assert asked == [("some/model", 8123)]

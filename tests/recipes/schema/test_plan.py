@@ -8,7 +8,8 @@ import pytest
 from grpo.config import LoraSettings, ModelSettings
 from grpo.policy.load import ModelError
 from recipes.schema.load import load_recipe
-from recipes.schema.plan import LIMIT_VARIABLE, Machine, ModelSize, PlanError, find_machine, model_size, plan
+from recipes.schema.plan import GIB, LIMIT_VARIABLE, Machine, ModelSize, PlanError, find_machine, model_size, plan
+from recipes.schema.plan import _sampler_gib as sampler_gib
 
 SMOLLM2 = ModelSize(parameters=134_515_008, adapter_parameters=0, hidden=576, layers=30, kv_width=192)
 QWEN_1_5B = ModelSize(parameters=1_543_714_304, adapter_parameters=0, hidden=1536, layers=28, kv_width=256)
@@ -53,12 +54,31 @@ def test_the_trainers_memory_is_the_formulas():
 
 
 def test_the_samplers_memory_is_weights_and_cache():
-    # weights 0.251, processes 1.5; cache 2 x 2 bytes x 30 x 192 x 64 sequences x 256 tokens = 0.352 GiB
+    # weights 0.251, processes 1.5; a sequence of 256 tokens: 2 blocks of 128 and vLLM's own; cache: 2 x 2 bytes x
+    # 30 x 192 x 64 sequences x 384 tokens = 0.527 GiB
     given = ["rollout.max_sequences=64", "rollout.max_tokens=96", "rollout.max_prompt_tokens=160"]
-    assert "about 2.1 GiB" in lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, *given)["sampler"]
+    assert "about 2.3 GiB" in lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, *given)["sampler"]
     assert "about 5.8 GiB" in lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, "rollout.server.kv_cache_gib=4")["sampler"]
     said = lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, "rollout.server.urls=[http://far:8000]")
     assert said["sampler"] == "vllm: servers at http://far:8000"
+
+
+def test_the_plan_counts_the_cache_that_the_server_is_given(tiny_model, monkeypatch):
+    import psutil
+
+    from grpo.rollout.vllm.server import command_line, place
+
+    given = [f"model.path={tiny_model}", "rollout.engine=vllm", "rollout.max_sequences=9", "rollout.max_tokens=200"]
+    recipe = load_recipe("tiny_arithmetic_cpu", given)
+    size = model_size(recipe.model)
+    line = command_line(str(tiny_model), recipe.model, recipe.rollout, place(recipe.rollout.server))
+    cache = int(line[line.index("--kv-cache-memory-bytes") + 1])
+    weights = 4 * size.parameters
+    said = sampler_gib(recipe, size, Machine(2, psutil.virtual_memory().available / GIB, {}))
+    assert said == pytest.approx(1.5 + (weights + cache) / GIB, rel=1e-6)
+    # 2 x 4 bytes x 4 layers x 192 x 9 sequences x whole blocks of 128 tokens and one more
+    tokens = recipe.rollout.max_prompt_tokens + 200
+    assert cache == 2 * 4 * 4 * 192 * 9 * 128 * (-(-tokens // 128) + 1)
 
 
 def test_too_little_memory_is_refused_with_what_to_reduce():
@@ -70,7 +90,7 @@ def test_too_little_memory_is_refused_with_what_to_reduce():
     ("recipe", "size", "machine", "trainer", "sampler"),
     [
         ("dr_grpo_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "GPU 0,", "vllm: GPU 0,"),
-        ("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "GPU 4,", "vllm: GPU 0, 1, 2, 3,"),
+        ("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "GPU 7,", "vllm: GPU 0, 1, 2, 3, 4, 5, 6,"),
         ("qwen2.5_0.5b_gsm8k", SMOLLM2, gpus(4), "GPU 0,", "vllm: GPU 1, 2, 3,"),
     ],
 )
@@ -86,7 +106,7 @@ def test_on_a_shared_gpu_the_servers_whole_share_counts():
 
 
 def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(PlanError, match=r"no GPU 2, 3, 4 here; .*GPU 1: 79 GiB free"):
+    with pytest.raises(PlanError, match=r"no GPU 2, 3, 4, 5, 6, 7 here; .*GPU 1: 79 GiB free"):
         lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(2))
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSettings
+from grpo.config import LoraSettings, ModelError, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError, WeightSyncError
 from grpo.rollout.sync.weights import Control, ShmTransfer, Staged, push
 from grpo.rollout.vllm.engine import VLLMEngine
@@ -32,7 +32,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from grpo.config import ModelSettings, RolloutSettings
-from grpo.rollout.vllm.server import serve
+from grpo.rollout.vllm.serve import serve
 folder, port, log = sys.argv[1:]
 rollout = RolloutSettings(max_tokens=400, max_prompt_tokens=50, max_sequences=32)
 serve(folder, int(port), ModelSettings(path=folder, dtype="float32"), rollout, Path(log))
@@ -115,7 +115,7 @@ def test_a_server_that_never_gets_healthy_is_stopped_at_the_deadline(tmp_path: P
 
 
 def test_a_missing_model_folder_and_a_busy_port_are_named_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(RolloutError, match="no_such_folder is not a model"):
+    with pytest.raises(ModelError, match="no_such_folder is not a folder; expected a transformers checkpoint folder"):
         build(str(tmp_path / "no_such_folder"), ModelSettings(path="x"), rollout_settings(), tmp_path / "log")
     port = pick_port(0)
     with subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]) as other:
@@ -142,6 +142,17 @@ def test_a_placement_counts_the_replicas_that_vllm_is_told_to_run(
     if n_gpus:
         line = command_line(str(tiny_model), model, rollout, where)
         assert line[line.index("--data-parallel-size") + 1] == str(replicas)
+
+
+def test_a_server_that_nobody_trains_with_takes_every_gpu_and_weights_as_a_run_will_send_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for n_gpus in (0, 1, 2, 8):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n_gpus=n_gpus: n_gpus)
+        alone = place(ServerSettings(), alone=True)
+        assert (alone.gpus, alone.replicas) == (tuple(range(n_gpus)), max(1, n_gpus))
+        assert alone.backend == place(ServerSettings()).backend
+    assert place(ServerSettings(gpus=[3, 4]), alone=True).gpus == (3, 4)
 
 
 def test_a_killed_parent_leaves_neither_stubborn_processes_nor_files_in_shared_memory(tmp_path: Path) -> None:

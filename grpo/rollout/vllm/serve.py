@@ -1,0 +1,68 @@
+"""`zero serve`: a server in the foreground, for runs that are given its url."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from grpo.config import ModelSettings, RolloutSettings
+from grpo.policy.folder import model_source
+from grpo.rollout.engine import RolloutError
+from grpo.rollout.vllm.server import VLLMServer, command_line, environment, pick_port, place
+
+
+def serve(
+    model_path: str,
+    port: int = 8000,
+    model: ModelSettings | None = None,
+    rollout: RolloutSettings | None = None,
+    log_file: Path | None = None,
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+) -> None:
+    """Run a server for `rollout.server.urls` in the foreground until `run` cancels it; it takes weight updates.
+
+    It takes every GPU. Without settings: the checkpoint's own dtype, and as long a context as the model takes and the
+    memory holds. The log goes to the user's cache, unless `log_file` says otherwise; it begins anew with each start.
+
+    Raises ModelError if there is no such model, RolloutError if the server cannot start or ends.
+    """
+    from grpo.policy.load import load_config, own_dtype
+
+    model_path = model_source(model_path, "MODEL")
+    if model is None:
+        model = ModelSettings(path=model_path)
+        model = model.model_copy(update={"dtype": own_dtype(load_config(model))})
+    port = pick_port(port)
+    if log_file is None:
+        log_file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zero-rl" / f"serve-{port}.log"
+        log_file.unlink(missing_ok=True)
+    whole_context, rollout = rollout is None, rollout or RolloutSettings()
+    settings = rollout.server.model_copy(update={"port": port})
+    where = place(settings, alone=True)
+    command = command_line(model_path, model, rollout, where, whole_context)
+    server = VLLMServer(command, environment(model_path, rollout, where), settings, log_file)
+    run(_serve(server, f"{model_path} in {model.dtype}", log_file))
+
+
+async def _serve(server: VLLMServer, what: str, log_file: Path) -> None:
+    print(f"starting vLLM for {what}; log: {log_file}", flush=True)
+    try:
+        await server.start()
+        context = await context_length(server.url)
+        print(f"serving {what} at {server.url}, context {context:,} tokens; Ctrl-C stops it", flush=True)
+        while server.alive():  # noqa: ASYNC110  # a process that ends sets no event
+            await asyncio.sleep(1)
+        raise RolloutError(f"the vLLM server ended.\n{server.log_tail()}")
+    finally:
+        await server.stop()
+
+
+async def context_length(url: str) -> int:
+    """Tokens of prompt and completion that the server at `url` takes."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/models") as answer:
+        return int((await answer.json())["data"][0]["max_model_len"])
