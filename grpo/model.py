@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -29,43 +34,47 @@ def _check_folder(path: str) -> None:
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    _check_folder(settings.path)
-    try:
+    """Raises ModelError if there is none, or it cannot be loaded."""
+    with _loading(settings.path):
         return AutoTokenizer.from_pretrained(
             settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(settings.path, error) from error
 
 
 def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quantized: bool = False) -> PreTrainedModel:
     """The checkpoint in the compute dtype, in evaluation mode; `quantized`: its linear layers in 4 bits (QLoRA).
 
     Raises:
-        ModelError: no such folder, no such hub id, not a causal language model, or a head that
-            `selected_logprobs` does not compute.
+        ModelError: no such folder, no such hub id, a damaged file, a weight that is missing, not a causal language
+            model, no memory for it, or a head that `selected_logprobs` does not compute.
     """
-    _check_folder(settings.path)
-    try:
-        config = AutoConfig.from_pretrained(
-            settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-        )
+    with _loading(settings.path):
+        config = _config(settings)
         if getattr(config, "final_logit_softcapping", None):
             raise ModelError(f"model.path: {settings.path} caps its logits (final_logit_softcapping): not supported")
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             settings.path,
             config=config,
             dtype=getattr(torch, settings.dtype),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
+            ignore_mismatched_sizes=True,  # refused below, with those that are missing
+            output_loading_info=True,
             **(_four_bits(settings, device) if quantized else {}),
         )
-    except (OSError, ImportError) as error:
-        raise _cannot_load(settings.path, error) from error
-    if quantized:  # already where it belongs
-        return model.eval()
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    return model.eval()
+        model, report = loaded
+        if unusable := sorted(report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}):
+            raise ModelError(
+                f"model.path: {settings.path} lacks {len(unusable)} weights in the shape of its config.json, "
+                f"such as {unusable[0]}: they would be drawn at random. Expected a checkpoint of that architecture"
+            )
+        return (model if quantized else model.to(device)).eval()  # quantised, it is already where it belongs
+
+
+def _config(settings: ModelSettings) -> Any:
+    return AutoConfig.from_pretrained(
+        settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
 
 
 def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str, Any]:
@@ -81,19 +90,36 @@ def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str,
     return {"quantization_config": nf4, "device_map": {"": device}}
 
 
-def _cannot_load(path: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0]
-    return ModelError(
-        f"model.path: {path} cannot be loaded ({first_line}). Without a connection to the hub, "
-        "give a local folder: --set model.path=DIR"
-    )
+# What the libraries raise for files that are damaged, or are no model's.
+_UNLOADABLE = (
+    *(OSError, ImportError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError),
+    *(RuntimeError, MemoryError, UnpicklingError, SafetensorError, StrictDataclassError),
+)
+
+
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """Raises ModelError for whatever goes wrong with the files of the model."""
+    _check_folder(path)
+    try:
+        yield
+    except ModelError:
+        raise
+    except _UNLOADABLE as error:
+        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            hint = "There is not enough memory for it: use model.dtype: bfloat16, or a smaller model"
+        elif Path(path).expanduser().is_dir():
+            hint = "Expected a whole transformers checkpoint of a causal language model: copy it again"
+        else:
+            hint = "Without a connection to the hub, give a local folder: --set model.path=DIR"
+        raise ModelError(f"model.path: {path} cannot be loaded ({reason}). {hint}") from error
 
 
 def max_positions(settings: ModelSettings) -> int:
     """The longest sequence, prompt and completion, that the model takes."""
-    config = AutoConfig.from_pretrained(
-        settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-    ).get_text_config()
+    with _loading(settings.path):
+        config = _config(settings).get_text_config()
     return getattr(config, "max_position_embeddings", None) or sys.maxsize  # some architectures have no bound
 
 
