@@ -14,8 +14,9 @@ import typer
 
 from grpo.cores import rest_early
 from recipes import eval_cli, filter_cli
-from recipes.errors import exit_codes
+from recipes.errors import exit_codes, run_async
 from recipes.rewards_cli import rewards
+from recipes.run_dir import check_unused
 
 if TYPE_CHECKING:
     from recipes.schema import Recipe
@@ -64,7 +65,7 @@ def run(
         settings, folder = _prepare(recipe, overrides or [], output, resume)
         from recipes.run import run as run_recipe
 
-        code = run_recipe(settings, recipe, folder, resume)
+        code = run_recipe(settings, recipe, folder, resume, overrides or [])
     raise typer.Exit(code)
 
 
@@ -127,7 +128,7 @@ def serve(
         from grpo.rollout.server import serve as serve_model
         from recipes.load import resolve_model
 
-        serve_model(resolve_model(model), port)
+        serve_model(resolve_model(model), port, run=run_async)
 
 
 @main.command()
@@ -163,10 +164,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
     recipe = load_recipe(spec, overrides)
     if not resume:
         folder = output or Path("runs") / f"{Path(spec).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-        if folder.is_dir() and any(folder.iterdir()):
-            raise RecipeError(f"--output {folder} is not empty; add --resume to go on with that run, or name another")
-        if folder.exists() and not folder.is_dir():
-            raise RecipeError(f"--output {folder} is a file; name a directory")
+        check_unused(folder)
         return recipe, folder
     if output is None or not (output / "recipe.yaml").is_file():
         found = "no --output is given" if output is None else f"{output} has no recipe.yaml"

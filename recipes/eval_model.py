@@ -14,7 +14,7 @@ from eval.client import EvalClient, Served, ServedError, find_served
 from eval.run import Work
 from eval.server import RETRY_DELAYS, OwnServer
 from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
-from recipes.errors import InputError
+from recipes.errors import InputError, run_async
 from recipes.load import resolve_model
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def attached_model(name: str | None, urls: Sequence[str]) -> AttachedModel:
     folder = resolve_model(name) if name else None
     tokenizer = _tokenizer(str(name), folder) if folder and Path(folder).expanduser().is_dir() else None
     try:
-        found = [asyncio.run(find_served(url, None if tokenizer else name)) for url in urls]
+        found = [run_async(find_served(url, None if tokenizer else name)) for url in urls]
     except ServedError as error:
         raise EvalError(f"--base-url {error}") from error
     if len(served_names := sorted({served.name for served in found})) > 1:

@@ -15,7 +15,6 @@ correction for an engine that computes other log-probs) are left out, and the ru
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import shutil
@@ -47,6 +46,7 @@ from grpo.rollout.scheduler import ScoredGroup
 from grpo.rollout_metrics import means, rollout_metrics, rollout_rows
 from grpo.scoring import earned, reward_inputs
 from grpo.types import Completion, Group, Prompt, Sampling
+from recipes.errors import run_async
 from recipes.load import RecipeError
 from recipes.schema import Recipe
 from recipes.tasks import Task
@@ -386,7 +386,7 @@ class TRLRun:
     def _evaluate(self, step: int) -> dict[str, Any]:
         """By our evaluator and in-process engine, with a copy of the weights."""
         self._recorder.stage(f"measuring held-out accuracy at step {step}")
-        result = asyncio.run(self._held_out_accuracy(step))
+        result = run_async(self._held_out_accuracy(step))
         return self._recorder.evaluation(step, result)
 
     async def _held_out_accuracy(self, step: int) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -265,35 +264,25 @@ def serve(
     model: ModelSettings | None = None,
     rollout: RolloutSettings | None = None,
     log_file: Path = Path("logs/server.log"),
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
 ) -> None:
-    """Run a server for `rollout.server.urls` in the foreground until Ctrl-C or SIGTERM; it takes weight updates."""
+    """Run a server for `rollout.server.urls` in the foreground until `run` cancels it; it takes weight updates."""
     model = model or ModelSettings(path=model_path)
     rollout = rollout or RolloutSettings()
     rollout = rollout.model_copy(update={"server": rollout.server.model_copy(update={"port": port})})
-    asyncio.run(_serve(model_path, model, rollout, log_file))
+    run(_serve(model_path, model, rollout, log_file))
 
 
 async def _serve(model_path: str, model: ModelSettings, rollout: RolloutSettings, log_file: Path) -> None:
     server = build(model_path, model, rollout, log_file)
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     print(f"starting vLLM for {model_path}; log: {log_file}", flush=True)
-    starting = asyncio.create_task(server.start())
-    stopping = asyncio.create_task(stopped.wait())
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopped.is_set():
-            await starting
-            print(f"serving {model_path} at {server.url}; Ctrl-C stops it", flush=True)
-        while server.alive() and not stopped.is_set():
-            await asyncio.wait({stopping}, timeout=1)
-        if not stopped.is_set():
-            raise RolloutError(f"the vLLM server ended.\n{server.log_tail()}")
+        await server.start()
+        print(f"serving {model_path} at {server.url}; Ctrl-C stops it", flush=True)
+        while server.alive():  # noqa: ASYNC110  # a process that ends sets no event
+            await asyncio.sleep(1)
+        raise RolloutError(f"the vLLM server ended.\n{server.log_tail()}")
     finally:
-        stopping.cancel()
-        starting.cancel()
-        await asyncio.gather(starting, stopping, return_exceptions=True)
         await server.stop()
 
 
