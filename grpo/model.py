@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.config import ModelError, ModelSettings
 from grpo.logprobs import selected_logprobs
@@ -126,6 +128,44 @@ def max_positions(settings: ModelSettings) -> int:
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside, whether or not peft wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
+
+
+# -- The model in training ----------------------------------------------------------------------------------------
+
+
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass, in `training_mode`, too."""
+    model.gradient_checkpointing_enable()
+    for layer in _checkpointed(model):
+        layer._gradient_checkpointing_func = partial(_in_evaluation, layer, layer._gradient_checkpointing_func)
+
+
+def training_mode(model: nn.Module) -> None:
+    """Training computes what the server computes: without the dropout of the model's config, with the adapter's."""
+    model.eval()
+    for module in model.modules():
+        if hasattr(module, "base_layer"):  # of an adapter
+            module.train()
+    for layer in _checkpointed(model):
+        layer.training = True  # of the layer alone: else transformers recomputes nothing
+
+
+def _checkpointed(model: nn.Module) -> Iterator[Any]:
+    found = (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
+    return (layer for layer in found if layer.gradient_checkpointing)
+
+
+def _in_evaluation(layer: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *args: Any) -> Any:
+    """Some layers have dropout in their own forward."""
+
+    def evaluated(*args: Any) -> Any:
+        layer.training = False
+        try:
+            return forward(*args)
+        finally:
+            layer.training = True
+
+    return checkpoint(evaluated, *args)
 
 
 def completion_logprobs(

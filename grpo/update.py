@@ -23,7 +23,7 @@ from grpo.losses.kl import kl_penalties
 from grpo.losses.objective import Objective
 from grpo.losses.types import LossInputs
 from grpo.memory import keep_freed_memory
-from grpo.model import completion_logprobs
+from grpo.model import completion_logprobs, training_mode
 from grpo.optim import MasterAdamW, learning_rate
 from grpo.pack import pack, packed_micro_batches
 from grpo.packing_probe import use_packed_attention
@@ -75,8 +75,8 @@ class PolicyUpdate:
 
     def run(self, step: int, batch: TrainBatch) -> dict[str, float]:
         """`updates_per_batch` optimizer steps on the batch. Returns their metrics."""
-        torch.manual_seed(hash((self._config.seed, step)))  # dropout repeats on resume
-        self._model.train()
+        torch.manual_seed(hash((self._config.seed, step)))  # an adapter's dropout repeats on resume
+        training_mode(self._model)
         watch = Stopwatch(self._device)
         with watch("pack"):
             micros = self._micro_batches(batch)

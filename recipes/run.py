@@ -22,7 +22,7 @@ from grpo.config import ModelSettings
 from grpo.cores import overlap, share_cores
 from grpo.losses.registry import policy_loss_of
 from grpo.metrics import RunRecorder
-from grpo.model import load_model, load_tokenizer, max_positions
+from grpo.model import enable_gradient_checkpointing, load_model, load_tokenizer, max_positions
 from grpo.prompts import render
 from grpo.rollout.engine import RolloutEngine
 from grpo.trainer import GRPOTrainer
@@ -136,7 +136,7 @@ def _trainer(
     recorder.stage("loading the model")
     policy = load_model(model, device, quantized=bool(model.lora and model.lora.quantize))
     if config.gradient_checkpointing:
-        policy.gradient_checkpointing_enable()
+        enable_gradient_checkpointing(policy)
     if model.adapted:
         policy = add_adapter(policy, model, config.seed)
     needs_reference = config.kl_coef > 0 and not model.adapted
