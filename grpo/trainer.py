@@ -32,7 +32,7 @@ from grpo.record.diagnosis import Diagnosis
 from grpo.record.recorder import RunRecorder
 from grpo.record.rows import means, rollout_metrics, rollout_rows, staleness
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
-from grpo.rollout.scheduler import Scheduler, ScoredGroup
+from grpo.rollout.scheduler import Scheduler, ScoredGroup, StepRollouts
 from grpo.signal.advantage import load_advantage
 from grpo.signal.curriculum import prompt_order
 from grpo.signal.null_rewards import null_rewards
@@ -88,14 +88,19 @@ class GRPOTrainer:
         self._update = PolicyUpdate(config, rollout.temperature, model, self.optimizer, reference)
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
-        self._facts: dict[str, Any] = {"wall_seconds": 0.0}  # goes into every checkpoint
+        self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint
+        self._whole = 0  # the last step that was trained and recorded
         self._n_prompts = len(prompts)
         # One thread, always the same: the event loop goes on serving requests while a step trains.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="train")
 
     async def train(self) -> dict[str, Any]:
-        """Run from the checkpoint of the recorder's `resume_step`, or from the start, to `config.steps`."""
-        done = self._restore()
+        """Run from the checkpoint of the recorder's `resume_step`, or from the start, to `config.steps`.
+
+        Cancelled, it writes a checkpoint of the last whole step before it raises CancelledError. A step whose samples
+        are there is trained to its end first: nothing is sampled twice, and weights are never kept half-way.
+        """
+        done = self._whole = self._restore()
         self._started = time.monotonic() - self._facts["wall_seconds"]
         if self._update.padded:
             self.recorder.note(f"training computes padded rows, each prompt once a completion: {self._update.padded}")
@@ -107,11 +112,16 @@ class GRPOTrainer:
             if "before" not in self._facts:
                 self._facts["before"] = await self._evaluate(0)
             self._mark = time.monotonic()  # up to which the seconds are part of some step, or of none
+            if done:
+                await self._keep(done)  # what a stop left undone
             for step in range(done + 1, self.config.steps + 1):
                 await self._step(step)
                 await self._keep(step)
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
             return self._summary(after)
+        except asyncio.CancelledError:
+            await self._keep_whole()
+            raise
         finally:
             self.rewards.close()  # a thread may be waiting for one that hangs
             await self.scheduler.cancel()
@@ -121,6 +131,21 @@ class GRPOTrainer:
     async def _step(self, step: int) -> None:
         self.recorder.stage(f"step {step}: sampling")
         rollouts = await self.scheduler.collect(step)
+        training = asyncio.create_task(self._train_on(step, rollouts))
+        try:
+            metrics = await asyncio.shield(training)
+            updated = time.monotonic()
+            sync = await self._sync(step)
+            metrics |= {"seconds_sync": time.monotonic() - updated, "seconds_paused": sync.seconds_paused}
+        except asyncio.CancelledError:
+            # The groups are taken and the weights may be half-way: the step is trained to its end, but not sent.
+            self._record(step, await training)
+            raise
+        self.scheduler.ask()  # what follows is done while the next samples are being drawn
+        self._record(step, metrics)
+
+    async def _train_on(self, step: int, rollouts: StepRollouts) -> dict[str, float]:
+        """From samples to new weights; returns the metrics of all that."""
         self._diagnosis.refuse_failures(step, rollouts.groups)
         rewards = await self._rewards(step, rollouts.groups)
         advantages = self._advantage(rewards)
@@ -134,11 +159,8 @@ class GRPOTrainer:
         started = time.monotonic()
         trained = await asyncio.get_running_loop().run_in_executor(self._compute, self._update.run, step, batch)
         updated = time.monotonic()
-        sync = await self._sync(step)
-        synced = time.monotonic()
-        self.scheduler.ask()  # what follows is done while the next samples are being drawn
         await recording
-        metrics = {
+        return {
             **rollout_metrics(groups, advantages, asked=len(groups) * self.rollout.group_size),
             **means("logged", [metric for scored in groups for metric in scored.logged]),
             **trained,
@@ -146,22 +168,20 @@ class GRPOTrainer:
             "staleness": staleness(step, rollouts.groups),
             "refilled_groups": len(rollouts.dropped),
             "learning_rate": learning_rate(self.config, step),
-            "weight_version": sync.version,
-            "server_restarts": self.engine.restarts,
             "seconds_wait": rollouts.seconds_wait,
             "seconds_reward": rollouts.seconds_reward,
             "seconds_train": updated - started,
-            "seconds_sync": synced - updated,
-            "seconds_paused": sync.seconds_paused,
         }
-        self._record(step, metrics)
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
+        served = {"weight_version": self.engine.version, "server_restarts": self.engine.restarts}
+        metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served}
         now = time.monotonic()
         metrics["seconds"], self._mark = now - self._mark, now
         metrics["seconds_rest"] = metrics["seconds"] - sum(metrics[f"seconds_{part}"] for part in STEP_PARTS)
         metrics["tokens_per_second"] = metrics["tokens"] / metrics["seconds"]
         self.recorder.step(step, metrics)
+        self._whole = step
         self._diagnosis.explain(metrics)
 
     async def _keep(self, step: int) -> None:
@@ -169,13 +189,22 @@ class GRPOTrainer:
         last = step == self.config.steps
         measured = last or (self.config.eval_every and step % self.config.eval_every == 0)
         kept = last or (self.config.checkpoint_every and step % self.config.checkpoint_every == 0)
-        if measured:
+        if measured and self._facts["measured"] < step:
             result = await self._evaluate(step)
-            self._facts |= {"after": result} if last else {}
-        if kept:
+            self._facts |= {"measured": step} | ({"after": result} if last else {})
+        if kept and self._newest_checkpoint() < step:
             await self._save(step)
         if measured or kept:
             self._mark = time.monotonic()
+
+    async def _keep_whole(self) -> None:
+        """A checkpoint of the last whole step, unless there is one. Another that is being written comes first."""
+        await asyncio.get_running_loop().run_in_executor(self._compute, int)
+        if self._newest_checkpoint() < self._whole:
+            await self._save(self._whole)
+
+    def _newest_checkpoint(self) -> int:
+        return max((step for step, _ in checkpoints(self.run_dir)), default=0)
 
     # -- rewards and advantages ------------------------------------------------------------------
 
@@ -267,7 +296,7 @@ class GRPOTrainer:
         if not step:
             return 0
         folder = dict(checkpoints(self.run_dir))[step]
-        self._facts = load_checkpoint(folder, self._update)
+        self._facts = {"measured": step} | load_checkpoint(folder, self._update)
         self.scheduler.resume(step, self._facts.get("prompts"))
         if step < self.config.steps:
             self._facts.pop("after", None)  # of a run that ended here and now goes on for more steps

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.folder import model_source
@@ -19,25 +27,21 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """Raises ModelError if there is none, or it cannot be loaded."""
     source = model_source(settings.path)
-    try:
+    with _loading(settings.path):
         return AutoTokenizer.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(settings.path, error) from error
 
 
 def load_config(settings: ModelSettings) -> Any:
     """The checkpoint's transformers configuration. Raises ModelError: no such folder or hub id, an unknown kind."""
-    try:
+    source = model_source(settings.path)
+    with _loading(settings.path):
         return AutoConfig.from_pretrained(
-            model_source(settings.path), revision=settings.revision, trust_remote_code=settings.trust_remote_code
+            source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except ModelError:
-        raise
-    except (OSError, ValueError) as error:
-        raise _cannot_load(settings.path, error) from error
 
 
 def own_dtype(config: Any) -> Literal["bfloat16", "float32"]:
@@ -49,27 +53,30 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
     """The checkpoint in the compute dtype, in evaluation mode; `quantized`: its linear layers in 4 bits (QLoRA).
 
     Raises:
-        ModelError: no such folder, no such hub id, not a causal language model, or a head that
-            `selected_logprobs` does not compute.
+        ModelError: no such folder, no such hub id, a damaged file, a weight that is missing, not a causal language
+            model, no memory for it, or a head that `selected_logprobs` does not compute.
     """
     config = load_config(settings)
-    try:
+    with _loading(settings.path):
         if getattr(config, "final_logit_softcapping", None):
             raise ModelError(f"model.path: {settings.path} caps its logits (final_logit_softcapping): not supported")
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_source(settings.path),
             config=config,
             dtype=getattr(torch, settings.dtype),
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
+            ignore_mismatched_sizes=True,  # refused below, with those that are missing
+            output_loading_info=True,
             **(_four_bits(settings, device) if quantized else {}),
         )
-    except (OSError, ImportError) as error:
-        raise _cannot_load(settings.path, error) from error
-    if quantized:  # already where it belongs
-        return model.eval()
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` without its types
-    return model.eval()
+        model, report = loaded
+        if unusable := sorted(report["missing_keys"] | {name for name, *_ in report["mismatched_keys"]}):
+            raise ModelError(
+                f"model.path: {settings.path} lacks {len(unusable)} weights in the shape of its config.json, "
+                f"such as {unusable[0]}: they would be drawn at random. Expected a checkpoint of that architecture"
+            )
+        return (model if quantized else model.to(device)).eval()  # quantised, it is already where it belongs
 
 
 def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str, Any]:
@@ -85,12 +92,29 @@ def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str,
     return {"quantization_config": nf4, "device_map": {"": device}}
 
 
-def _cannot_load(path: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0]
-    return ModelError(
-        f"model.path: {path} cannot be loaded ({first_line}). Without a connection to the hub, "
-        "give a local folder: --set model.path=DIR"
-    )
+# What the libraries raise for files that are damaged, or are no model's.
+_UNLOADABLE = (
+    *(OSError, ImportError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError),
+    *(RuntimeError, MemoryError, UnpicklingError, SafetensorError, StrictDataclassError),
+)
+
+
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """Raises ModelError for whatever goes wrong with the files of the model."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except _UNLOADABLE as error:
+        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            hint = "There is not enough memory for it: use model.dtype: bfloat16, or a smaller model"
+        elif Path(path).expanduser().is_dir():
+            hint = "Expected a whole transformers checkpoint of a causal language model: copy it again"
+        else:
+            hint = "Without a connection to the hub, give a local folder: --set model.path=DIR"
+        raise ModelError(f"model.path: {path} cannot be loaded ({reason}). {hint}") from error
 
 
 def max_positions(settings: ModelSettings) -> int:
@@ -102,6 +126,44 @@ def max_positions(settings: ModelSettings) -> int:
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside, whether or not peft wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
+
+
+# -- The model in training ----------------------------------------------------------------------------------------
+
+
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass, in `training_mode`, too."""
+    model.gradient_checkpointing_enable()
+    for layer in _checkpointed(model):
+        layer._gradient_checkpointing_func = partial(_in_evaluation, layer, layer._gradient_checkpointing_func)
+
+
+def training_mode(model: nn.Module) -> None:
+    """Training computes what the server computes: without the dropout of the model's config, with the adapter's."""
+    model.eval()
+    for module in model.modules():
+        if hasattr(module, "base_layer"):  # of an adapter
+            module.train()
+    for layer in _checkpointed(model):
+        layer.training = True  # of the layer alone: else transformers recomputes nothing
+
+
+def _checkpointed(model: nn.Module) -> Iterator[Any]:
+    found = (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
+    return (layer for layer in found if layer.gradient_checkpointing)
+
+
+def _in_evaluation(layer: nn.Module, checkpoint: Callable[..., Any], forward: Callable[..., Any], *args: Any) -> Any:
+    """Some layers have dropout in their own forward."""
+
+    def evaluated(*args: Any) -> Any:
+        layer.training = False
+        try:
+            return forward(*args)
+        finally:
+            layer.training = True
+
+    return checkpoint(evaluated, *args)
 
 
 def completion_logprobs(

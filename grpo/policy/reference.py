@@ -36,11 +36,12 @@ class Reference:
             if self._frozen is not None:
                 yield self._frozen.eval()
                 return
-            training = self._model.training
+            training = [module for module in self._model.modules() if module.training]
             self._model.eval()
             with self._model.disable_adapter():  # type: ignore[operator]
                 yield self._model
-            self._model.train(training)
+            for module in training:
+                module.training = True
 
     @torch.no_grad()
     def after(self, step: int) -> None:

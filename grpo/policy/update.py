@@ -22,7 +22,7 @@ from grpo.losses.entropy import entropy_threshold
 from grpo.losses.kl import kl_penalties
 from grpo.losses.objective import Objective
 from grpo.losses.types import LossInputs
-from grpo.policy.load import completion_logprobs
+from grpo.policy.load import completion_logprobs, training_mode
 from grpo.policy.memory import keep_freed_memory
 from grpo.policy.optim import MasterAdamW, learning_rate
 from grpo.policy.packing.pack import pack, packed_micro_batches
@@ -75,8 +75,8 @@ class PolicyUpdate:
 
     def run(self, step: int, batch: TrainBatch) -> dict[str, float]:
         """`updates_per_batch` optimizer steps on the batch. Returns their metrics."""
-        torch.manual_seed(hash((self._config.seed, step)))  # dropout repeats on resume
-        self._model.train()
+        torch.manual_seed(hash((self._config.seed, step)))  # an adapter's dropout repeats on resume
+        training_mode(self._model)
         watch = Stopwatch(self._device)
         with watch("pack"):
             micros = self._micro_batches(batch)

@@ -108,7 +108,7 @@ class LiveDisplay:
         self._stage, self._stage_started = message, time.monotonic()
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)  # a command must paste as one line
 
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""`zero eval` and `zero compare`. Exit codes: 0 done, 1 a part is missing, 2 bad input, 130 interrupted."""
+"""`zero eval` and `zero compare`. Exit codes: 0 done, 1 a part is missing; others as in errors.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`zero filter`. Exit codes: 0 done, 1 sampling or grading failed, 2 bad input, 130 interrupted."""
+"""`zero filter`. Exit codes: 0 done, 1 sampling or grading failed; others as in errors.py."""
 
 from __future__ import annotations
 

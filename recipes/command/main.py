@@ -16,7 +16,8 @@ from grpo.rollout.cores import rest_early
 from recipes.command import evaluate as eval_cli
 from recipes.command import filter as filter_cli
 from recipes.command.rewards import rewards
-from recipes.errors import exit_codes
+from recipes.errors import exit_codes, run_async
+from recipes.jobs.run_dir import check_unused
 
 if TYPE_CHECKING:
     from recipes.schema.recipe import Recipe
@@ -65,7 +66,7 @@ def run(
         settings, folder = _prepare(recipe, overrides or [], output, resume)
         from recipes.jobs.train import run as run_recipe
 
-        code = run_recipe(settings, recipe, folder, resume)
+        code = run_recipe(settings, recipe, folder, resume, overrides or [])
     raise typer.Exit(code)
 
 
@@ -131,11 +132,11 @@ def serve(
         from recipes.schema.load import load_recipe, model_settings, names_recipe, resolve_model
 
         if not names_recipe(model):
-            serve_model(resolve_model(model), port)
+            serve_model(resolve_model(model), port, run=run_async)
             return
         recipe = load_recipe(model)
         settings = model_settings(recipe).model_copy(update={"lora": None})  # by url, weights go merged
-        serve_model(settings.path, port, model=settings, rollout=recipe.rollout)
+        serve_model(settings.path, port, model=settings, rollout=recipe.rollout, run=run_async)
 
 
 @main.command()
@@ -174,10 +175,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
     recipe = load_recipe(spec, overrides)
     if not resume:
         folder = output or Path("runs") / f"{Path(spec).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-        if folder.is_dir() and any(folder.iterdir()):
-            raise RecipeError(f"--output {folder} is not empty; add --resume to go on with that run, or name another")
-        if folder.exists() and not folder.is_dir():
-            raise RecipeError(f"--output {folder} is a file; name a directory")
+        check_unused(folder)
         return recipe, folder
     if output is None or not (output / "recipe.yaml").is_file():
         found = "no --output is given" if output is None else f"{output} has no recipe.yaml"

@@ -15,7 +15,7 @@ from eval.ask.run import Work
 from eval.ask.server import RETRY_DELAYS, OwnServer
 from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
 from grpo.policy.folder import is_folder, model_source
-from recipes.errors import InputError
+from recipes.errors import InputError, run_async
 from recipes.schema.load import resolve_model
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def attached_model(name: str | None, urls: Sequence[str]) -> AttachedModel:
     folder = resolve_model(name) if name else None
     tokenizer = _tokenizer(str(name), folder) if folder and is_folder(folder) else None
     try:
-        found = [asyncio.run(find_served(url, None if tokenizer else name)) for url in urls]
+        found = [run_async(find_served(url, None if tokenizer else name)) for url in urls]
     except ServedError as error:
         raise EvalError(f"--base-url {error}") from error
     if len(served_names := sorted({served.name for served in found})) > 1:

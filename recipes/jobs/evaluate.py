@@ -6,7 +6,6 @@ In the output folder: evaluation.json says what was asked, and is written first;
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -31,7 +30,7 @@ from eval.store import Store
 from eval.types import Generation
 from grpo.record.atomic import write_atomic, writing
 from grpo.rollout.engine import RolloutError
-from recipes.errors import INTERRUPTED
+from recipes.errors import run_async
 from recipes.jobs.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
 from recipes.schema.load import differences
 
@@ -66,7 +65,7 @@ class Request:
 
 
 def evaluate(request: Request, console: Console) -> int:
-    """Run the benchmarks and write the results. Returns the exit code: 0; 1 where a part is missing; 130 after Ctrl-C.
+    """Run the benchmarks and write the results. Returns the exit code: 0; 1 where a part is missing.
 
     Raises EvalError, DataError, ProtocolError or PromptError on what was asked; RolloutError if no server comes up;
     OSError that names the file.
@@ -101,12 +100,12 @@ def _run(
     lost: RolloutError | None = None
     try:
         if not all(store.came(key) for work in works for key in work.completions()):
-            asyncio.run(_sample(request, model, works, store, folder, console))
+            run_async(_sample(request, model, works, store, folder, console))
     except RolloutError as error:
         lost = error
     except KeyboardInterrupt:
-        printer(console)(f"stopped by Ctrl-C; {_go_on(folder)}")
-        return INTERRUPTED
+        printer(console)(f"stopping; {_go_on(folder)}")
+        raise
     generations = store.read()
     if lost is not None and not generations:
         raise lost

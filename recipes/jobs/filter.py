@@ -40,7 +40,8 @@ from grpo.policy.load import load_tokenizer
 from grpo.record.atomic import append_line, readable, write_atomic
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
-from recipes.errors import INTERRUPTED, InputError
+from recipes.errors import InputError, run_async
+from recipes.jobs.run_dir import locked
 from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
 from recipes.schema.load import differences, model_settings
 from recipes.schema.recipe import Recipe
@@ -83,13 +84,17 @@ class FilterRequest:
 
 
 def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int:
-    """Write the pass rates. Returns the exit code: 0; 1 where a problem could not be graded; 130 after Ctrl-C.
+    """Write the pass rates. Returns the exit code: 0; 1 where a problem could not be graded.
 
-    Raises FilterError, or what loading the task and the model raises, on bad input; RolloutError if sampling cannot go
+    Raises InputError, or what loading the task and the model raises, on bad input; RolloutError if sampling cannot go
     on; OSError that names the file.
     """
     _refuse(request)
-    recipe = _for_sampling(recipe)
+    with locked(request.output.with_name(f".{request.output.name}.lock"), f"--output {request.output}"):
+        return _filter(_for_sampling(recipe), request, console)
+
+
+def _filter(recipe: Recipe, request: FilterRequest, console: Console) -> int:
     tokenizer = load_tokenizer(model_settings(recipe))
     check_servers(recipe, model_settings(recipe), sends_weights=False)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
@@ -109,10 +114,10 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
         try:
             stored = len(prompts) - len(todo)
             progress.start(task.name, stored * request.samples, len(prompts) * request.samples)
-            asyncio.run(_grade_all(engine, todo, task, recipe, request, progress))
+            run_async(_grade_all(engine, todo, task, recipe, request, progress))
         except KeyboardInterrupt:
-            _say(console, "stopped by Ctrl-C; go on with the same arguments and --resume")
-            return INTERRUPTED
+            _say(console, "stopping; go on with the same arguments and --resume")
+            raise
         finally:
             progress.close()
     return _finish(request, recipe, prompts, console)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,8 @@ from grpo.config import ModelSettings
 from grpo.losses.registry import policy_loss_of
 from grpo.policy.adapters import add_adapter
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
-from grpo.policy.load import load_model, load_tokenizer, max_positions
+from grpo.policy.load import enable_gradient_checkpointing, load_model, load_tokenizer, max_positions
 from grpo.prompts import render
-from grpo.record.atomic import writing
 from grpo.record.recorder import RunRecorder
 from grpo.record.trackers import check_trackers
 from grpo.rollout.cores import overlap, share_cores
@@ -28,7 +28,8 @@ from grpo.rollout.engine import RolloutEngine
 from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
-from recipes.errors import INTERRUPTED
+from recipes.errors import run_async
+from recipes.jobs.run_dir import check_unused, locked
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
 from recipes.schema.recipe import Recipe
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
-    """Train as `recipe` says, into `output`. Returns the exit code: 0, or 130 after Ctrl-C.
+def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequence[str] = ()) -> int:
+    """Train as `recipe` says, into `output`. Returns the exit code 0.
 
     Args:
-        source: what the user called the recipe, for messages.
+        source: what the user called the recipe, and `overrides` the --set beside it: for messages.
         resume: go on from the newest checkpoint in `output`; without one, from the start.
+
+    Raises KeyboardInterrupt when it was stopped; how to go on has been said then.
     """
     # Loading bars would tear the live display apart.
     transformers.utils.logging.disable_progress_bar()
@@ -55,20 +58,35 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
 
         refuse(recipe, resume)
     model = model_settings(recipe)
+    # Bad rewards, a bad advantage and a bad loss are refused before anything is loaded.
     check_trackers(recipe.train.trackers)
-    rewards = RewardSum(recipe.rewards, isolate=True)  # a bad spec is refused before anything is loaded
-    load_advantage(recipe.train.advantage_kind)  # so is a bad advantage
-    policy_loss_of(recipe.train)  # and a bad loss
-    tokenizer = load_tokenizer(model)
-    check_servers(recipe, model)
-    task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
-    train, held_out, dropped = task_prompts(recipe, task, tokenizer)
-    the_plan = plan(recipe)
+    with closing(RewardSum(recipe.rewards, isolate=True)) as rewards:
+        load_advantage(recipe.train.advantage_kind)
+        policy_loss_of(recipe.train)
+        tokenizer = load_tokenizer(model)
+        check_servers(recipe, model)
+        task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
+        train, held_out, dropped = task_prompts(recipe, task, tokenizer)
+        said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
+        with locked(output / ".lock", f"--output {output}"):
+            if not resume:
+                check_unused(output)
+            save_recipe(recipe, output / "recipe.yaml")
+            with _recording(recipe, output, resume) as recorder:
+                for text in said:
+                    recorder.note(text)
+                parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
+                try:
+                    recorder.finish(_train(*parts))
+                except KeyboardInterrupt:
+                    recorder.note(_how_to_go_on(recipe, source, output, overrides))
+                    raise
+    return 0
 
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, output / "recipe.yaml")
-    passed_over = set_damaged_aside(output) if resume else []
+
+@contextmanager
+def _recording(recipe: Recipe, output: Path, resume: bool) -> Iterator[RunRecorder]:
+    damaged = set_damaged_aside(output) if resume else []
     found = checkpoints(output) if resume else []
     recorder = RunRecorder(
         output,
@@ -79,32 +97,33 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool) -> int:
     )
     threads = torch.get_num_threads()
     try:
-        recorder.note(f"{source} -> {output}")
-        for sentence in passed_over:
+        for sentence in damaged:
             recorder.note(sentence)
         if resume and not found:
             recorder.note(f"{output} holds no whole checkpoint: the run starts afresh, from step 0")
-        recorder.note(the_plan)
-        recorder.note(task_in_words(task, len(train), len(held_out), dropped))
-        parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
-        if recipe.train.backend == "trl":
-            from recipes.jobs.trl import TRLRun
-
-            summary = TRLRun(*parts).train()
-        else:
-            summary = asyncio.run(_trainer(*parts).train())
-        recorder.finish(summary)
-        return 0
-    except KeyboardInterrupt:
-        kept = checkpoints(output)
-        recorder.note(
-            f"stopped by Ctrl-C. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. "
-            f"Go on with: zero run {source} --output {output} --resume"
-        )
-        return INTERRUPTED
+        yield recorder
     finally:
         recorder.close()
         torch.set_num_threads(threads)  # the next run in this process has its own
+
+
+def _how_to_go_on(recipe: Recipe, source: str, output: Path, overrides: Sequence[str]) -> str:
+    """The last line is a command that can be pasted into a shell in the same working folder."""
+    if recipe.train.backend == "trl":
+        return "stopping. train.backend: trl keeps no checkpoint before the end: start again, with another --output"
+    kept = checkpoints(output)
+    settings = [part for override in overrides for part in ("--set", override)]
+    command = shlex.join(["zero", "run", source, *settings, "--output", str(output), "--resume"])
+    return f"stopping. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. Go on with\n{command}"
+
+
+def _train(*parts: Any) -> dict[str, Any]:
+    """Train with the backend that the recipe, the first of the parts, asks for. Returns the summary."""
+    if parts[0].train.backend == "trl":
+        from recipes.jobs.trl import TRLRun
+
+        return TRLRun(*parts).train()
+    return run_async(_trainer(*parts).train())
 
 
 def _trainer(
@@ -125,7 +144,7 @@ def _trainer(
     recorder.stage("loading the model")
     policy = load_model(model, device, quantized=bool(model.lora and model.lora.quantize))
     if config.gradient_checkpointing:
-        policy.gradient_checkpointing_enable()
+        enable_gradient_checkpointing(policy)
     if model.adapted:
         policy = add_adapter(policy, model, config.seed)
     needs_reference = config.kl_coef > 0 and not model.adapted

@@ -12,7 +12,6 @@ needs. What differs, besides the trainer:
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from grpo.signal.advantage import load_advantage
 from grpo.signal.curriculum import prompt_order
 from grpo.signal.scoring import earned, reward_inputs
 from grpo.types import Completion, Group, Prompt, Sampling
+from recipes.errors import run_async
 from recipes.jobs.trl_settings import left_out, trl_config
 from recipes.jobs.trl_trainer import RecipeTrainer, StepEnd
 from recipes.schema.recipe import Recipe
@@ -176,7 +176,7 @@ class TRLRun:
     def _evaluate(self, step: int) -> dict[str, Any]:
         """By our evaluator and in-process engine, with a copy of the weights."""
         self._recorder.stage(f"measuring held-out accuracy at step {step}")
-        result = asyncio.run(self._held_out_accuracy(step))
+        result = run_async(self._held_out_accuracy(step))
         return self._recorder.evaluation(step, result)
 
     async def _held_out_accuracy(self, step: int) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def trl_config(recipe: Recipe, output: Path, longest_prompt: int) -> trl.GRPOCon
         use_bias_correction_kl=config.kl_corrected,
         mask_truncated_completions=config.mask_truncated,
         gradient_checkpointing=config.gradient_checkpointing,
+        disable_dropout=not (recipe.model.lora and recipe.model.lora.dropout),
         seed=config.seed,
         shuffle_dataset=False,
         bf16=False,  # no autocast: the weights have the recipe's dtype themselves

@@ -6,7 +6,8 @@ Memory, in bytes a parameter (b = 2 for bf16, 4 for fp32; P parameters, P' train
                and weights are then one) + b P for a reference model, if the KL needs a second one
                + activations of one micro-batch: 34 b/2 x hidden x layers a token (arXiv 2205.05198, section 4.1),
                with gradient checkpointing b x hidden x layers plus one layer's
-    server     b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence, or what there is room for, at least one
+    server     b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence, or what there is room for, at
+               least one
 
 Rough, from the configuration alone: it is there to refuse what cannot fit, not to predict the peak.
 """

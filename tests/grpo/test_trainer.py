@@ -27,7 +27,7 @@ from grpo.record.recorder import RunRecorder
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.local import TransformersEngine
 from grpo.trainer import GRPOTrainer
-from recipes.jobs.train import INTERRUPTED, run
+from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
 from recipes.schema.recipe import Recipe
 from recipes.tasks import TaskError
@@ -257,7 +257,8 @@ def test_a_run_ahead_of_its_weights_stopped_and_resumed_trains_every_prompt_once
     output = tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.setattr(RunRecorder, "stage", stop_in_step_5)
-        assert run(stale(recipe_file), "test", output, False) == INTERRUPTED
+        with pytest.raises(KeyboardInterrupt):
+            run(stale(recipe_file), "test", output, False)
     assert json.loads((checkpoints(output)[-1][1] / "trainer.json").read_text())["step"] == 4
     assert run(stale(recipe_file), "test", output, True) == 0
     rows = rollouts(output)

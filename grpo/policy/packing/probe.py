@@ -30,7 +30,6 @@ def use_packed_attention(model: nn.Module) -> str | None:
         padded_T = _logprobs(model, pad)
         lm.set_attn_implementation(NAME)
         packed_T = _logprobs(model, pack)
-        _try_in_training(model)
     except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         lm.set_attn_implementation(before)
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -40,16 +39,6 @@ def use_packed_attention(model: nn.Module) -> str | None:
         lm.set_attn_implementation(before)
         return f"its packed log-probs differ from the padded ones by {difference:.2g} on average, expected {allowed:g}"
     return None
-
-
-def _try_in_training(model: nn.Module) -> None:
-    """Raises NotImplementedError for what a model does in training alone: attention dropout."""
-    training = model.training
-    try:
-        with torch.random.fork_rng():
-            _logprobs(model.train(), pack)
-    finally:
-        model.train(training)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The command: exit codes, where runs go, what resuming accepts, and that it starts without torch."""
 
+import signal
 import subprocess
 import sys
 from types import ModuleType
@@ -17,7 +18,7 @@ from grpo.prompts import PromptError
 from grpo.rollout.engine import RolloutError, WeightSyncError
 from grpo.signal.advantage import AdvantageError
 from recipes.command.main import main
-from recipes.errors import exit_codes
+from recipes.errors import Stopped, exit_codes
 from recipes.jobs.eval_model import EvalError
 from recipes.jobs.filter import FilterError
 from recipes.jobs.import_gguf import ImportGGUFError
@@ -36,8 +37,8 @@ def calls(monkeypatch):
     made = []
     fake = ModuleType("recipes.jobs.train")
 
-    def run(recipe, source, output, resume):
-        made.append((recipe, source, output, resume))
+    def run(recipe, source, output, resume, overrides):
+        made.append((recipe, source, output, resume, overrides))
         if isinstance(fake.outcome, BaseException):
             raise fake.outcome
         return fake.outcome
@@ -96,9 +97,10 @@ def test_run_hands_over_the_recipe_with_its_overrides(calls, tmp_path):
     assert (
         zero("run", TINY, "--set", "train.steps=3", "--set", "train.seed=5", "--output", tmp_path / "o").exit_code == 0
     )
-    ((recipe, source, output, resume),) = calls.made
+    ((recipe, source, output, resume, overrides),) = calls.made
     assert recipe == load_recipe(TINY, ["train.steps=3", "train.seed=5"])
     assert (source, output, resume) == (TINY, tmp_path / "o", False)
+    assert overrides == ["train.steps=3", "train.seed=5"]
 
 
 def test_a_run_without_output_goes_to_runs_by_recipe_and_time(calls, tmp_path, monkeypatch):
@@ -114,14 +116,16 @@ def test_a_run_without_output_goes_to_runs_by_recipe_and_time(calls, tmp_path, m
     [
         (0, 0, ""),
         (1, 1, ""),
-        (130, 130, ""),
         (RolloutError("the server died"), 1, "failed: the server died"),
         (FloatingPointError("the gradient's norm is nan"), 1, "failed: the gradient's norm is nan"),
         (RecipeError("a"), 2, "error: a"),
         (TaskError("b"), 2, "error: b"),
         (RewardError("c"), 2, "error: c"),
         (ModelError("d"), 2, "error: d"),
-        (KeyboardInterrupt(), 130, ""),
+        (MemoryError("no room"), 1, "failed: no room"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM"),
+        (Stopped(signal.SIGHUP), 129, "stopped by SIGHUP"),
     ],
 )
 def test_how_a_run_ends_is_its_exit_code(calls, outcome, code, said, tmp_path):
@@ -197,7 +201,7 @@ def test_resume_needs_a_run(calls, tmp_path):
 def test_resume_goes_on_with_the_same_recipe(calls, stored, by_name):
     spec = TINY if by_name else stored / "recipe.yaml"
     assert zero("run", spec, "--resume", "--output", stored).exit_code == 0
-    assert calls.made == [(load_recipe(TINY), str(spec), stored, True)]
+    assert calls.made == [(load_recipe(TINY), str(spec), stored, True, [])]
 
 
 def test_resume_may_change_the_number_of_steps(calls, stored):
@@ -224,6 +228,6 @@ def test_serve_starts_the_rollout_server(monkeypatch):
     from grpo.rollout.vllm import serve
 
     asked = []
-    monkeypatch.setattr(serve, "serve", lambda model, port: asked.append((model, port)))
+    monkeypatch.setattr(serve, "serve", lambda model, port, run: asked.append((model, port)))
     assert zero("serve", "some/model", "--port", "8123").exit_code == 0
     assert asked == [("some/model", 8123)]
