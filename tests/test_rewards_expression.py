@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import pytest
 
-from rewards.expression import Expression, TooLarge, Undefined, Unreadable, same_relation, same_value
+from rewards.arithmetic import TooLarge, Undefined
+from rewards.expression import Expression, same_relation, same_value
+from rewards.grammar import Unreadable
 
 
 @pytest.mark.parametrize(
