@@ -15,6 +15,7 @@ from eval.data import checked_pattern
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
 from rewards.extract import Source
+from rewards.registry import reads_answers
 
 GENERATED = ("arithmetic", "countdown")
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft's starts of LoRA that change the frozen weights
@@ -142,7 +143,7 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     if len(train.gpus) > 1:
         yield f"train.gpus: got {train.gpus}, expected one: the trainer is one process on one GPU"
     for i, reward in enumerate(recipe.rewards):
-        if reward.name in ("accuracy", "countdown") and reward.args.get("read") != task.read:
+        if reads_answers(reward.name) and reward.args.get("read") != task.read:
             yield (
                 f"rewards.{i}.args.read: got {reward.args.get('read')}, task.read is {task.read}; give both the same, "
                 "so that training and evaluation read answers alike"

@@ -24,6 +24,7 @@ from typing import Any
 
 from rewards.function import Returned, RewardFunction
 from rewards.graded import Completion
+from rewards.loading import search_path
 from rewards.process_tree import end, guard
 from rewards.registry import RewardSettings
 from rewards.types import Outcome, RewardError, Score
@@ -73,7 +74,6 @@ class IsolatedReward:
         if self._closed:
             raise RewardError(f"reward {self._settings.name!r} was closed")
         self._connection, theirs = Pipe()
-        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # the child finds what is found here
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -85,7 +85,7 @@ class IsolatedReward:
             stdout=self._output,
             stderr=self._output,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": search_path()},
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         theirs.close()

@@ -178,7 +178,7 @@ def test_what_it_raises_is_the_same_error_as_without_a_process(
 
 
 def test_one_that_cannot_be_loaded_is_refused_when_it_is_made(isolated) -> None:
-    with pytest.raises(RewardError, match="has no function 'rases'; did you mean 'raises'"):
+    with pytest.raises(RewardError, match=r"has no function 'rases' \(did you mean 'raises'"):
         isolated("rases")
 
 
