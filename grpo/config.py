@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from grpo.losses.normaliser import NORMALISERS, Normaliser
 from grpo.signal.advantage import ADVANTAGES
+from rewards.nearest import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -246,11 +246,9 @@ class GRPOConfig(Settings):
     @classmethod
     def _loss(cls, loss: str) -> str:
         if loss not in NORMALISERS and ":" not in loss:
-            close = difflib.get_close_matches(loss, NORMALISERS, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
             raise ValueError(
                 f"got {loss!r}, expected {', '.join(NORMALISERS)}, path/to/file.py:function or "
-                f"package.module:function{hint}"
+                f"package.module:function{did_you_mean(loss, NORMALISERS)}"
             )
         return loss
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.problems.custom import read_benchmark
-from eval.problems.data import BOXED, DataError, as_written, gold_answer, nearest, open_splits, read_rows
+from eval.problems.data import BOXED, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.problems.generated import generate
 from eval.problems.protocol import BOXED_STEPS, Benchmark, Generated, Grade, Protocol, Source, grader
 from eval.types import Problem
+from rewards.nearest import did_you_mean
 from rewards.verifier.extract import STRICT
 
 COMPETITION = {"samples": 32, "temperature": 0.6, "top_p": 0.95, "max_tokens": 32_768}
@@ -140,8 +141,8 @@ def benchmark(name: str) -> Benchmark:
         return BENCHMARKS[name]
     if not name.endswith((".yaml", ".yml")):
         raise DataError(
-            f"unknown benchmark {name!r}{nearest(name, BENCHMARKS)}; there are {', '.join(BENCHMARKS)}; for a data set "
-            "of your own give a .yaml file that names its columns"
+            f"unknown benchmark {name!r}{did_you_mean(name, BENCHMARKS)}; there are {', '.join(BENCHMARKS)}; for a "
+            "data set of your own give a .yaml file that names its columns"
         )
     own = read_benchmark(Path(name))
     if own.name in BENCHMARKS:

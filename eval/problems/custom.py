@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from eval.problems.data import DataError, checked_pattern, nearest
+from eval.problems.data import DataError, checked_pattern
 from eval.problems.protocol import BOXED_STEPS, PLAIN, Benchmark, Protocol, ProtocolError, Source
+from rewards.nearest import did_you_mean
 from rewards.verifier.extract import STRICT, Place
 
 
@@ -122,12 +123,12 @@ def _explain(error: ValidationError) -> Iterator[str]:
         key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             allowed = (Columns if problem["loc"][0] == "columns" else BenchmarkFile).model_fields
-            hint = nearest(str(problem["loc"][-1]), allowed)
+            hint = did_you_mean(str(problem["loc"][-1]), allowed)
             yield f"{key}: unknown key{hint}; allowed here: {', '.join(allowed)}"
         elif problem["type"] == "missing":
             yield f"{key}: required, but absent"
         elif not key:
             yield f"expected a mapping with dataset and columns, got {problem['input']!r}"
         else:
-            hint = nearest(str(problem["input"]), str(problem.get("ctx", {}).get("expected", "")).split("'"))
+            hint = did_you_mean(str(problem["input"]), str(problem.get("ctx", {}).get("expected", "")).split("'"))
             yield f"{key}: got {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{hint}"

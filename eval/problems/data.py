@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rewards.builtin.choice import gold_options
+from rewards.nearest import did_you_mean
 
 BOXED = "boxed"  # the answer pattern that stands for the content of the last \boxed{}
 
@@ -93,22 +93,16 @@ def read_rows(
         DataError: no such split; ColumnError: a column of `needed` is not there. Both name the nearest.
     """
     if split not in splits:
-        raise DataError(f"{label} has no split {split!r}{nearest(split, splits)}; it has {', '.join(splits)}")
+        raise DataError(f"{label} has no split {split!r}{did_you_mean(split, splits)}; it has {', '.join(splits)}")
     data = splits[split]
     for column in needed:
         if column not in data.column_names:
             raise ColumnError(
-                f"{label} has no column {column!r}{nearest(column, data.column_names)}; "
+                f"{label} has no column {column!r}{did_you_mean(column, data.column_names)}; "
                 f"it has {', '.join(data.column_names)}"
             )
     rows = data if limit is None else data.select(range(min(limit, len(data))))
     return ((f"{label}/{split}/{i}", row) for i, row in enumerate(rows))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint such as " (did you mean 'test'?)"; "" where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def gold_answer(value: Any, pattern: str | None) -> str | None:

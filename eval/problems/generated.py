@@ -18,11 +18,12 @@ split, so that held-out problems are not train problems turned round. One in fiv
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
+
+from rewards.nearest import did_you_mean
 
 Split = Literal["train", "held_out"]
 Row = dict[str, Any]  # column -> value
@@ -59,20 +60,15 @@ def generate(name: str, split: Split, n: int, seed: int, **config: Any) -> list[
 
 def _levels(name: str, config: dict[str, Any]) -> list[int]:
     if name not in TASKS:
-        raise ValueError(f"unknown generated task {name!r}{_nearest(name, TASKS)}; there are {', '.join(TASKS)}")
+        raise ValueError(f"unknown generated task {name!r}{did_you_mean(name, TASKS)}; there are {', '.join(TASKS)}")
     for key in config:
         if key != "levels":
-            raise ValueError(f"{name}: unknown key {key!r}{_nearest(key, ['levels'])}; allowed: levels")
+            raise ValueError(f"{name}: unknown key {key!r}{did_you_mean(key, ['levels'])}; allowed: levels")
     known = TASKS[name]
     levels = config.get("levels", list(known))
     if not isinstance(levels, list) or not levels or len(set(levels)) < len(levels) or not set(levels) <= set(known):
         raise ValueError(f"{name}: levels must be a list of different levels among {list(known)}, got {levels!r}")
     return levels
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _problems(name: str, split: Split, level: int, seed: int, seen: set[str]) -> Iterator[Row]:

@@ -20,10 +20,10 @@ from grpo.losses.gspo import gspo, gspo_token
 from grpo.losses.reinforce import reinforce
 from grpo.losses.sapo import sapo
 from grpo.losses.types import LossError, LossInputs, TokenLoss
-from rewards import RewardError
-from rewards.registry import load_function, user_code
+from rewards.user.loading import Purpose, load_function, user_code
 
 PolicyLoss = Callable[[LossInputs], TokenLoss]
+LOSS = Purpose("train.loss", LossError)
 
 
 def _clipped(config: GRPOConfig) -> PolicyLoss:
@@ -55,19 +55,13 @@ def policy_loss_of(config: GRPOConfig) -> PolicyLoss:
     """The function of `config.loss`. Raises LossError if there is none."""
     if config.loss in BUILT_IN:
         return BUILT_IN[config.loss](config)
-    try:
-        function = load_function(config.loss, kind="train.loss")
-    except RewardError as error:
-        raise LossError(str(error)) from error
+    function = load_function(config.loss, LOSS)
     return partial(_own, config.loss, partial(function, **config.loss_args), function)
 
 
 def _own(name: str, call: Callable[[LossInputs], Any], function: Callable[..., Any], inputs: LossInputs) -> TokenLoss:
-    try:
-        with user_code(name, function, "computing the loss", "train.loss"):
-            loss_T = call(inputs)
-    except RewardError as error:
-        raise LossError(str(error)) from error
+    with user_code(name, function, "computing the loss", LOSS):
+        loss_T = call(inputs)
     _check(name, loss_T, len(inputs.logprobs_T))
     return TokenLoss(loss_T, torch.zeros_like(loss_T, dtype=torch.bool))
 

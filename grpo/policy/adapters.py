@@ -16,7 +16,6 @@ tried, on a layer of the model with random values, before the run starts.
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.load import causal_lm
+from rewards.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -149,11 +149,15 @@ def _peft_config(settings: ModelSettings) -> PeftConfig:
     kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     wanted = settings.adapter.peft_type
     if wanted not in kinds:
-        raise ModelError(f"model.adapter.peft_type: got {wanted!r}{_near(wanted, kinds)}, expected one of peft's kinds")
+        raise ModelError(
+            f"model.adapter.peft_type: got {wanted!r}{did_you_mean(wanted, kinds)}, expected one of peft's kinds"
+        )
     given = settings.adapter.model_extra or {}
     known = list(inspect.signature(kinds[wanted]).parameters)
     if unknown := next((name for name in given if name not in known), None):
-        raise ModelError(f"model.adapter.{unknown}: {kinds[wanted].__name__} has no such key{_near(unknown, known)}")
+        raise ModelError(
+            f"model.adapter.{unknown}: {kinds[wanted].__name__} has no such key{did_you_mean(unknown, known)}"
+        )
     try:
         return kinds[wanted](**{"task_type": "CAUSAL_LM", **given})
     except (ValueError, TypeError) as error:
@@ -209,11 +213,6 @@ def _merge_error(layer: Any) -> float:
         input_BI = torch.randn(4, weight.shape[-1], generator=random).to(weight)
         adapted_BO, merged_BO = trial(input_BI), plain(input_BI)
     return ((adapted_BO - merged_BO).abs().max() / merged_BO.abs().max()).item()
-
-
-def _near(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -29,8 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grpo.types import RewardsOfGroup
-from rewards import RewardError
-from rewards.registry import load_function, user_code
+from rewards.user.loading import Purpose, load_function, user_code
 
 STD_FLOOR = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
 
@@ -147,17 +146,12 @@ def load_advantage(name: str) -> Advantage:
     if name in ADVANTAGES:
         return ADVANTAGES[name]
     label = f"train.advantage {name!r}"
-    try:
-        function = load_function(name, kind="train.advantage")
-    except RewardError as error:
-        raise AdvantageError(str(error)) from error
+    purpose = Purpose("train.advantage", AdvantageError)
+    function = load_function(name, purpose)
 
     def own(groups: Sequence[RewardsOfGroup]) -> Advantages:
-        try:
-            with user_code(name, function, f"given {len(groups)} groups", "train.advantage"):
-                returned = _plain(function(groups))
-        except RewardError as error:
-            raise AdvantageError(str(error)) from error
+        with user_code(name, function, f"given {len(groups)} groups", purpose):
+            returned = _plain(function(groups))
         return _checked(label, returned, groups)
 
     return own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import types
@@ -20,6 +19,7 @@ from grpo.record.atomic import write_atomic
 from grpo.record.flatten import flatten
 from recipes.errors import InputError
 from recipes.schema.recipe import Recipe
+from rewards.nearest import did_you_mean
 
 FOLDER = Path(__file__).parents[1]
 TINY = FOLDER / "tiny" / "model"
@@ -114,7 +114,7 @@ def _find(spec: str) -> Path:
     builtins = builtin_recipes()
     if spec in builtins:
         return builtins[spec][0]
-    hint = _nearest(spec, builtins)
+    hint = did_you_mean(spec, builtins)
     raise RecipeError(f"{spec}: no such file and no built-in recipe{hint}. Built-in: {', '.join(builtins)}")
 
 
@@ -249,7 +249,7 @@ def _explain(error: ValidationError, data: dict[str, Any], where: Mapping[Key, s
         else:
             expected = EXPECTED.get(problem["type"], problem["msg"]).format(**context)
             if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-                expected += _nearest(problem["input"], re.findall(r"'([^']*)'", expected))
+                expected += did_you_mean(problem["input"], re.findall(r"'([^']*)'", expected))
             wrong.setdefault(key, (problem["input"], []))[1].append(expected)
     for key, (value, expected_list) in wrong.items():
         lines.append(
@@ -282,10 +282,10 @@ def _unknown(key: Key) -> str:
     """The nearest key where it stands, else the place where a key of that name belongs, and what is allowed."""
     model = _model_at(key[:-1])
     allowed = list(model.model_fields) if model else []
-    hint = _nearest(str(key[-1]), allowed)
+    hint = did_you_mean(str(key[-1]), allowed)
     if not hint:
         elsewhere = [place for place in _all_keys(Recipe, ()) if place[-1] == key[-1]]
-        hint = f" (did you mean {_dotted(elsewhere[0])}?)" if elsewhere else ""
+        hint = f" (did you mean {_dotted(elsewhere[0])!r}?)" if elsewhere else ""
     return f"{hint}; allowed here: {', '.join(allowed)}"
 
 
@@ -311,11 +311,6 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
     return next(filter(None, map(_inner_model, typing.get_args(annotation))), None)
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _source(where: Mapping[Key, str], key: Key) -> str:

@@ -14,6 +14,7 @@ from eval.config import EvalSettings
 from eval.problems.data import checked_pattern
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
+from rewards.registry import reads_answers
 from rewards.verifier.extract import Place
 
 GENERATED = ("arithmetic", "countdown")
@@ -142,7 +143,7 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     if len(train.gpus) > 1:
         yield f"train.gpus: got {train.gpus}, expected one: the trainer is one process on one GPU"
     for i, reward in enumerate(recipe.rewards):
-        if reward.name in ("accuracy", "countdown") and reward.args.get("read") != task.read:
+        if reads_answers(reward.name) and reward.args.get("read") != task.read:
             yield (
                 f"rewards.{i}.args.read: got {reward.args.get('read')}, task.read is {task.read}; give both the same, "
                 "so that training and evaluation read answers alike"

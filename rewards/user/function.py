@@ -17,15 +17,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rewards.chat import declared_form, in_form
 from rewards.graded import Completion, Graded, text_of
-from rewards.registry import BUILT_IN, RewardSettings, load_reward, user_code
+from rewards.registry import BUILT_IN, RewardSettings, load_reward
 from rewards.types import RewardError, Score
+from rewards.user.loading import Purpose, user_code
 
 _WRITTEN = ("completions", "completion", "completion_ids")  # a reward takes one of these, or any
+_CALLED = Purpose("reward", partial(RewardError, problem="raises"))
 _FIX = "return a list with one number, or None for 'does not apply', for each completion"
 _FIX_ONE = "return a number, or None for 'does not apply'"
 
@@ -53,7 +56,8 @@ class RewardFunction:
         self._function = load_reward(settings.name, base_dir)
         self._read_signature()
         if not self._takes_any and not self._takes(*_WRITTEN):  # it makes the reward, as TRL's get_... do
-            with user_code(self.spec, self._function, "making the reward from its args, for it takes no `completions`"):
+            doing = "making the reward from its args, for it takes no `completions`"
+            with user_code(self.spec, self._function, doing, _CALLED):
                 self._function, self._args = self._function(**self._args), {}
             self._read_signature()
         unknown = set(self._args) - set(self._named)
@@ -74,7 +78,7 @@ class RewardFunction:
         fixed = {"trainer_state": trainer_state, "log_metric": log.metric}
         calls = self._calls_of_each(rows, fixed) if self._single else [{**fixed, "log_extra": log.extra, **rows}]
         chosen = [self._chosen(offered) for offered in calls]
-        with user_code(self.spec, self._function, self._doing(completions)):
+        with user_code(self.spec, self._function, self._doing(completions), _CALLED):
             if isinstance(self._function, Graded):
                 return Returned(self._function.scores(**chosen[0]))
             results = _awaited([self._function(**arguments) for arguments in chosen])

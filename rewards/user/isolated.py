@@ -7,16 +7,15 @@ Training scores in a thread, so that the engine is served meanwhile. In a thread
 `parse` raises there, and TRL's accuracy_reward switches its timeouts off and may run for ever. In the child's main
 thread both work as their authors meant. A call that takes longer than its timeout, or ends the child, gives the outcome
 `timeout` or `error` for its completions, and the next call gets a fresh child. What a reward remembers is then lost.
+Whatever a reward started ends with its child (rewards/user/process_tree.py).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -27,6 +26,8 @@ from rewards.graded import Completion
 from rewards.registry import RewardSettings
 from rewards.types import Outcome, RewardError, Score
 from rewards.user.function import Returned, RewardFunction
+from rewards.user.loading import search_path
+from rewards.user.process_tree import end, guard
 
 START_SECONDS = 120.0  # that the child may need to import the reward; TRL's bring torch along
 
@@ -67,14 +68,12 @@ class IsolatedReward:
     def close(self) -> None:
         """End the child for good. A call that waits for it in another thread returns."""
         self._closed = True
-        self._process.kill()
-        self._process.wait()
+        end(self._process)
 
     def _start(self) -> None:
         if self._closed:
             raise RewardError(f"reward {self._settings.name!r} was closed")
         self._connection, theirs = Pipe()
-        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # the child finds what is found here
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -86,7 +85,7 @@ class IsolatedReward:
             stdout=self._output,
             stderr=self._output,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": search_path()},
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         theirs.close()
@@ -115,24 +114,20 @@ class IsolatedReward:
                 self._kill()
 
     def _kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        end(self._process)
         self._connection.close()
 
 
 def serve(connection_fd: int, parent: int) -> None:
     """The child's side: answer until the parent closes the connection or dies."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    guard(parent, connection_fd)
     connection = Connection(connection_fd)
     settings, base_dir = connection.recv()
     try:
         reward = RewardFunction(settings, base_dir)
         connection.send("ready")
         while True:
-            asked = connection.recv()
-            # Code that holds the interpreter lock is not stopped by _end_with, but by the kernel.
-            signal.setitimer(signal.ITIMER_PROF, settings.timeout * (os.cpu_count() or 1))
-            connection.send(_answer(reward, *asked))
+            connection.send(_answer(reward, *connection.recv()))
     except RewardError as error:
         connection.send(error)
     except EOFError:
@@ -144,12 +139,6 @@ def _answer(reward: RewardFunction, *asked: Any) -> Returned | RewardError:
         return reward(*asked)
     except RewardError as error:
         return error
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _failed(outcome: Outcome, reason: str) -> Score:

@@ -22,8 +22,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from rewards.types import FAILURES
-from rewards.verifier.expression import Expression, Unreadable, rounds_to, same_relation, same_value
-from rewards.verifier.latex import balanced, outside, split_list, split_name, split_top
+from rewards.verifier.elements import elements_of, have_names, rows_of, sides_of, values_by_name, without_grouping
+from rewards.verifier.expression import Expression, rounds_to, same_relation, same_value
+from rewards.verifier.grammar import Unreadable
+from rewards.verifier.latex import balanced, outside, split_name, split_top
 from rewards.verifier.numeric import equal, quantity
 from rewards.verifier.ranges import RELATION, TURNED, intervals
 from rewards.verifier.spelling import TEXT, plain
@@ -51,9 +53,6 @@ _LETTER = re.compile(r"\(?[A-Z]\)?|\\(?:text|textbf|mathrm)\{\(?[A-Z]\)?\}")
 _CHOICE = re.compile(r"(?i:option|choice)? ?\(?([A-Z])[).:]*")
 _LABEL = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\{\(?([A-J])\)? ?\}:? ?|\(([A-J])\) ?)(?=[\w\\$]|-\d|\Z)")
 _POINT = re.compile(r"[A-Z]\([^()]*,")  # the point A(3, 4)
-_ENVIRONMENT = re.compile(r"[(\[|]? ?\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\} ?[)\]|]?", re.DOTALL)
-_MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
-_ORDERED = {"x", "y", "z", "a", "b", "c", "r", "theta"}  # of which everyone knows the order
 _ATOM = re.compile(r"\d+|(?<![\\a-zA-Z])[a-zA-Z]+|['!^_:<>=]|\\(?:neq|triangle)")
 _DROPPED = re.compile(r"\\(?:angle|triangle)|[':]")  # by Math-Verify, or read as a product
 
@@ -191,7 +190,7 @@ def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
 
 
 def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
-    mine, wanted = _entries(answer), _entries(gold)
+    mine, wanted = rows_of(answer), rows_of(gold)
     if mine is None and wanted is None:
         return None
     if mine is None or wanted is None or [len(row) for row in mine] != [len(row) for row in wanted]:
@@ -210,12 +209,12 @@ def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
 
 def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
     mine, wanted = measure(answer), measure(gold)
-    (kind, elements), (gold_kind, golds) = _elements(mine.value), _elements(wanted.value)
+    (kind, elements), (gold_kind, golds) = elements_of(mine.value), elements_of(wanted.value)
     if (kind or len(elements) > 1) and (gold_kind or len(golds) > 1):
         if not same_unit(mine.unit, wanted.unit):
             return "wrong", f"unit {mine.unit}, expected {wanted.unit}"
-        if _named(elements) != _named(golds):  # x=1,y=2 against (1,2)
-            mine_by_name, wanted_by_name = _by_name(elements), _by_name(golds)
+        if have_names(elements) != have_names(golds):  # x=1,y=2 against (1,2)
+            mine_by_name, wanted_by_name = values_by_name(elements), values_by_name(golds)
             if mine_by_name is None or wanted_by_name is None:
                 return "wrong", f"of {answer} and {gold}, only one has names, and these give no order"
             return _in_order(mine_by_name, wanted_by_name, ask)
@@ -226,7 +225,7 @@ def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
     if (
         not kind + gold_kind
         and len(elements) != len(golds)
-        and (ungrouped := (_ungrouped(answer), _ungrouped(gold))) != (answer, gold)
+        and (ungrouped := (without_grouping(answer), without_grouping(gold))) != (answer, gold)
     ):
         return decide(*ungrouped, ask)
     if kind or gold_kind or len(elements) != len(golds):
@@ -237,7 +236,7 @@ def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
 
 
 def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
-    mine, wanted = _relation(answer), _relation(gold)
+    mine, wanted = sides_of(answer), sides_of(gold)
     if mine is None and wanted is None:
         return None
     if mine is None or wanted is None:
@@ -320,48 +319,3 @@ def _in_any_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Ver
         else:
             return failed
     return "correct", "every element is equal"
-
-
-def _elements(text: str) -> tuple[str, list[str]]:
-    return ("", [text]) if quantity(text) else split_list(plain(text))
-
-
-def _ungrouped(text: str) -> str:
-    """20000/\\pi for 20,000/\\pi, which is no list where the other side is none."""
-    return re.sub(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)", lambda found: found[0].replace(",", ""), text)
-
-
-def _named(elements: Sequence[str]) -> bool:
-    """Whether the elements have names that differ: the x and y of x=1,y=2."""
-    names = {split_name(element)[0] for element in elements}
-    return len(names) > 1 and "" not in names
-
-
-def _by_name(elements: Sequence[str]) -> list[str] | None:
-    """The values in the order of their names: 1 and 2 of y=2,x=1. None if there is no such order."""
-    named = [split_name(element) for element in elements]
-    if not any(name for name, _ in named):
-        return list(elements)
-    names = [name.lstrip("\\") for name, _ in named]
-    in_order = sorted(names)
-    if len(set(names)) < len(names) or not (names == in_order or set(names) <= _ORDERED):
-        return None
-    return [named[names.index(name)][1] for name in in_order]
-
-
-def _entries(text: str) -> list[list[str]] | None:
-    """The rows of a matrix."""
-    found = _ENVIRONMENT.fullmatch(text)
-    if not found or found[1] not in _MATRICES or "\\begin" in found[2]:
-        return None
-    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", found[2]) if row.strip() and row.strip() != r"\hline"]
-    return [[cell.strip() for cell in row.split("&")] for row in rows]
-
-
-def _relation(text: str) -> tuple[str, list[str]] | None:
-    """The one sign of a relation, and its two sides."""
-    text = plain(text)
-    signs = outside(text, RELATION)
-    if len(signs) != 1:
-        return None
-    return signs[0][0], [text[: signs[0].start()], text[signs[0].end() :]]

@@ -321,10 +321,10 @@ def test_a_wrong_column_is_named(columns: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("acuracy", "'acuracy': no built-in and no installed .* has this name; did you mean 'accuracy'?"),
+        ("acuracy", r"'acuracy': no built-in and no installed .* has this name \(did you mean 'accuracy'?"),
         ("mine.py", "path/to/file.py:function"),
-        ("mni.py:f", "there is no file .*; did you mean 'mine.py'?"),
-        ("mine.py:brevty", "has no function 'brevty'; did you mean 'brevity'?"),
+        ("mni.py:f", r"there is no file .* \(did you mean 'mine.py'?"),
+        ("mine.py:brevty", r"has no function 'brevty' \(did you mean 'brevity'?"),
         ("no_such_package.rewards:f", "raised ModuleNotFoundError: No module named 'no_such_package'"),
         ("trl.rewards:think_format_rewards", "did you mean 'think_format_reward'?"),
     ],

@@ -83,7 +83,7 @@ def test_what_no_gradient_can_be_taken_of_is_one_clear_error(name, message):
 
 def test_a_function_that_is_not_there_is_named_with_the_nearest(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
-    with pytest.raises(LossError, match=r"mine.py has no function 'mien'; did you mean 'mine'\?"):
+    with pytest.raises(LossError, match=r"mine.py has no function 'mien' \(did you mean 'mine'\?"):
         Objective(GRPOConfig(loss=f"{tmp_path}/mine.py:mien"))
 
 

@@ -62,5 +62,5 @@ def test_a_loss_that_gives_nan_ends_the_run_with_one_message_and_one_that_is_not
     assert "Traceback" not in message
     code, message = run(recipe, tmp_path / "none", "train.loss=mine.py:nun")
     assert code == 2
-    assert "has no function 'nun'; did you mean 'nan'" in message
+    assert "has no function 'nun' (did you mean 'nan'" in message
     assert not (tmp_path / "none").exists()

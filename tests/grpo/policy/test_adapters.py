@@ -91,8 +91,11 @@ def test_two_adapters_of_one_seed_start_with_the_same_bits(tiny_model):
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        ({"peft_type": "LOHAA"}, r"model\.adapter\.peft_type: got 'LOHAA' \(did you mean LOHA\?\)"),
-        ({"peft_type": "LOHA", "rr": 3, **ALL}, r"model\.adapter\.rr: LoHaConfig has no such key \(did you mean r\?\)"),
+        ({"peft_type": "LOHAA"}, r"model\.adapter\.peft_type: got 'LOHAA' \(did you mean 'LOHA'\?\)"),
+        (
+            {"peft_type": "LOHA", "rr": 3, **ALL},
+            r"model\.adapter\.rr: LoHaConfig has no such key \(did you mean 'r'\?\)",
+        ),
         ({"peft_type": "LOHA", "target_modules": ["nothing"]}, r"peft refuses it .* \{?'?nothing"),
         (
             {"peft_type": "POLY", **ALL},

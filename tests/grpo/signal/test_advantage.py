@@ -343,7 +343,7 @@ def test_ones_own_advantage_that_breaks_its_contract_is_one_error_that_names_it(
 
 
 def test_ones_own_advantage_that_is_not_there_is_named_with_the_nearest(own):
-    with pytest.raises(AdvantageError, match=r"train.advantage .*has no function 'doubld'; did you mean 'doubled'"):
+    with pytest.raises(AdvantageError, match=r"train.advantage .*has no function 'doubld' \(did you mean 'doubled'"):
         load_advantage(f"{own}:doubld")
     with pytest.raises(AdvantageError, match=r"train.advantage .*there is no file .*absent.py"):
         load_advantage(f"{Path(own).parent}/absent.py:f")

@@ -91,5 +91,5 @@ def test_one_that_is_not_there_or_breaks_its_contract_ends_the_run_with_one_mess
     assert re.search(r"train.advantage '.*bad.py:nan': completion 0 of group 0: got nan, expected a finite", message)
     assert "Traceback" not in message
     assert "train.advantage: no file absent.py, neither in" in run(recipe, "absent.py:nan", tmp_path / "none")
-    assert "has no function 'nun'; did you mean 'nan'" in run(recipe, "bad.py:nun", tmp_path / "nun")
+    assert "has no function 'nun' (did you mean 'nan'" in run(recipe, "bad.py:nun", tmp_path / "nun")
     assert not (tmp_path / "nun").exists()  # refused before anything is loaded

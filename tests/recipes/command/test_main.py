@@ -174,7 +174,7 @@ def test_a_bug_is_not_passed_off_as_bad_input(calls, tmp_path):
 def test_bad_input_exits_2_with_one_message_on_stderr_and_starts_nothing(calls):
     result = zero("run", TINY, "--set", "train.setps=3")
     assert (result.exit_code, result.stdout, calls.made) == (2, "", [])
-    assert "train.setps: unknown key (did you mean steps?)" in result.stderr
+    assert "train.setps: unknown key (did you mean 'steps'?)" in result.stderr
 
 
 def test_an_output_that_is_in_use_names_both_ways_on(calls, stored):

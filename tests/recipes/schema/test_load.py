@@ -91,20 +91,20 @@ def test_an_unknown_key_names_file_line_and_nearest(tmp_path):
     path = write(tmp_path, RECIPE + "train:\n  lerning_rate: 1.0\n")
     (line,) = problems(path)
     assert line.startswith(
-        f"{path}:7: train.lerning_rate: unknown key (did you mean learning_rate?); allowed here: backend, steps,"
+        f"{path}:7: train.lerning_rate: unknown key (did you mean 'learning_rate'?); allowed here: backend, steps,"
     )
 
 
 def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
     (line,) = problems(write(tmp_path), "group_size=4")
-    assert "--set group_size=4: group_size: unknown key (did you mean rollout.group_size?)" in line
+    assert "--set group_size=4: group_size: unknown key (did you mean 'rollout.group_size'?)" in line
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trian.steps=5", "trian: unknown key (did you mean train?)"),
-        ("rewards.0.wieght=1", "rewards.0.wieght: unknown key (did you mean weight?)"),
+        ("trian.steps=5", "trian: unknown key (did you mean 'train'?)"),
+        ("rewards.0.wieght=1", "rewards.0.wieght: unknown key (did you mean 'weight'?)"),
         ("train.steps=ten", "train.steps: got 'ten', expected a whole number"),
         ("train.steps=true", "train.steps: got true, expected a whole number"),
         ("train.steps=2.5", "train.steps: got 2.5, expected a whole number"),
@@ -112,7 +112,7 @@ def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
         ("train.clip_low=1.5", "train.clip_low: got 1.5, expected a number of at most 1"),
         ("train.learning_rate=fast", "train.learning_rate: got 'fast', expected a number"),
         ("train.loss=grpoo", "train.loss: got 'grpoo', expected grpo, bnpo, dr_grpo, dapo, cispo, gspo, gspo_token,"),
-        ("train.loss=grpoo", "path/to/file.py:function or package.module:function (did you mean grpo?)"),
+        ("train.loss=grpoo", "path/to/file.py:function or package.module:function (did you mean 'grpo'?)"),
         ("train.loss_args={a: 1}", "train.loss_args: grpo takes none; they are for a loss of your own"),
         ("train={loss: gspo, clip_max: 3}", "train.clip_max: gspo has no two-sided clip"),
         ("train.clip_max=1.1", "train.clip_max: got 1.1, expected more than 1 + clip_high (1.2)"),
@@ -230,7 +230,7 @@ def test_missing_sections_are_named(tmp_path):
 
 def test_an_unknown_recipe_lists_the_built_in_ones_and_the_nearest():
     (line,) = problems("tiny_arithmetic")
-    assert "no such file and no built-in recipe (did you mean tiny_arithmetic_cpu?)" in line
+    assert "no such file and no built-in recipe (did you mean 'tiny_arithmetic_cpu'?)" in line
     assert all(name in line for name in NAMES)
 
 

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rewards import Reward, RewardError, RewardSettings, RewardSum, Score
@@ -16,6 +17,9 @@ from tests.processes import ended
 
 MINE = r'''
 import os
+import signal
+import subprocess
+import time
 from math_verify import parse, verify
 
 def pid(completions):
@@ -41,6 +45,28 @@ def hangs_and_says_so(completions, file):
     says_so(completions, file)
     while True:
         pass
+
+def starts(completions, file, then):
+    """A subprocess, a fork, and a daemon of a session of its own, whose parent is gone; none ends by itself."""
+    pids = [subprocess.Popen(["sleep", "600"]).pid]
+    pids.append(os.fork() or wait())
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if (daemon := os.fork()) == 0:
+            wait()
+        os.write(write, str(daemon).encode())
+        os._exit(0)
+    pids.append(int(os.read(read, 20)))
+    with open(file[0] + ".partial", "w") as out:
+        out.write(" ".join(map(str, [os.getpid(), *pids])))
+    os.rename(file[0] + ".partial", file[0])
+    exec(then[0])
+    return [1.0 for _ in completions]
+
+def wait():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
 
 def raises(completions):
     raise KeyError("x")
@@ -81,6 +107,22 @@ def isolated(tmp_path: Path):
     yield make
     for rewards in made:
         rewards.close()
+
+
+def kill_caller_when_there_is(file: Path, name: str, columns: dict[str, list[str]]) -> None:
+    """Kill -9 a process that scores with a reward of the folder's mine.py, once the reward has written the file."""
+    code = (
+        "import time; from rewards import RewardSettings, RewardSum\n"
+        f"rewards = RewardSum([RewardSettings(name='mine.py:{name}')], isolate=True)\n"
+        f"rewards.score(['a'], {columns}); time.sleep(600)"
+    )
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=file.parent, env={**os.environ, "PYTHONPATH": path}
+    ) as caller:
+        while not file.exists():
+            time.sleep(0.01)
+        caller.kill()
 
 
 def in_a_thread(function, *arguments):
@@ -136,7 +178,7 @@ def test_what_it_raises_is_the_same_error_as_without_a_process(
 
 
 def test_one_that_cannot_be_loaded_is_refused_when_it_is_made(isolated) -> None:
-    with pytest.raises(RewardError, match="has no function 'rases'; did you mean 'raises'"):
+    with pytest.raises(RewardError, match=r"has no function 'rases' \(did you mean 'raises'"):
         isolated("rases")
 
 
@@ -154,25 +196,52 @@ def test_close_frees_a_thread_that_waits_for_one_that_hangs(isolated, tmp_path: 
         while not (tmp_path / "pid").exists():
             time.sleep(0.01)
         rewards.close()
-        assert waiting.result()[0].score.reason.endswith("ended with code -9")
+        assert waiting.result()[0].score.reason.endswith("ended with code 143")
     with pytest.raises(RewardError, match="was closed"):
         rewards.score(["a"], {"file": [""]})
+
+
+@pytest.mark.parametrize(
+    ("then", "outcome"),
+    [
+        ("pass", None),
+        ("time.sleep(600)", "timeout"),
+        ("while True: pass", "timeout"),
+        ("os._exit(0)", "error"),
+        ("os.kill(0, signal.SIGKILL)", "error"),  # the whole process group
+    ],
+)
+def test_what_a_reward_started_ends_with_its_worker(isolated, tmp_path: Path, then: str, outcome: str | None) -> None:
+    rewards = isolated("starts", timeout=3)
+    (reward,) = rewards.score(["a"], {"file": [str(tmp_path / "pids")], "then": [then]})
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 4
+    if outcome is None:
+        assert reward.value == 1.0
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        rewards.close()
+    else:
+        assert reward.score.outcome == outcome
+    assert [pid for pid in pids if not ended(pid, within=1)] == []
+
+
+@pytest.mark.parametrize("then", ["pass", "while True: pass"])
+def test_what_a_reward_started_ends_when_the_run_is_killed(tmp_path: Path, then: str) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    kill_caller_when_there_is(tmp_path / "pids", "starts", {"file": ["pids"], "then": [then]})
+    assert [pid for pid in (tmp_path / "pids").read_text().split() if not ended(int(pid), within=20)] == []
+
+
+def test_a_worker_whose_guard_is_killed_ends(isolated, tmp_path: Path) -> None:
+    rewards = isolated("pid")
+    (reward,) = rewards.score(["a"], {})
+    psutil.Process(int(reward.parts["pid"])).parent().kill()
+    assert ended(int(reward.parts["pid"]), within=20)
+    assert rewards.score(["a"], {})[0].value != reward.value
 
 
 @pytest.mark.parametrize("doing", ["says_so", "hangs_and_says_so"])
 def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path, doing: str) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    code = (
-        "import time; from rewards import RewardSettings, RewardSum\n"
-        f"rewards = RewardSum([RewardSettings(name='mine.py:{doing}')], isolate=True)\n"
-        f"rewards.score(['a'], {{'file': ['pid']}}); time.sleep(600)"
-    )
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
-    ) as caller:
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            time.sleep(0.01)
-        caller.kill()
+    kill_caller_when_there_is(tmp_path / "pid", doing, {"file": ["pid"]})
     assert ended(int((tmp_path / "pid").read_text()), within=20)

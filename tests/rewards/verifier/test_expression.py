@@ -7,7 +7,9 @@ from fractions import Fraction
 
 import pytest
 
-from rewards.verifier.expression import Expression, TooLarge, Undefined, Unreadable, same_relation, same_value
+from rewards.verifier.arithmetic import TooLarge, Undefined
+from rewards.verifier.expression import Expression, same_relation, same_value
+from rewards.verifier.grammar import Unreadable
 
 
 @pytest.mark.parametrize(
