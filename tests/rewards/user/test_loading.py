@@ -13,7 +13,7 @@ import yaml
 from rewards.nearest import did_you_mean
 from rewards.user.loading import Purpose, load_function
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 OURS = ("rewards", "eval", "grpo", "recipes")
 SHADOWED = 'raise SystemExit("shadowed")\n'
 MINE = """

@@ -39,11 +39,11 @@ def test_reads_what_the_table_says(case: dict) -> None:
     ],
     ids=lambda text: repr(text[:20]),
 )
-def test_megabytes_take_less_than_five_seconds(text: str) -> None:
-    started = time.perf_counter()
+def test_megabytes_take_less_than_five_seconds_of_a_core(text: str) -> None:
+    started = time.process_time()
     for source in ("tag", "boxed", "hashes", "phrase", "last_line"):
         read_answer(text, (source,))  # type: ignore[arg-type]
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones() -> None:
