@@ -70,7 +70,7 @@ def test_serving_leaves_the_working_folder_alone_and_says_where_its_log_is(tmp_p
     """A real server: SIGTERM ends it and all that it started."""
     work, cache = tmp_path / "work", tmp_path / "cache"
     work.mkdir()
-    env = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(Path(__file__).parents[4])}
     line = [sys.executable, "-c", "from recipes.command.main import main; main()", "serve", "tiny", "--port", "0"]
     with subprocess.Popen(line, cwd=work, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
