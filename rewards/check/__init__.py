@@ -1,5 +1,6 @@
 """Try a reward function before a GPU is spent on it."""
 
-from rewards.check.run import CheckReport, Row, check_reward
+from rewards.check.report import CheckReport, Row
+from rewards.check.run import check_reward
 
 __all__ = ["CheckReport", "Row", "check_reward"]
