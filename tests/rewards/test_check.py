@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from recipes.command.main import main
 from rewards import RewardError, RewardSettings, verify
 from rewards.builtin.countdown import evaluate
-from rewards.check import CheckReport, check_reward, corpus, probe
-from rewards.check import run as check
+from rewards.check import CheckReport, check_reward, corpus, measure, probe
 from rewards.check.findings import MEANING
 from rewards.check.probe import Probe
 from rewards.registry import BUILT_IN
@@ -122,7 +121,7 @@ def test_every_finding_is_one_that_some_bad_reward_shows() -> None:
 
 
 def test_a_reward_that_sleeps_is_slow_and_little_of_the_corpus_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "SECONDS", 2.0)
+    monkeypatch.setattr(measure, "SECONDS", 2.0)
     monkeypatch.setattr(probe, "SECONDS_TOGETHER", 0.7)
     report = checked("sleeps")
     assert names(report) == {"slow"}

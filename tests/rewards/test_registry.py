@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from recipes.schema.recipe import Recipe
 from rewards import Reward, RewardError, RewardSettings, RewardSum, load_reward
 from rewards.builtin.accuracy import accuracy
-from rewards.registry import installed_rewards
+from rewards.registry import BUILT_IN, installed_rewards, reads_answers
 
 PACKAGE = "def shout(completions, **columns):\n    return [float(text.isupper()) for text in completions]\n\nno = 1\n"
 
@@ -84,3 +86,23 @@ def test_the_nearest_name_may_be_an_installed_one(install) -> None:
     install("zt_near", "brevity = zt_near:shout")
     with pytest.raises(RewardError, match="did you mean 'brevity'"):
         load_reward("brevty")
+
+
+def test_whether_a_reward_reads_answers_is_its_own_property() -> None:
+    reading = {"accuracy", "cosine_length", "countdown", "multiple_choice", "number"}
+    assert {name for name in BUILT_IN if reads_answers(name)} == reading
+    assert not reads_answers("my_rewards.py:f")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_reward_that_reads_answers_must_read_them_where_the_evaluation_does(name: str) -> None:
+    def recipe(**args: object) -> Recipe:
+        task = {"name": "arithmetic", "read": ["boxed"]}
+        return Recipe(model={"path": "m"}, task=task, rewards=[{"name": "format"}, {"name": name, "args": args}])
+
+    recipe(read=["boxed"])
+    if reads_answers(name):
+        with pytest.raises(ValidationError, match=r"rewards\.1\.args\.read: got None, task\.read is \['boxed'\]"):
+            recipe()
+    else:
+        recipe()
