@@ -89,7 +89,9 @@ class Control:
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url
         self.timeout = timeout
-        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+        # A connection for each request: after an answer of 500, vLLM's server closes the one it came by.
+        fresh = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False, limits=fresh)
 
     def __enter__(self) -> Control:
         return self
@@ -131,10 +133,7 @@ class Control:
             raise WeightSyncError(
                 f"{self.url} has no {path}: start it with VLLM_SERVER_DEV_MODE=1, as `zero serve MODEL` does"
             )
-        # The API still answers for an engine that has died. /health was seen to fail after a worker refused the
-        # weights, too, though that engine lives on and serves: vLLM's words tell the two apart.
-        refused = "collective_rpc method failed" in answer.text
-        if answer.is_server_error and not refused and not self._healthy():
+        if answer.is_server_error and not self._healthy():  # the API still answers for an engine that has died
             raise ServerLostError(f"the engine of {self.url} died before {path}: {answer.text[:500]}")
         if answer.is_error:
             raise WeightSyncError(f"{self.url} refused {path} ({answer.status_code}): {answer.text[:2000]}")
