@@ -53,7 +53,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequ
     datasets.disable_progress_bars()
     if recipe.train.backend == "trl":
         warnings.filterwarnings("ignore", "TRL currently supports vLLM")  # which it is not used with here
-        from recipes.trl_backend import refuse
+        from recipes.trl_settings import refuse
 
         refuse(recipe, resume)
     model = model_settings(recipe)

@@ -13,9 +13,9 @@ import yaml
 from grpo.adapters import add_adapter
 from grpo.advantage import ADVANTAGES
 from grpo.config import GRPOConfig, ModelSettings
-from grpo.losses.normaliser import NORMALISERS
 from grpo.losses.objective import Objective
 from grpo.model import load_model
+from grpo.names import NORMALISERS
 from recipes.load import builtin_recipes, load_recipe
 from recipes.run import run
 

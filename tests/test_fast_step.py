@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qw
 
 import grpo.logprobs
 from grpo.config import GRPOConfig
-from grpo.losses.normaliser import NORMALISERS, token_weights
+from grpo.losses.normaliser import token_weights
 from grpo.losses.objective import Objective
 from grpo.model import completion_logprobs
+from grpo.names import NORMALISERS
 from grpo.optim import MasterAdamW
 from grpo.pad import pad
 from grpo.types import Sample

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from grpo.checkpoint import checkpoints
 from recipes.load import RecipeError, load_recipe
 from recipes.run import run
-from recipes.trl_backend import left_out, micro_batch, refuse
+from recipes.trl_settings import left_out, micro_batch, refuse
 
 REWARDS = '''
 def digits(completions, log_metric, **columns):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from grpo.config import GRPOConfig, LoraSettings, ModelSettings
-from grpo.losses.normaliser import NORMALISERS
+from grpo.names import NORMALISERS
 from grpo.optim import MasterAdamW
 from grpo.types import Sample
 from grpo.update import PolicyUpdate, TrainBatch
