@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from grpo.losses.normaliser import NORMALISERS, Normaliser
-from grpo.signal.advantage import ADVANTAGES
+from grpo.names import ADVANTAGE_KINDS, NORMALISERS, CorrectionKind, KLEstimator, Normaliser
 from rewards.nearest import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
@@ -175,8 +175,6 @@ class CurriculumSettings(Settings):
     decay: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: of what was seen before; 1 forgets nothing
 
 
-CorrectionKind = Literal["none", "truncate", "mask", "decoupled", "sequence_truncate", "sequence_mask", "coupled"]
-
 # (clip_low, clip_high) of a recipe that gives none; of all other losses (0.2, 0.2). cispo's is ScaleRL's.
 PUBLISHED_CLIPS = {"dapo": (0.2, 0.28), "cispo": (1.0, 4.0), "gspo": (3e-4, 4e-4), "gspo_token": (3e-4, 4e-4)}
 
@@ -189,9 +187,9 @@ class GRPOConfig(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
-    loss: str = "grpo"  # a name of grpo/losses/normaliser.py, path/to/file.py:function or package.module:function
+    loss: str = "grpo"  # a name of grpo/names.py, path/to/file.py:function or package.module:function
     loss_args: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of a loss of one's own
-    normaliser: Literal["auto", "sequence", "constant", "token"] = "auto"  # auto: as the loss's paper has it
+    normaliser: Literal["auto"] | Normaliser = "auto"  # auto: as the loss's paper has it
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2  # the defaults of both depend on the loss, see PUBLISHED_CLIPS
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     clip_max: Annotated[float, Field(gt=1)] | None = None  # two-sided clip of INTELLECT-2: bound of every ratio
@@ -201,7 +199,7 @@ class GRPOConfig(Settings):
         "auto"  # of grpo/signal/advantage.py, or file.py:function; auto: group_mean for dr_grpo, else group_std
     )
     kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the KL to the reference, see grpo/losses/kl.py
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_estimator: KLEstimator = "k3"
     kl_place: Literal["loss", "reward"] = "loss"
     kl_corrected: bool = False  # in the loss: weighted by pi/pi_old, as DeepSeek-V3.2
     kl_sync_every: NonNegative = 0  # steps after which the reference becomes the policy; 0: the model at the start
@@ -237,7 +235,7 @@ class GRPOConfig(Settings):
     @field_validator("advantage")
     @classmethod
     def _known_advantage(cls, name: str) -> str:
-        known = ("auto", *ADVANTAGES)
+        known = ("auto", *ADVANTAGE_KINDS)
         if name not in known and ":" not in name:
             raise ValueError(f"got {name!r}, expected {', '.join(known)}, or a function of yours as file.py:function")
         return name

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,83 @@ def test_light_modules_import_no_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+# -- Circles ----------------------------------------------------------------------------------------------------------
+
+
+def import_graph(root: Path, packages: Sequence[str]) -> dict[str, list[str]]:
+    """Module -> what it imports of `packages`: in functions and for types, too. A package is its __init__."""
+    files = {path.relative_to(root).with_suffix(""): path for one in packages for path in (root / one).rglob("*.py")}
+    known = {".".join(name.parts).removesuffix(".__init__"): path for name, path in files.items()}
+
+    def module(name: str) -> str:
+        """`from grpo.types import Prompt` may name grpo.types.Prompt."""
+        return name if name in known else name.rpartition(".")[0]
+
+    return {name: sorted({module(imported) for imported in imports(path)} - {name}) for name, path in known.items()}
+
+
+def circles(graph: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """The shortest circle through each module that is in none before: its modules, the first again at the end."""
+    seen: set[str] = set()
+    for start in sorted(graph):
+        came_from = {start: start}  # breadth first: the shortest way back
+        queue = [start] if start not in seen else []
+        for name in queue:
+            for other in graph.get(name, []):
+                if other == start:
+                    path = [name]
+                    while path[-1] != start:
+                        path.append(came_from[path[-1]])
+                    seen |= set(path)
+                    yield [*reversed(path), start]
+                    queue.clear()
+                    break
+                if other not in came_from:
+                    came_from[other] = name
+                    queue.append(other)
+
+
+def test_no_two_modules_import_each_other_in_a_circle():
+    assert [" -> ".join(circle) for circle in circles(import_graph(ROOT, OURS))] == []
+
+
+def test_a_circle_is_found_wherever_the_import_stands(tmp_path):
+    files = {
+        "grpo/__init__.py": "",
+        "grpo/a.py": "from grpo.b import x",
+        "grpo/b.py": "def f():\n    from grpo import c",
+        "grpo/c.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import grpo.a\nimport grpo.d",
+        "grpo/d.py": "",
+        "eval/__init__.py": "from eval.e import x",
+        "eval/e.py": "from eval import x",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = list(circles(import_graph(tmp_path, ("grpo", "eval"))))
+    assert found == [["eval", "eval.e", "eval"], ["grpo.a", "grpo.b", "grpo.c", "grpo.a"]]
+
+
+# -- Sizes ------------------------------------------------------------------------------------------------------------
+
+
+def python_files() -> list[Path]:
+    return sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
+
+
+def test_no_module_is_longer_than_350_lines():
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in python_files()}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
+def test_functions_are_seen_whole():
+    # Without their parameters: those of a command are the table of its options.
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.name}": node.end_lineno - node.body[0].lineno + 1
+        for path in python_files()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    }
+    assert {name: length for name, length in lengths.items() if length > 80} == {}

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,15 +36,14 @@ from torch import Tensor
 from grpo.losses.kl import kl_estimate
 from grpo.losses.sequences import sequence_mean
 from grpo.losses.types import LossInputs
-
-Kind = Literal["none", "truncate", "mask", "decoupled", "sequence_truncate", "sequence_mask", "coupled"]
+from grpo.names import CorrectionKind
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
     """What is done about one cause."""
 
-    kind: Kind
+    kind: CorrectionKind
     cap: float = 2.0
     floor: float = 0.0
 

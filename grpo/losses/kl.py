@@ -15,18 +15,15 @@ with pi the sampler. Degenerate: pi = ref gives 0 for each of them.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from grpo.losses.sequences import sequence_sum
 from grpo.losses.types import LossInputs
+from grpo.names import KLEstimator
 
-Estimator = Literal["k1", "k2", "k3"]
 
-
-def kl_estimate(estimator: Estimator, logprobs_T: Tensor, ref_logprobs_T: Tensor) -> Tensor:
+def kl_estimate(estimator: KLEstimator, logprobs_T: Tensor, ref_logprobs_T: Tensor) -> Tensor:
     """One estimate a token, shape (T,), in nats."""
     log_ratio_T = logprobs_T - ref_logprobs_T
     if estimator == "k1":
@@ -36,7 +33,7 @@ def kl_estimate(estimator: Estimator, logprobs_T: Tensor, ref_logprobs_T: Tensor
     return torch.expm1(-log_ratio_T) + log_ratio_T
 
 
-def kl_term(inputs: LossInputs, estimator: Estimator, corrected: bool) -> Tensor:
+def kl_term(inputs: LossInputs, estimator: KLEstimator, corrected: bool) -> Tensor:
     """The KL term of the loss by token, shape (T,), before its coefficient."""
     if inputs.ref_logprobs_T is None:
         raise ValueError("kl_term: a KL in the loss needs inputs.ref_logprobs_T, got None")
@@ -47,7 +44,7 @@ def kl_term(inputs: LossInputs, estimator: Estimator, corrected: bool) -> Tensor
 
 
 def kl_penalties(
-    estimator: Estimator, logprobs_T: Tensor, ref_logprobs_T: Tensor, sequence_T: Tensor, n_sequences: int
+    estimator: KLEstimator, logprobs_T: Tensor, ref_logprobs_T: Tensor, sequence_T: Tensor, n_sequences: int
 ) -> Tensor:
     """Each completion's estimate, summed over its tokens, shape (n_sequences,): times kl_coef, off its reward.
 

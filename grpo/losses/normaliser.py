@@ -12,23 +12,9 @@ mean of the local micro-batch: ours counts the optimizer batch, which makes bnpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
-Normaliser = Literal["sequence", "constant", "token"]
-
-# Of each loss, as its paper has it. One's own loss takes the token mean.
-NORMALISERS: Mapping[str, Normaliser] = {
-    "grpo": "sequence",
-    "bnpo": "token",
-    "dr_grpo": "constant",
-    "dapo": "token",
-    "cispo": "token",
-    "gspo": "sequence",
-    "gspo_token": "sequence",
-    "sapo": "sequence",
-    "reinforce": "constant",
-}
+from grpo.names import Normaliser
 
 
 def token_weights(kind: Normaliser, lengths: Sequence[int], max_tokens: int) -> list[float]:

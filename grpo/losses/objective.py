@@ -18,9 +18,9 @@ from grpo.config import GRPOConfig
 from grpo.losses.correction import Correction, corrected, correction_metrics, correction_stats
 from grpo.losses.entropy import EntropyCoefficient
 from grpo.losses.kl import kl_estimate, kl_term
-from grpo.losses.normaliser import NORMALISERS
 from grpo.losses.registry import policy_loss_of
 from grpo.losses.types import LossInputs, LossTerms
+from grpo.names import NORMALISERS
 
 
 class Objective:

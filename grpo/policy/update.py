@@ -74,7 +74,20 @@ class PolicyUpdate:
             self.padded = use_packed_attention(reference)
 
     def run(self, step: int, batch: TrainBatch) -> dict[str, float]:
-        """`updates_per_batch` optimizer steps on the batch. Returns their metrics."""
+        """`updates_per_batch` optimizer steps on the batch. Returns their metrics.
+
+        Raises MemoryError if a micro-batch does not fit into the GPU's memory.
+        """
+        try:
+            return self._run(step, batch)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"step {step} does not fit into the GPU's memory ({str(error).partition('. ')[0]}): lower "
+                f"train.tokens_per_micro_batch ({self._config.tokens_per_micro_batch}), or use "
+                "train.gradient_checkpointing: true"
+            ) from error
+
+    def _run(self, step: int, batch: TrainBatch) -> dict[str, float]:
         torch.manual_seed(hash((self._config.seed, step)))  # an adapter's dropout repeats on resume
         training_mode(self._model)
         watch = Stopwatch(self._device)

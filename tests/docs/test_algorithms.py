@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from grpo.config import GRPOConfig, ModelSettings
-from grpo.losses.normaliser import NORMALISERS
 from grpo.losses.objective import Objective
+from grpo.names import NORMALISERS
 from grpo.policy.adapters import add_adapter
 from grpo.policy.load import load_model
 from grpo.signal.advantage import ADVANTAGES

@@ -15,6 +15,7 @@ import grpo.policy.logprobs
 from grpo.config import GRPOConfig, ModelSettings
 from grpo.losses.normaliser import NORMALISERS, token_weights
 from grpo.losses.objective import Objective
+from grpo.names import NORMALISERS
 from grpo.policy.load import completion_logprobs, load_model
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.packing.attention import NAME

@@ -9,6 +9,7 @@ from torch import nn
 
 from grpo.config import GRPOConfig, LoraSettings, ModelSettings
 from grpo.losses.normaliser import NORMALISERS
+from grpo.names import NORMALISERS
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.types import Sample
@@ -151,3 +152,13 @@ def test_stale_tokens_are_counted_and_corrected_in_their_own_way(packing):
     assert metrics["ess"] == pytest.approx(1 - metrics["stale"])  # of weights that are 0 or 1
     fresh = update_of(tiny_model(), **settings).run(1, batch())
     assert "corrected_stale" not in fresh
+
+
+def test_a_step_that_does_not_fit_into_memory_names_the_settings_that_help(monkeypatch):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("grpo.policy.update.completion_logprobs", full)
+    update = update_of(tiny_model())
+    with pytest.raises(MemoryError, match=r"step 3 .*\(CUDA out of memory\): lower train\.tokens_per_micro"):
+        update.run(3, batch())

@@ -422,12 +422,15 @@ def test_killed_five_times_and_resumed_it_ends_as_if_it_had_not_been_and_asks_fo
     assert (output / "results.json").read_text() == (whole / "results.json").read_text()
 
 
-def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_is_an_exit_code_and_leaves_what_a_resumed_evaluation_goes_on_with(
+    number: int, code: int, tmp_path: Path
+) -> None:
     with serving(FakeOpenAI(lambda body, k: 0.05, write=solve)) as server:
         process = evaluation(server, tmp_path / "out")
         wait_for(lambda: len(server.answered) >= 20, process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        process.send_signal(number)
+        assert process.wait(60) == code
         n_stored = len(read_generations(tmp_path / "out"))
         n_before = len(server.bodies)
         assert evaluation(server, tmp_path / "out", "--resume").wait(120) == 0

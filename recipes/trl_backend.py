@@ -1,0 +1,300 @@
+"""A recipe through TRL's GRPOTrainer instead of ours (`train.backend: trl`), so that the two can be compared.
+
+The same prompts in the same order, token for token; the same rewards, learning rate at each step, loss and normaliser;
+samples by transformers' generate at the recipe's temperature. The run directory is the same, but for what resuming
+needs. What differs, besides the trainer:
+
+    weights      trained in `model.dtype` as they are, without fp32 masters: TRL's fastest way
+    unscored     a completion whose reward is None gets advantage 0, and the normaliser counts it
+    rollouts     no log-probs: generate gives none
+    KL           TRL's reference and k3 estimate
+
+Settings that TRL has no counterpart for are refused; those that only say how we run (the engine and its server, the
+correction for an engine that computes other log-probs) are left out, and the run says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # TRL reports its use to the hub
+import trl
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, TrainerCallback
+
+from eval.ask.run import evaluate
+from grpo.config import ModelSettings
+from grpo.policy.adapters import ServedWeights, add_adapter
+from grpo.policy.load import load_model
+from grpo.policy.optim import learning_rate
+from grpo.record.recorder import RunRecorder
+from grpo.record.rows import means, rollout_metrics, rollout_rows
+from grpo.rollout.local import TransformersEngine
+from grpo.rollout.scheduler import ScoredGroup
+from grpo.signal.advantage import load_advantage
+from grpo.signal.curriculum import prompt_order
+from grpo.signal.scoring import earned, reward_inputs
+from grpo.types import Completion, Group, Prompt, Sampling
+from recipes.errors import run_async
+from recipes.schema.recipe import Recipe
+from recipes.tasks import Task
+from recipes.trl_settings import left_out, trl_config
+from rewards import RewardSum
+from rewards.types import TrainerState
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TimedTrainer(trl.GRPOTrainer):
+    """TRL's trainer with the seconds of its parts, which `take_seconds` hands out and starts anew.
+
+    wait: sampling; reward; forward and backward; optimizer: clip and step. The names are those of grpo/record/recorder.py.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        super().__init__(**arguments)
+        self.remove_callback(PrinterCallback)
+
+    def take_seconds(self) -> dict[str, float]:
+        taken = dict(self._seconds)
+        prepared, step = taken.pop("prepare", 0.0), taken.pop("step", 0.0)
+        taken["backward"] = step - prepared - taken.get("forward", 0.0)
+        taken["train"] = step - prepared + taken.get("optimizer", 0.0)
+        self._seconds.clear()
+        return taken
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._seconds[part] += time.monotonic() - started
+
+    def _generate(self, *args: Any) -> Any:
+        with self._timed("wait"):
+            return super()._generate(*args)
+
+    def _calculate_rewards(self, *args: Any) -> Any:
+        with self._timed("reward"):
+            return super()._calculate_rewards(*args)
+
+    def _prepare_inputs(self, *args: Any) -> Any:
+        with self._timed("prepare"):
+            return super()._prepare_inputs(*args)
+
+    def _compute_loss(self, *args: Any) -> Any:
+        with self._timed("forward"):
+            return super()._compute_loss(*args)
+
+    def training_step(self, *args: Any) -> Any:
+        with self._timed("step"):
+            loss = super().training_step(*args)
+        self._stepped = time.monotonic()
+        return loss
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # The only thing that happens between the last micro-batch and here.
+        self._seconds["optimizer"] += time.monotonic() - self._stepped
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+
+class _RecipeTrainer(TimedTrainer):
+    """With our token ids of each prompt, and our learning rate of each step."""
+
+    def __init__(self, recipe: Recipe, prompts: Sequence[Prompt], **arguments: Any) -> None:
+        self._config = recipe.train
+        self._prompt_ids = {prompt.text: list(prompt.token_ids) for prompt in prompts}
+        super().__init__(**arguments)
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [self._prompt_ids[text] for text in prompts], None, {}
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        config = self._config
+
+        def share(done: int) -> float:
+            return learning_rate(config, done + 1) / config.learning_rate
+
+        self.lr_scheduler = LambdaLR(optimizer or cast("Optimizer", self.optimizer), share)
+        return self.lr_scheduler
+
+
+class TRLRun:
+    """One run of a recipe through TRL; `train` once."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: ModelSettings,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        train: Sequence[Prompt],
+        held_out: Sequence[Prompt],
+        rewards: RewardSum,
+        recorder: RunRecorder,
+        output: Path,
+    ) -> None:
+        self._recipe, self._model_settings, self._tokenizer = recipe, model, tokenizer
+        self._task, self._held_out, self._rewards = task, held_out, rewards
+        self._recorder, self._output = recorder, output
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        order = prompt_order(recipe.train.curriculum, len(train), recipe.rollout.prompts_per_step, recipe.train.seed)
+        asked = recipe.train.steps * recipe.rollout.prompts_per_step
+        self._asked = [train[order.at(position)] for position in range(asked)]
+        self._groups: list[ScoredGroup] = []  # of the step that is being trained
+        self._logged: list[tuple[str, float]] = []
+
+    def train(self) -> dict[str, Any]:
+        """Returns the summary, as ours does."""
+        started = time.monotonic()
+        if self._recipe.train.threads:
+            torch.set_num_threads(self._recipe.train.threads)
+        self._recorder.note(left_out(self._recipe))
+        self._recorder.stage("loading the model")
+        self._trainer = self._make_trainer()
+        self._model = cast("PreTrainedModel", self._trainer.model)
+        steps = self._recipe.train.steps
+        try:
+            before = self._evaluate(0)
+            self._recorder.stage("step 1")
+            self._trainer.train()
+            after = self._evaluate(steps)
+            self._save(steps)
+        finally:
+            self._rewards.close()
+        return {
+            "before": before,
+            "after": after,
+            "steps": steps,
+            "wall_seconds": time.monotonic() - started,
+            "engine": "transformers",
+            "backend": "trl",
+            "seed": self._recipe.train.seed,
+            "control": self._recipe.train.control,
+        }
+
+    def _make_trainer(self) -> _RecipeTrainer:
+        model = load_model(self._model_settings, self._device)
+        if self._model_settings.adapted:
+            model = add_adapter(model, self._model_settings, self._recipe.train.seed)
+        rows = [{"prompt": prompt.text, "position": i} for i, prompt in enumerate(self._asked)]
+        longest = max(len(prompt.token_ids) for prompt in self._asked)
+        return _RecipeTrainer(
+            self._recipe,
+            self._asked,
+            model=model,
+            reward_funcs=self._reward,
+            args=trl_config(self._recipe, self._output, longest),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=self._tokenizer,
+            callbacks=[StepEnd(self._finish_step)],
+        )
+
+    def _reward(
+        self,
+        completions: list[str],
+        completion_ids: list[list[int]],
+        position: list[int],
+        trainer_state: Any,
+        **_: Any,
+    ) -> list[float | None]:
+        """The weighted sum of the recipe's rewards, in TRL's signature. `position`: which prompt of the run."""
+        size = self._recipe.rollout.group_size
+        done = trainer_state.global_step
+        state = TrainerState(done, trainer_state.max_steps, trainer_state.epoch)
+        self._groups, self._logged = [], []
+        for start in range(0, len(completions), size):
+            made = zip(completions[start : start + size], completion_ids[start : start + size], strict=True)
+            group = Group(self._asked[position[start]], tuple(self._completion(text, ids, done) for text, ids in made))
+            texts, columns = reward_inputs(group.prompt, group.completions)
+            scored = self._rewards.score(texts, columns, state, lambda name, value: self._logged.append((name, value)))
+            self._groups.append(ScoredGroup(group, tuple(scored)))
+        return [reward.value for scored_group in self._groups for reward in scored_group.rewards]
+
+    def _completion(self, text: str, ids: list[int], version: int) -> Completion:
+        n, stopped = len(ids), ids[-1] in self._trainer.eos_token_ids
+        return Completion(
+            tuple(ids), (float("nan"),) * n, (version,) * n, text, finish_reason="stop" if stopped else "length"
+        )
+
+    def _finish_step(self, step: int, seconds: float, logs: Mapping[str, Any]) -> None:
+        config, rollout = self._recipe.train, self._recipe.rollout
+        # For the record; TRL computes its own.
+        advantages = load_advantage(config.advantage_kind)(
+            [earned(scored.rewards, self._rewards.weights) for scored in self._groups]
+        )
+        parts = self._trainer.take_seconds()
+        sampled = rollout_metrics(self._groups, advantages, rollout.prompts_per_step * rollout.group_size)
+        metrics = {
+            **sampled,
+            **means("logged", self._logged),
+            "loss": logs["loss"],
+            "grad_norm": logs["grad_norm"],
+            "entropy": logs["entropy"],
+            "kl": logs.get("kl", 0.0),
+            "clipped": logs.get("clip_ratio/region_mean", 0.0),
+            "trained_tokens": sampled["tokens"],  # also those without advantage
+            "learning_rate": learning_rate(config, step),
+            **{f"seconds_{part}": value for part, value in parts.items()},
+            "seconds_rest": seconds - parts["wait"] - parts["reward"] - parts["train"],
+            "seconds": seconds,
+            "tokens_per_second": sampled["tokens"] / seconds,
+        }
+        self._recorder.rollouts(step, rollout_rows(step, self._groups, advantages))
+        self._recorder.step(step, metrics)
+        if config.eval_every and step % config.eval_every == 0 and step < config.steps:
+            self._evaluate(step)
+
+    def _evaluate(self, step: int) -> dict[str, Any]:
+        """By our evaluator and in-process engine, with a copy of the weights."""
+        self._recorder.stage(f"measuring held-out accuracy at step {step}")
+        result = run_async(self._held_out_accuracy(step))
+        return self._recorder.evaluation(step, result)
+
+    async def _held_out_accuracy(self, step: int) -> dict[str, Any]:
+        settings, rollout = self._recipe.eval, self._recipe.rollout
+        engine = TransformersEngine(self._model_settings, self._tokenizer, rollout.max_sequences, self._device)
+        await engine.start()
+        try:
+            await engine.update_weights(ServedWeights(self._model), step)
+            sampling = Sampling(settings.max_tokens or rollout.max_tokens, settings.temperature)
+            found = await evaluate(engine, self._held_out, self._task.grade, sampling, settings.samples)
+            return dataclasses.asdict(found)
+        finally:
+            await engine.close()
+
+    def _save(self, step: int) -> None:
+        self._recorder.stage("writing the checkpoint")
+        final = self._output / "checkpoints" / f"step-{step:06d}"
+        partial = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self._model.save_pretrained(partial)
+        self._tokenizer.save_pretrained(partial)
+        partial.rename(final)
+
+
+class StepEnd(TrainerCallback):
+    """Calls `finish(step, seconds, logs)` after each step; `seconds` from its first micro-batch's fetch to its log."""
+
+    def __init__(self, finish: Callable[[int, float, Mapping[str, Any]], None]) -> None:
+        self._finish = finish
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._started = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, **of: Any) -> None:
+        if "loss" in of["logs"]:  # the last log of a run has totals only
+            self._finish(state.global_step, time.monotonic() - self._started, of["logs"])
