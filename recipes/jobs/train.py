@@ -55,7 +55,6 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequ
     if recipe.train.backend == "trl":
         warnings.filterwarnings("ignore", "TRL currently supports vLLM")  # which it is not used with here
         from recipes.jobs.trl_settings import refuse
-        from recipes.trl_settings import refuse
 
         refuse(recipe, resume)
     model = model_settings(recipe)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qw
 
 import grpo.policy.logprobs
 from grpo.config import GRPOConfig, ModelSettings
-from grpo.losses.normaliser import NORMALISERS, token_weights
+from grpo.losses.normaliser import token_weights
 from grpo.losses.objective import Objective
 from grpo.names import NORMALISERS
 from grpo.policy.load import completion_logprobs, load_model

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from grpo.config import GRPOConfig, LoraSettings, ModelSettings
-from grpo.losses.normaliser import NORMALISERS
 from grpo.names import NORMALISERS
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.update import PolicyUpdate, TrainBatch

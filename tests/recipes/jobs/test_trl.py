@@ -15,7 +15,6 @@ from grpo.policy.checkpoint import checkpoints
 from recipes.jobs.train import run
 from recipes.jobs.trl_settings import left_out, micro_batch, refuse
 from recipes.schema.load import RecipeError, load_recipe
-from recipes.trl_settings import left_out, micro_batch, refuse
 
 REWARDS = '''
 def digits(completions, log_metric, **columns):
