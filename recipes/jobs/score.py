@@ -175,7 +175,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise ScoreError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ScoreError(f"{where}: got {type(row).__name__}, expected an object with `completion`")

@@ -157,6 +157,7 @@ def test_what_a_line_separator_or_null_byte_in_a_text_does_to_the_lines_is_nothi
         ('{"completion": "a", "answer": "1"}\n{"completion": "a"}\n', ":2: no `answer`, which other lines have"),
         ("", " is empty; expected one object a line"),
         ("\xff", ": not a text file in UTF-8"),
+        ('{"completion": "x", "answer": ' + "9" * 5000 + "}", ":1: not JSON: Exceeds the limit"),
     ],
 )
 def test_bad_data_is_one_message_that_names_file_and_line(tmp_path, content, message):
