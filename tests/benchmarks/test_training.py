@@ -20,6 +20,8 @@ from benchmarks.random_model import write_model
 from benchmarks.turns import Baton, Stopped, Turns, ratios
 from benchmarks.workload import Work, body_parameters, mixed_lengths, model_flops
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MODULES = ("vs_trl", "train_step", "matmul", "performance")
 

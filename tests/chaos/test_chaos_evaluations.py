@@ -8,6 +8,8 @@ from tests.chaos.catalogue import EVALUATIONS, QUICK_EVALUATIONS
 from tests.chaos.episode import Episode, play
 from tests.chaos.everything import EVERYTHING, needs_root
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("episode", EVALUATIONS if EVERYTHING else QUICK_EVALUATIONS, ids=str)

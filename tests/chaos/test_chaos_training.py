@@ -8,6 +8,8 @@ from tests.chaos.catalogue import IN_PROCESS, QUICK, WITH_SERVER
 from tests.chaos.episode import Episode, play
 from tests.chaos.everything import EVERYTHING, needs_root
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("episode", [*IN_PROCESS, *WITH_SERVER] if EVERYTHING else QUICK, ids=str)

@@ -33,6 +33,8 @@ from recipes.schema.recipe import Recipe
 from recipes.tasks import TaskError
 from rewards import RewardError, RewardSum
 
+pytestmark = pytest.mark.slow
+
 REWARDS = '''
 def digits(completions, **columns):
     """Share of characters that are digits: a random model can learn it in a few steps."""

@@ -19,6 +19,8 @@ from grpo.types import Completion, Prompt
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
 
+pytestmark = pytest.mark.slow
+
 CHAT_TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]<think>"
 REWARDS = r'''
 def chat(completions, prompts, answer, completion_ids, level, trainer_state, log_extra, log_metric, **kwargs):

@@ -13,6 +13,8 @@ from recipes.tiny import pretrain
 from recipes.tiny.corpus import LEVELS, PROMPT, careful, quick
 from recipes.tiny.tokenizer import TAGS, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(pretrain.__file__).parent / "model"
 SHAPE = re.compile(r"[^<>]*</think><answer>\d+</answer>")
 

@@ -18,6 +18,8 @@ from rewards.check.findings import MEANING
 from rewards.check.probe import Probe
 from rewards.registry import BUILT_IN
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parents[1]
 BAD = {
     "raises_on_empty": {"raises"},

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -24,6 +25,8 @@ from grpo.types import RolloutRequest, Sampling
 from recipes.command.main import main
 from recipes.schema.load import TINY
 from recipes.tasks import TaskRow
+
+pytestmark = pytest.mark.server
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = "{question}=<think>"  # what the built-in model was trained on

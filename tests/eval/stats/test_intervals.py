@@ -10,6 +10,8 @@ from benchmarks.coverage import DIFFICULTIES, WEAKEST, of_accuracy, of_differenc
 from eval.stats import student
 from eval.stats.intervals import clustered, estimate, paired_difference, wilson
 
+pytestmark = pytest.mark.slow
+
 
 def test_wilson_interval_by_hand():
     # p = 0.5, n = 100: centre 0.5, half-width 1.96 / (1 + 0.0384) * sqrt(0.0025 + 0.0000960) = 0.0962

@@ -14,6 +14,8 @@ from grpo.losses.registry import policy_loss_of
 from tests.gloo import summed_over_two
 from tests.ragged import LENGTHS, MAX_TOKENS, completions, lengths_of, ours, ragged_inputs, weighted
 
+pytestmark = pytest.mark.slow
+
 # Clips that hold some of the random ratios and not others, for each loss.
 SETTINGS = {
     "grpo": {"clip_high": 0.28},

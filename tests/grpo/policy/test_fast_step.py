@@ -24,6 +24,8 @@ from grpo.policy.packing.pad import pad
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.types import Sample
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "vocab_size": 100,
     "hidden_size": 32,

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from recipes.command.main import main
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[3] / "docs" / "plug_in.md").read_text(encoding="utf-8")
 REWARDS = """
 def digits(completions, **columns):

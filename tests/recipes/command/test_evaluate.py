@@ -24,6 +24,8 @@ from eval.store import LINES, PARQUET, read_generations
 from recipes.command.main import main
 from tests.fakes import FakeOpenAI, asked, serving, written
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

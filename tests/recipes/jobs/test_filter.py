@@ -24,6 +24,8 @@ from recipes.schema.recipe import TaskSettings
 from recipes.tasks import Task, TaskError, load_task
 from rewards import Score
 
+pytestmark = pytest.mark.slow
+
 N = 12  # problems of most tests here
 
 

@@ -31,6 +31,8 @@ from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
 from tests.processes import gone
 
+pytestmark = pytest.mark.slow
+
 ZERO = str(Path(sys.executable).parent / "zero")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 

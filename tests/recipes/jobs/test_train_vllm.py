@@ -16,6 +16,8 @@ from grpo.policy.checkpoint import checkpoints
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
 
+pytestmark = pytest.mark.server
+
 SMALL = ["rollout.group_size=8", "rollout.prompts_per_step=8", "eval.problems=20", "train.eval_every=0"]
 
 

@@ -16,6 +16,8 @@ from recipes.jobs.train import run
 from recipes.jobs.trl_settings import left_out, micro_batch, refuse
 from recipes.schema.load import RecipeError, load_recipe
 
+pytestmark = pytest.mark.slow
+
 REWARDS = '''
 def digits(completions, log_metric, **columns):
     """Share of characters that are digits."""

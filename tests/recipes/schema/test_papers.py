@@ -14,6 +14,8 @@ from recipes.jobs.train import run
 from recipes.schema.load import TINY, builtin_recipes, load_recipe
 from recipes.schema.plan import Machine, ModelSize, plan
 
+pytestmark = pytest.mark.slow
+
 PAPERS = {
     "r1_zero_3b_math_2gpu": "2501.12948",
     "dr_grpo_1.5b_math_1gpu": "2503.20783",

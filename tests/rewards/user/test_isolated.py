@@ -15,6 +15,8 @@ import pytest
 from rewards import Reward, RewardError, RewardSettings, RewardSum, Score
 from tests.processes import ended
 
+pytestmark = pytest.mark.slow
+
 MINE = r'''
 import os
 import signal

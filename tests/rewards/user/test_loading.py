@@ -13,6 +13,8 @@ import yaml
 from rewards.nearest import did_you_mean
 from rewards.user.loading import Purpose, load_function
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 OURS = ("rewards", "eval", "grpo", "recipes")
 SHADOWED = 'raise SystemExit("shadowed")\n'

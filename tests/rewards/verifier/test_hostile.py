@@ -15,6 +15,8 @@ import pytest
 from rewards.verifier.math import _pool, _settle, verify_all
 from tests.processes import gone
 
+pytestmark = pytest.mark.slow
+
 HONEST, SECONDS, MEMORY = 2000, 60, 3 * 2**30
 
 

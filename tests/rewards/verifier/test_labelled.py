@@ -14,6 +14,8 @@ from benchmarks.confusion import disagrees, graded, own_failures
 from benchmarks.golds import DATA, SETS, Gold, read_golds
 from benchmarks.pairs import Pair, pairs
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = 2000
 AGREEMENT = 0.995
 GOLDS = {

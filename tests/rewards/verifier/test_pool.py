@@ -18,6 +18,8 @@ from rewards import compare
 from rewards.verifier.pool import Pool
 from tests.processes import gone
 
+pytestmark = pytest.mark.slow
+
 ITEMS = ["a", "loop", "b", "allocate", "c", "die", "print"]
 EXPECTED = ["correct", "timeout", "correct", "error", "correct", "error", "correct"]
 GOLD = r"\sum_{k=1}^{n} 2k"  # only Math-Verify can read it

@@ -22,6 +22,8 @@ from rewards import RewardSettings, RewardSum, compare, grader, verify
 from rewards.verifier import math as grading
 from rewards.verifier.pool import Pool
 
+pytestmark = pytest.mark.slow
+
 PAIRS, CPU_SECONDS = 5000, 20
 _GOLDS = r"""
 42; -7; 1,200; 0.75; 3/4; \frac{3}{4}; 2\sqrt{3}; x^2+2x+1; 50%; 5 cm; 3:2; 11_2; 2.5e-3; 5 million; Evelyn; \text{(B)}

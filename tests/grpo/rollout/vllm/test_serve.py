@@ -66,6 +66,7 @@ def test_a_recipe_is_served_with_its_settings(served):
     assert option(served[0], "--max-num-seqs") == str(rollout.max_sequences)
 
 
+@pytest.mark.server
 def test_serving_leaves_the_working_folder_alone_and_says_where_its_log_is(tmp_path):
     """A real server: SIGTERM ends it and all that it started."""
     work, cache = tmp_path / "work", tmp_path / "cache"

@@ -26,6 +26,8 @@ from grpo.rollout.vllm.engine import VLLMEngine
 from grpo.rollout.vllm.server import VLLMServer, build, command_line, pick_port, place
 from grpo.types import Completion, Group, Prompt, RolloutRequest, Sampling
 
+pytestmark = pytest.mark.server
+
 LONG = 400  # tokens: several seconds of decoding
 
 SERVE = """

@@ -18,6 +18,8 @@ from grpo.config import ServerSettings
 from grpo.rollout.vllm import watch
 from grpo.rollout.vllm.server import VLLMServer
 
+pytestmark = pytest.mark.slow
+
 SHM = Path("/dev/shm")
 
 # Ignores every polite signal, leaves its session, is adopted by whoever adopts, and leaves things in three places.
