@@ -17,7 +17,7 @@ from torch import Tensor
 from grpo.config import ModelSettings
 from grpo.policy.load import load_model
 from grpo.rollout.engine import SyncReport, WeightSyncError
-from grpo.rollout.sync.weights import checksum
+from grpo.rollout.sync.checksum import checksum
 from grpo.types import Completion, Group, RolloutRequest
 
 if TYPE_CHECKING:

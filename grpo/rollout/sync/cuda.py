@@ -20,7 +20,8 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from grpo.rollout.sync.weights import Control, Staged
+from grpo.rollout.sync.control import ControlPlane
+from grpo.rollout.sync.transfer import Staged
 
 
 class MappingSource(WeightSource):
@@ -41,7 +42,7 @@ class MappingSource(WeightSource):
 class Client(HTTPVLLMWeightSyncClient):
     """vLLM's client, over our control plane (its deadlines, its errors), naming the version at the end."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: ControlPlane) -> None:
         super().__init__(control.url)
         self.control = control
         self.version = 0
@@ -64,7 +65,7 @@ class Connection:
 
 
 class CudaTransfer:
-    """A `weight_sync.Transfer` over one of vLLM's engines.
+    """A `Transfer` over one of vLLM's engines.
 
     Args:
         backend: "nccl" or "ipc".
@@ -84,7 +85,7 @@ class CudaTransfer:
         checksum = f"none ({self.backend} checks names, dtypes and shapes)"
         return Staged(version, n_bytes, checksum, tensors=tensors)
 
-    def send(self, control: Control, staged: Staged) -> None:
+    def send(self, control: ControlPlane, staged: Staged) -> None:
         assert staged.tensors is not None
         if control.url not in self._connections:
             self._connections[control.url] = self._connect(control, staged.tensors)
@@ -110,13 +111,13 @@ class CudaTransfer:
         for url in list(self._connections):
             self.forget(url)
 
-    def _connect(self, control: Control, tensors: Mapping[str, torch.Tensor]) -> Connection:
+    def _connect(self, control: ControlPlane, tensors: Mapping[str, torch.Tensor]) -> Connection:
         client, source = Client(control), MappingSource()
         source.tensors = tensors
         engine = WeightTransferTrainerFactory.trainer_init(self._init_info(control), client=client, source=source)
         return Connection(client, source, engine)
 
-    def _init_info(self, control: Control) -> TrainerInitInfo:
+    def _init_info(self, control: ControlPlane) -> TrainerInitInfo:
         if self.backend == "ipc":
             return IPCTrainerInitInfo(rank=0)
         address = own_address(control.url)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from grpo.config import ModelSettings, RolloutSettings
-from grpo.rollout.sync.weights import parse_version
+from grpo.rollout.sync.control import parse_version
 from grpo.rollout.vllm.client import GENERATE
 
 SECONDS = 30.0  # that one answer may take; the first /server_info looks at the whole machine

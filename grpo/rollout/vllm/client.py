@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from grpo.rollout.sync.weights import Adapter, parse_version
+from grpo.rollout.sync.adapter import Adapter
+from grpo.rollout.sync.control import parse_version
 from grpo.rollout.vllm.endpoints import Endpoints, RequestRefusedError
 from grpo.types import Completion, Group, RolloutRequest, Sampling
 

@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 
 from grpo.config import ModelSettings, RolloutSettings
 from grpo.rollout.engine import RolloutError, ServerLostError, SyncReport, WeightSyncError
-from grpo.rollout.sync.weights import Adapter, ShmTransfer, Staged, Transfer, checksum, load_adapter, push
+from grpo.rollout.sync.adapter import Adapter, load_adapter
+from grpo.rollout.sync.checksum import checksum
+from grpo.rollout.sync.shm import ShmTransfer
+from grpo.rollout.sync.transfer import Staged, Transfer, push
 from grpo.rollout.vllm.client import Decoder, RolloutClient
 from grpo.rollout.vllm.server import VLLMServer, build, place
 from grpo.rollout.vllm.supervision import Lost, answers, in_daemon_thread, unless_lost, watch

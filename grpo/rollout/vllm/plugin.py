@@ -1,4 +1,4 @@
-"""Weight updates for a vLLM server without CUDA: the worker's side of `weight_sync.ShmTransfer`.
+"""Weight updates for a vLLM server without CUDA: the worker's side of `ShmTransfer`.
 
 vLLM loads `register` in each of its processes (entry point `vllm.general_plugins`), so the server takes
 `--weight-transfer-config '{"backend": "zero_shm"}'`. Its own engines (nccl, ipc) all need CUDA.
@@ -25,7 +25,8 @@ from vllm.model_executor.model_loader.reload.layerwise import (
     initialize_layerwise_reload,
 )
 
-from grpo.rollout.sync.weights import ShmTransfer, checksum
+from grpo.rollout.sync.checksum import checksum
+from grpo.rollout.sync.shm import ShmTransfer
 
 
 def register() -> None:

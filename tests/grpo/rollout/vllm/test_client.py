@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
-from grpo.rollout.engine import WeightSyncError
-from grpo.rollout.sync.weights import ServerLostError
+from grpo.rollout.engine import ServerLostError, WeightSyncError
 from grpo.rollout.vllm import client as client_module
 from grpo.rollout.vllm.client import RolloutClient
 from grpo.rollout.vllm.engine import VLLMEngine

@@ -19,7 +19,7 @@ import torch
 from eval.ask.client import Answer, EvalClient, Served
 from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError, ServerLostError, WeightSyncError
-from grpo.rollout.sync.weights import Control
+from grpo.rollout.sync.control import ControlPlane
 from grpo.rollout.vllm import client as client_module
 from grpo.rollout.vllm import engine as vllm_engine
 from grpo.rollout.vllm import supervision
@@ -230,7 +230,7 @@ def test_an_answer_of_another_kind_to_the_control_plane_is_one_error(content: by
 
 
 def ask_version(url: str) -> int:
-    with Control(url, 5) as control:
+    with ControlPlane(url, 5) as control:
         return control.weight_version()
 
 

@@ -21,7 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from grpo.config import LoraSettings, ModelError, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError, WeightSyncError
-from grpo.rollout.sync.weights import Control, ShmTransfer, Staged, push
+from grpo.rollout.sync.control import ControlPlane
+from grpo.rollout.sync.shm import ShmTransfer
+from grpo.rollout.sync.transfer import Staged, push
 from grpo.rollout.vllm.engine import VLLMEngine
 from grpo.rollout.vllm.server import VLLMServer, build, command_line, pick_port, place
 from grpo.types import Completion, Group, Prompt, RolloutRequest, Sampling
@@ -186,7 +188,8 @@ asyncio.run(server.start())
 def test_a_staged_file_is_read_back_with_the_checksum_that_was_announced(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from grpo.rollout.sync.weights import checksum, write_safetensors
+    from grpo.rollout.sync.checksum import checksum
+    from grpo.rollout.sync.shm import write_safetensors
 
     shared = torch.randn(3, 5).bfloat16()
     tensors = {"a": shared, "b.T": shared.T, "scalar": torch.tensor(2.5), "odd": torch.randn(7).bfloat16()}
@@ -299,7 +302,7 @@ def test_a_file_whose_checksum_is_wrong_is_refused_and_the_old_weights_stay(
     with pytest.raises(WeightSyncError, match="checksum mismatch"):
         push(url, transfer, staged, timeout=60)
     transfer.close()
-    with Control(url, 60) as control:
+    with ControlPlane(url, 60) as control:
         assert control.get("/is_paused", "is_paused") is False  # others may be using it
         assert control.weight_version() == 3
     (group,) = loop.run(ask(engine, request(tiny_model, "1+1=", 1, 20)))
@@ -343,7 +346,7 @@ def strike_the_engine_in_the_next_update(engine: VLLMEngine, kill: bool) -> None
     """SIGSTOP while weights are being sent; with `kill`, SIGKILL when that has been going on for two seconds."""
     send = engine._transfer.send
 
-    def struck(control: Control, staged: Staged) -> None:
+    def struck(control: ControlPlane, staged: Staged) -> None:
         engine._transfer.send = send
         core = server_process(engine, "EngineCore")
         core.send_signal(signal.SIGSTOP)

@@ -1,0 +1,32 @@
+"""A LoRA adapter in the place of new weights: a server loads it beside those of the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo.rollout.sync.control import ControlPlane
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter as peft saves it. Example: Adapter(version=3, folder=Path("run/adapters/3"))
+
+    The folder must stay as it is while completions may still be using it.
+    """
+
+    version: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What requests call it; a new name for each version, so that no cached key or value is of another one."""
+        return f"zero-{self.version}"
+
+
+def load_adapter(url: str, adapter: Adapter, superseded: Adapter | None, timeout: float) -> None:
+    """Make the server ready for requests that name the adapter, and drop one that nobody uses any more. Blocks."""
+    with ControlPlane(url, timeout) as control:
+        control.post("/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.folder.resolve())})
+        if superseded is not None:
+            control.post("/v1/unload_lora_adapter", {"lora_name": superseded.name})
