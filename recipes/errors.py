@@ -139,7 +139,8 @@ def _signals() -> Iterator[None]:
             signal.signal(number, _handler)
         yield
     finally:
-        for number in mine:
+        # A process that was stopped is ending: whatever comes while it does must not kill it.
+        for number in mine if _handler.came is None else []:
             signal.signal(number, before[number] or signal.SIG_DFL)
 
 

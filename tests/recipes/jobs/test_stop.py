@@ -75,6 +75,15 @@ def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Those of the command stay when it was stopped, for the rest of the process."""
+    before = {number: signal.getsignal(number) for number in CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def lines(output: Path, name: str) -> list[dict]:
     file = output / name
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -97,8 +106,8 @@ def assert_as_uninterrupted(output: Path, whole: Path) -> None:
     assert rollouts(output) == rollouts(whole)
 
 
-def signal_at_stage(monkeypatch: pytest.MonkeyPatch, number: int, delay: float, signals: list[int]) -> None:
-    """From the moment of the stage of that number on, signals come, the first after `delay` seconds."""
+def signal_at_stage(monkeypatch: pytest.MonkeyPatch, number: int, delay: float, signals: list[int]) -> threading.Thread:
+    """At the stage of that number a thread starts to send signals, the first after `delay` seconds."""
     seen = 0
     original = RunRecorder.stage
 
@@ -106,7 +115,7 @@ def signal_at_stage(monkeypatch: pytest.MonkeyPatch, number: int, delay: float, 
         nonlocal seen
         original(recorder, message)
         if seen == number:
-            threading.Thread(target=send, daemon=True).start()
+            sender.start()
         seen += 1
 
     def send() -> None:
@@ -115,7 +124,9 @@ def signal_at_stage(monkeypatch: pytest.MonkeyPatch, number: int, delay: float, 
             os.kill(os.getpid(), one)
             time.sleep(0.01)
 
+    sender = threading.Thread(target=send, daemon=True)
     monkeypatch.setattr(RunRecorder, "stage", stage)
+    return sender
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -131,9 +142,10 @@ def test_a_run_stopped_at_any_moment_and_resumed_ends_as_the_uninterrupted_one(
     output, recipe = tmp_path / "run", load_recipe(str(recipe_file))
     with monkeypatch.context() as patched:
         moment = (2 * seed + draw.randrange(2)) % (n_stages - 1)
-        signal_at_stage(patched, moment, draw.choice([0, 0, 0.05]), signals)
+        sender = signal_at_stage(patched, moment, draw.choice([0, 0, 0.05]), signals)
         with pytest.raises(typer.Exit) as ended, exit_codes():
             run(recipe, "test", output, False)
+        sender.join()
     assert ended.value.exit_code == CODES[number]
     # Every step that is recorded is kept, and no other.
     trained = [line["step"] for line in lines(output, "metrics.jsonl")]
