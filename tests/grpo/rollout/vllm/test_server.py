@@ -319,17 +319,22 @@ def test_a_missing_tensor_is_named_even_if_it_is_a_part_of_a_fused_layer(
         loop.run(engine.update_weights(tensors, 5))
 
 
-def test_killing_the_parent_leaves_no_process_and_no_socket(
+def test_killing_the_parent_leaves_no_process_no_file_and_no_semaphore(
     engine: VLLMEngine, served: tuple[subprocess.Popen[str], str]
 ) -> None:
     parent = psutil.Process(served[0].pid)
     tree = parent.children(recursive=True)
-    assert len(tree) >= 3  # the watcher, the API server, the engine
+    assert len(tree) >= 4  # two watchers, the API server, the engine
     sockets = Path(tree[1].environ()["VLLM_RPC_BASE_PATH"])
     assert any(path.is_socket() for path in sockets.iterdir())
+    assert any(path.name.startswith("vllm_dist_") for path in sockets.iterdir())
+    assert all(process.environ()["TMPDIR"] == str(sockets) for process in tree)  # also of one that renamed itself
+    shared = [Path("/dev/shm", name) for name in (sockets / "shared_memory").read_text().split()]
+    assert any(path.name.startswith("sem.") for path in shared)
     parent.send_signal(signal.SIGKILL)
     assert wait_until_gone(tree, 20) == []
     assert not sockets.exists()
+    assert not any(path.exists() for path in shared)
 
 
 # -- servers of our own ------------------------------------------------------------------------------------
