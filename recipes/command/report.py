@@ -1,0 +1,26 @@
+"""`zero report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recipes.errors import exit_codes
+
+
+def report(run_dir: Annotated[Path, typer.Argument(help="A run's directory, finished or not.")]) -> None:
+    """Write report.html and learning_curve.png of a run, and draw its curve."""
+    with exit_codes():
+        from grpo.record.report import read_run, terminal_curve, write_report
+        from recipes.schema.load import RecipeError
+
+        if not (run_dir / "recipe.yaml").is_file():
+            raise RecipeError(f"{run_dir} has no recipe.yaml; expected a run's directory")
+        path = write_report(run_dir)
+        known = read_run(run_dir)
+        for sentence in known.unread:
+            typer.echo(sentence, err=True)
+        typer.echo(terminal_curve(known, 100))
+        typer.echo(f"report: {path}")

@@ -1,0 +1,60 @@
+"""`zero run`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recipes.errors import exit_codes
+from recipes.jobs.run_dir import check_unused
+
+if TYPE_CHECKING:
+    from recipes.schema.recipe import Recipe
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as train.steps=50.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The run's directory. Default: runs/RECIPE-TIMESTAMP.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the last checkpoint in --output; --set train.steps=N may extend it."),
+    ] = False,
+) -> None:
+    """Train a model as a recipe says."""
+    with exit_codes():
+        settings, folder = _prepare(recipe, overrides or [], output, resume)
+        from recipes.jobs.train import run as run_recipe
+
+        code = run_recipe(settings, recipe, folder, resume, overrides or [])
+    raise typer.Exit(code)
+
+
+def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
+    """The recipe to run and the directory to run it in."""
+    from recipes.schema.load import RecipeError, differences, load_recipe
+
+    recipe = load_recipe(spec, overrides)
+    if not resume:
+        folder = output or Path("runs") / f"{Path(spec).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        check_unused(folder)
+        return recipe, folder
+    if output is None or not (output / "recipe.yaml").is_file():
+        found = "no --output is given" if output is None else f"{output} has no recipe.yaml"
+        raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
+    stored = load_recipe(str(output / "recipe.yaml"))
+    changed = differences(stored.model_dump(), recipe.model_dump())
+    if any(override.startswith("train.steps=") for override in overrides):
+        changed.pop("train.steps", None)
+    if changed:
+        lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
+        raise RecipeError(
+            f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
+            f"{output / 'recipe.yaml'}; only train.steps may be changed, by --set"
+        )
+    return recipe, output
