@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-# A shell's background job ignores SIGINT, and so would all that the tests start: Ctrl-C would do nothing to them.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background job ignores SIGINT, one under nohup SIGHUP, and so would all that the tests start.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -90,13 +90,14 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
     on; OSError that names the file.
     """
     _refuse(request)
+    recipe = _for_sampling(recipe)
+    check_servers(recipe, model_settings(recipe), sends_weights=False)
     with locked(request.output.with_name(f".{request.output.name}.lock"), f"--output {request.output}"):
-        return _filter(_for_sampling(recipe), request, console)
+        return _filter(recipe, request, console)
 
 
 def _filter(recipe: Recipe, request: FilterRequest, console: Console) -> int:
     tokenizer = load_tokenizer(model_settings(recipe))
-    check_servers(recipe, model_settings(recipe), sends_weights=False)
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     prompts, held_out, dropped = task_prompts(recipe, task, tokenizer)
     _say(console, task_in_words(task, len(prompts), len(held_out), dropped))

@@ -21,7 +21,7 @@ from typing import Any
 
 from rewards.nearest import did_you_mean
 
-ROOT = str(Path(__file__).resolve().parent.parent)  # of our packages
+ROOT = str(Path(__file__).resolve().parents[2])  # of our packages
 
 
 @dataclass(frozen=True, slots=True)
