@@ -130,7 +130,7 @@ def serve(connection_fd: int, parent: int) -> None:
             connection.send(_answer(reward, *connection.recv()))
     except RewardError as error:
         connection.send(error)
-    except EOFError:
+    except (EOFError, ConnectionError):  # the parent is gone
         return
 
 
