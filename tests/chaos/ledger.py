@@ -15,7 +15,8 @@ from typing import Any
 from pyarrow import ArrowException, parquet
 
 Row = Mapping[str, Any]
-WHERE_AND_WHEN = ("seconds", "tokens_per_second", "server_restarts", "failed")  # beginnings of metrics' names
+# Beginnings of metrics' names. weight_version: a step that a stop trains to its end is not sent before the resume.
+WHERE_AND_WHEN = ("seconds", "tokens_per_second", "server_restarts", "failed", "weight_version")
 
 
 @dataclass(frozen=True)
