@@ -180,7 +180,7 @@ def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = Tr
 
     length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
     backend = place(rollout.server, recipe.train.gpus).backend if sends_weights else None
-    check_attached(rollout, model, length, backend)
+    run_async(check_attached(rollout, model, length, backend))
 
 
 def rollout_engine(

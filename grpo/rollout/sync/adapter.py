@@ -24,9 +24,9 @@ class Adapter:
         return f"zero-{self.version}"
 
 
-def load_adapter(url: str, adapter: Adapter, superseded: Adapter | None, timeout: float) -> None:
-    """Make the server ready for requests that name the adapter, and drop one that nobody uses any more. Blocks."""
-    with ControlPlane(url, timeout) as control:
-        control.post("/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.folder.resolve())})
-        if superseded is not None:
-            control.post("/v1/unload_lora_adapter", {"lora_name": superseded.name})
+async def load_adapter(control: ControlPlane, adapter: Adapter, superseded: Adapter | None) -> None:
+    """Make a server ready for requests that name the adapter, and drop one that nobody uses any more."""
+    new = {"lora_name": adapter.name, "lora_path": str(adapter.folder.absolute())}
+    await control.post("/v1/load_lora_adapter", new)
+    if superseded is not None:
+        await control.post("/v1/unload_lora_adapter", {"lora_name": superseded.name})

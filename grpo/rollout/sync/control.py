@@ -2,73 +2,88 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-import httpx
+import aiohttp
 
 from grpo.rollout.engine import ServerLostError, WeightSyncError
 
 
 class ControlPlane:
-    """vLLM's control plane over HTTP, synchronous: call it in a thread."""
+    """The control plane of one server.
+
+    async with ControlPlane("http://127.0.0.1:8000", timeout=600) as control:
+        await control.post("/pause?mode=keep")
+
+    `timeout`: seconds that one answer may take.
+    """
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url
         self.timeout = timeout
-        # A connection for each request: after an answer of 500, vLLM's server closes the one it came by.
-        fresh = httpx.Limits(max_keepalive_connections=0)
-        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False, limits=fresh)
+        self._http: aiohttp.ClientSession | None = None
 
-    def __enter__(self) -> ControlPlane:
+    async def __aenter__(self) -> ControlPlane:
+        # A connection for each request: after an answer of 500, vLLM's server closes the one it came by.
+        connector = aiohttp.TCPConnector(force_close=True)
+        self._http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(self.timeout))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
+    async def __aexit__(self, *_: object) -> None:
+        if self._http is not None:
+            await self._http.close()
 
-    def post(self, path: str, body: dict[str, Any] | None = None) -> None:
-        self._call("POST", path, body)
+    async def post(self, path: str, body: dict[str, Any] | None = None) -> None:
+        await self._call("POST", path, body)
 
-    def get(self, path: str, key: str) -> Any:
+    async def get(self, path: str, key: str) -> Any:
         """What the JSON at `path` has under `key`."""
-        answer = self._call("GET", path, None)
+        answer = await self._call("GET", path, None)
         try:
-            return answer.json()[key]
+            return json.loads(answer)[key]
         except (ValueError, KeyError, TypeError) as error:
             raise WeightSyncError(
-                f"{self.url} answers {path} with {answer.content[:100]!r}, expected JSON with {key}"
+                f"{self.url} answers {path} with {answer[:100]!r}, expected JSON with {key}"
             ) from error
 
-    def weight_version(self) -> int:
-        version = self.get("/weight_info", "weight_version")
+    async def weight_version(self) -> int:
+        version = await self.get("/weight_info", "weight_version")
         try:
             return parse_version(str(version))
         except ValueError as error:
             raise WeightSyncError(f"{self.url} serves weights {version!r}, expected a number, or default") from error
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
         try:
-            answer = self._http.request(method, path, json=body)
-        except httpx.TimeoutException as error:
+            status, answer = await self._request(method, path, body)
+        except TimeoutError as error:
             raise ServerLostError(
                 f"weight sync with {self.url} is stuck at {path}: no answer within {self.timeout:g} s "
                 "(rollout.server.sync_timeout)"
             ) from error
-        except httpx.TransportError as error:
+        except aiohttp.ClientError as error:
             raise ServerLostError(f"{self.url} went away during {path}: {error!r}") from error
-        if answer.status_code == 404:
+        text = answer.decode(errors="replace")
+        if status == 404:
             raise WeightSyncError(
                 f"{self.url} has no {path}: start it with VLLM_SERVER_DEV_MODE=1, as `zero serve MODEL` does"
             )
-        if answer.is_server_error and not self._healthy():  # the API still answers for an engine that has died
-            raise ServerLostError(f"the engine of {self.url} died before {path}: {answer.text[:500]}")
-        if answer.is_error:
-            raise WeightSyncError(f"{self.url} refused {path} ({answer.status_code}): {answer.text[:2000]}")
+        if status >= 500 and not await self._healthy():  # the API still answers for an engine that has died
+            raise ServerLostError(f"the engine of {self.url} died before {path}: {text[:500]}")
+        if status >= 400:
+            raise WeightSyncError(f"{self.url} refused {path} ({status}): {text[:2000]}")
         return answer
 
-    def _healthy(self) -> bool:
+    async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        assert self._http is not None, "use it as a context manager"
+        async with self._http.request(method, f"{self.url}{path}", json=body) as answer:
+            return answer.status, await answer.read()
+
+    async def _healthy(self) -> bool:
         try:
-            return self._http.get("/health").status_code == 200
-        except httpx.HTTPError:
+            return (await self._request("GET", "/health", None))[0] == 200
+        except (TimeoutError, aiohttp.ClientError):
             return False
 
 

@@ -7,9 +7,11 @@ version that the server answers, and vLLM's own check that names, dtypes and sha
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
+from grpo.rollout.sync.blocking import in_daemon_thread
 from grpo.rollout.sync.control import ControlPlane
 from grpo.rollout.sync.transfer import Staged
 
@@ -40,18 +43,21 @@ class MappingSource(WeightSource):
 
 
 class Client(HTTPVLLMWeightSyncClient):
-    """vLLM's client, over our control plane (its deadlines, its errors), naming the version at the end."""
+    """vLLM's client, over our control plane (its deadlines, its errors), naming the version at the end.
 
-    def __init__(self, control: ControlPlane) -> None:
+    vLLM calls it in a thread; the requests are made in the event loop, `loop`.
+    """
+
+    def __init__(self, control: ControlPlane, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(control.url)
-        self.control = control
+        self.control, self.loop = control, loop
         self.version = 0
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         super().finish_weight_update(weight_version or str(self.version))
 
     def _post(self, path: str, json: dict[str, Any] | None = None) -> None:
-        self.control.post(f"/{path}", json)
+        asyncio.run_coroutine_threadsafe(self.control.post(f"/{path}", json), self.loop).result()
 
 
 @dataclass(slots=True)
@@ -85,16 +91,16 @@ class CudaTransfer:
         checksum = f"none ({self.backend} checks names, dtypes and shapes)"
         return Staged(version, n_bytes, checksum, tensors=tensors)
 
-    def send(self, control: ControlPlane, staged: Staged) -> None:
+    async def send(self, control: ControlPlane, staged: Staged) -> None:
         assert staged.tensors is not None
         if control.url not in self._connections:
-            self._connections[control.url] = self._connect(control, staged.tensors)
+            self._connections[control.url] = await self._connect(control, staged.tensors)
         connection = self._connections[control.url]
         connection.client.control, connection.client.version = control, staged.version
         connection.source.tensors = staged.tensors
         connection.sending = True
         try:
-            connection.engine.send_weights()
+            await in_daemon_thread(connection.engine.send_weights)
         finally:
             connection.sending = False
 
@@ -111,20 +117,21 @@ class CudaTransfer:
         for url in list(self._connections):
             self.forget(url)
 
-    def _connect(self, control: ControlPlane, tensors: Mapping[str, torch.Tensor]) -> Connection:
-        client, source = Client(control), MappingSource()
+    async def _connect(self, control: ControlPlane, tensors: Mapping[str, torch.Tensor]) -> Connection:
+        client, source = Client(control, asyncio.get_running_loop()), MappingSource()
         source.tensors = tensors
-        engine = WeightTransferTrainerFactory.trainer_init(self._init_info(control), client=client, source=source)
+        init = partial(WeightTransferTrainerFactory.trainer_init, client=client, source=source)
+        engine = await in_daemon_thread(init, await self._init_info(control))
         return Connection(client, source, engine)
 
-    def _init_info(self, control: ControlPlane) -> TrainerInitInfo:
+    async def _init_info(self, control: ControlPlane) -> TrainerInitInfo:
         if self.backend == "ipc":
             return IPCTrainerInitInfo(rank=0)
         address = own_address(control.url)
         with socket.socket() as probe:
             probe.bind((address, 0))
             port = probe.getsockname()[1]
-        world_size = 1 + control.get("/get_world_size", "world_size")
+        world_size = 1 + await control.get("/get_world_size", "world_size")
         return NCCLTrainerInitInfo(rank=0, master_address=address, master_port=port, world_size=world_size)
 
 

@@ -42,11 +42,11 @@ class ShmTransfer:
         path = self._folder_with_room(n_bytes) / f"weights-{version}-{uuid4().hex[:8]}.safetensors"
         return Staged(version, n_bytes, write_safetensors(path, tensors), path)
 
-    def send(self, control: ControlPlane, staged: Staged) -> None:
-        control.post("/start_weight_update")
+    async def send(self, control: ControlPlane, staged: Staged) -> None:
+        await control.post("/start_weight_update")
         update = {"path": str(staged.path), "checksum": staged.checksum}
-        control.post("/update_weights", {"update_info": update})
-        control.post("/finish_weight_update", {"weight_version": str(staged.version)})
+        await control.post("/update_weights", {"update_info": update})
+        await control.post("/finish_weight_update", {"weight_version": str(staged.version)})
 
     def discard(self, staged: Staged) -> None:
         if staged.path is not None:

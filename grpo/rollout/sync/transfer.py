@@ -1,8 +1,8 @@
 """How new weights reach a vLLM server, and how we know that they did.
 
     staged = transfer.stage(tensors, version)   # the trainer's side: once for each version; the servers go on sampling
-    for url in servers:
-        push(url, transfer, staged, ...)        # pause -> start -> update -> finish(version) -> resume -> check
+    for control in servers:
+        await push(control, transfer, staged)   # pause -> start -> update -> finish(version) -> resume -> check
     transfer.discard(the one before)
 
 `push` drives vLLM's RL control plane (vllm/entrypoints/rl/online/api_router.py). Pausing with mode=keep
@@ -50,7 +50,7 @@ class Transfer(Protocol):
         """
         ...
 
-    def send(self, control: ControlPlane, staged: Staged) -> None:
+    async def send(self, control: ControlPlane, staged: Staged) -> None:
         """Move staged tensors to one server: start, update, finish. Raises WeightSyncError, ServerLostError."""
         ...
 
@@ -65,21 +65,20 @@ class Transfer(Protocol):
     def close(self) -> None: ...
 
 
-def push(url: str, transfer: Transfer, staged: Staged, timeout: float) -> None:
-    """Serve the staged weights at `url`, and check that the server says so. Blocks.
+async def push(control: ControlPlane, transfer: Transfer, staged: Staged) -> None:
+    """Have a server serve the staged weights, and check that it says so.
 
     Completions in flight survive. Raises WeightSyncError, after which the server goes on with what it has, or
-    ServerLostError if it dies, or does not answer within `timeout` seconds.
+    ServerLostError if it dies, or does not answer within the deadline of `control`.
     """
-    with ControlPlane(url, timeout) as control:
-        control.post("/pause?mode=keep")
-        try:
-            transfer.send(control, staged)
-        except WeightSyncError:
-            with suppress(RolloutError):  # why they were refused is what counts
-                control.post("/resume")  # others may be using the server
-            raise
-        control.post("/resume")
-        served = control.weight_version()
+    await control.post("/pause?mode=keep")
+    try:
+        await transfer.send(control, staged)
+    except WeightSyncError:
+        with suppress(RolloutError):  # why they were refused is what counts
+            await control.post("/resume")  # others may be using the server
+        raise
+    await control.post("/resume")
+    served = await control.weight_version()
     if served != staged.version:
-        raise WeightSyncError(f"{url} says that it serves weights {served} after it was sent {staged.version}")
+        raise WeightSyncError(f"{control.url} says that it serves weights {served} after it was sent {staged.version}")

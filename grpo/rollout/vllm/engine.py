@@ -6,10 +6,9 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +18,20 @@ from grpo.config import ModelSettings, RolloutSettings
 from grpo.rollout.engine import RolloutError, ServerLostError, SyncReport, WeightSyncError
 from grpo.rollout.sync.adapter import Adapter, load_adapter
 from grpo.rollout.sync.checksum import checksum
+from grpo.rollout.sync.control import ControlPlane
 from grpo.rollout.sync.shm import ShmTransfer
 from grpo.rollout.sync.transfer import Staged, Transfer, push
 from grpo.rollout.vllm.client import Decoder, RolloutClient
 from grpo.rollout.vllm.server import VLLMServer, build, place
-from grpo.rollout.vllm.supervision import Lost, answers, in_daemon_thread, unless_lost, watch
+from grpo.rollout.vllm.supervision import Lost, answers, unless_lost, watch
 from grpo.types import Group, RolloutRequest
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+
+Update = Callable[[ControlPlane], Coroutine[None, None, None]]
 
 
 class VLLMEngine:
@@ -118,7 +120,7 @@ class VLLMEngine:
         async with self._server_lock:
             previous, self._staged = self._staged, staged
             try:
-                await self._at_servers(partial(self._push, staged))
+                await self._at_servers(lambda control: push(control, self._transfer, staged))
             except ServerLostError as lost:
                 await self._replace_server(lost)
             except WeightSyncError:
@@ -223,8 +225,8 @@ class VLLMEngine:
             await self._server.restart(lost)
             await self._connect()
             try:
-                if self._staged is not None:
-                    await self._at_servers(partial(self._push, self._staged))
+                if (staged := self._staged) is not None:
+                    await self._at_servers(lambda control: push(control, self._transfer, staged))
                 self._adapters = self._adapters[-1:]
                 await self._load_adapter()
                 return
@@ -259,14 +261,11 @@ class VLLMEngine:
         if not self._adapters or self._client is None:
             return
         superseded = self._adapters[0] if len(self._adapters) > self._rollout.adapters_served else None
-        newest, timeout = self._adapters[-1], self._settings.sync_timeout
-        await self._at_servers(lambda url: load_adapter(url, newest, superseded, timeout))
+        newest = self._adapters[-1]
+        await self._at_servers(lambda control: load_adapter(control, newest, superseded))
         self._client.adapter = newest
 
-    def _push(self, staged: Staged, url: str) -> None:
-        push(url, self._transfer, staged, self._settings.sync_timeout)
-
-    async def _at_servers(self, update: Callable[[str], None]) -> None:
+    async def _at_servers(self, update: Update) -> None:
         """Update every server. Raises WeightSyncError if one refuses; ServerLostError if ours, or the last, is lost."""
         urls = self._urls
         outcomes = await asyncio.gather(*(self._at_server(url, update) for url in urls), return_exceptions=True)
@@ -279,12 +278,13 @@ class VLLMEngine:
         if lost:
             self._go_on_without(lost, next(iter(lost.values())))
 
-    async def _at_server(self, url: str, update: Callable[[str], None]) -> None:
+    async def _at_server(self, url: str, update: Update) -> None:
         timeout = self._settings.sync_timeout
         lost = self._lost or asyncio.create_task(watch(url, self._settings.health_timeout))
         try:
             async with asyncio.timeout(timeout):  # a collective whose other side has died never returns
-                await unless_lost(in_daemon_thread(update, url), lost)
+                async with ControlPlane(url, timeout) as control:
+                    await unless_lost(update(control), lost)
         except TimeoutError as error:
             raise ServerLostError(
                 f"sending weights by {self._transfer.backend} to {url} is stuck: "

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_what_is_said_after_sigterm_goes_on_when_it_is_pasted_into_a_shell(recip
 
 
 @contextmanager
-def started(line: list[str], **where: Path) -> Iterator[subprocess.Popen[str]]:
+def started(line: list[str], **where: Any) -> Iterator[subprocess.Popen[str]]:
     pipe = subprocess.PIPE
     with subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **where) as process:
         try:
@@ -254,7 +255,7 @@ def test_a_second_ctrl_c_ends_a_run_that_writes_at_once_with_nothing_half_writte
     [
         ("score", ["--reward", "REWARD", "--data", "data.jsonl"], "scoring"),
         ("filter", ["RECIPE", "--samples", "200", "--output", "out.jsonl"], "out.filter.json"),
-        ("serve", ["MODEL", "--port", "0"], "logs/server.log"),
+        ("serve", ["MODEL", "--port", "0"], "cache/zero-rl"),
     ],
 )
 def test_sigterm_ends_every_command_with_143(command, arguments, busy, recipe_file, tiny_model, tmp_path):
@@ -262,7 +263,7 @@ def test_sigterm_ends_every_command_with_143(command, arguments, busy, recipe_fi
     slow = f"{recipe_file.parent / 'my_rewards.py'}:slow"
     paths = {"REWARD": slow, "RECIPE": str(recipe_file), "MODEL": str(tiny_model)}
     line = [ZERO, command, *(paths.get(argument, argument) for argument in arguments)]
-    with started(line, cwd=tmp_path) as process:
+    with started(line, cwd=tmp_path, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}) as process:
         wait_for(process, (tmp_path / busy).exists)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=120)

@@ -72,7 +72,7 @@ def vllm(**changes: Any) -> dict[str, Any]:
 
 def check(answers: dict[str, Any], backend: str | None = "zero_shm") -> None:
     with serving(Scripted(answers)) as server:  # type: ignore[type-var]
-        check_attached(RolloutSettings(server=ServerSettings(urls=[server.url])), MODEL, LENGTH, backend)
+        asyncio.run(check_attached(RolloutSettings(server=ServerSettings(urls=[server.url])), MODEL, LENGTH, backend))
 
 
 @pytest.mark.parametrize("changes", [{}, {"version": "7"}, {"id": "m", "root": "/srv/model"}, {"id": "model"}])

@@ -197,14 +197,18 @@ def test_a_transfer_that_never_returns_does_not_keep_the_process_from_ending(tmp
 import asyncio, threading
 from pathlib import Path
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
+from grpo.rollout.sync.blocking import in_daemon_thread
 from grpo.rollout.vllm.engine import VLLMEngine
 from tests.fakes import CharDecoder, FakeServer
+
+async def send(control, staged):
+    await in_daemon_thread(threading.Event().wait)  # a collective that nobody joins
 
 async def run():
     async with FakeServer() as server:
         settings = RolloutSettings(server=ServerSettings(urls=[server.url], sync_timeout=1))
         engine = VLLMEngine("unused", ModelSettings(path="unused"), settings, CharDecoder(), Path("unused"))
-        engine._transfer.send = lambda control, staged: threading.Event().wait()  # a collective that nobody joins
+        engine._transfer.send = send
         await engine.start()
         try:
             await engine.update_weights({}, 1)
@@ -223,15 +227,11 @@ def test_an_answer_of_another_kind_to_the_control_plane_is_one_error(content: by
     async def run() -> None:
         async with FakeServer() as server:
             server.weight_info = content
-            await asyncio.to_thread(ask_version, server.url)
+            async with ControlPlane(server.url, 5) as control:
+                await control.weight_version()
 
     with pytest.raises(WeightSyncError, match=r"weight_version|expected a number"):
         asyncio.run(run())
-
-
-def ask_version(url: str) -> int:
-    with ControlPlane(url, 5) as control:
-        return control.weight_version()
 
 
 # -- what may be sent again -----------------------------------------------------------------------------

@@ -299,12 +299,16 @@ def test_a_file_whose_checksum_is_wrong_is_refused_and_the_old_weights_stay(
     data[-1] ^= 1
     file.write_bytes(data)
     url = engine._urls[0]
-    with pytest.raises(WeightSyncError, match="checksum mismatch"):
-        push(url, transfer, staged, timeout=60)
+
+    async def run() -> None:
+        async with ControlPlane(url, 60) as control:
+            with pytest.raises(WeightSyncError, match="checksum mismatch"):
+                await push(control, transfer, staged)
+            assert await control.get("/is_paused", "is_paused") is False  # others may be using it
+            assert await control.weight_version() == 3
+
+    loop.run(run())
     transfer.close()
-    with ControlPlane(url, 60) as control:
-        assert control.get("/is_paused", "is_paused") is False  # others may be using it
-        assert control.weight_version() == 3
     (group,) = loop.run(ask(engine, request(tiny_model, "1+1=", 1, 20)))
     expected = true_logprobs(changed(tiny_model, 3), group.prompt, group.completions[0])
     torch.testing.assert_close(torch.tensor(group.completions[0].logprobs), expected, atol=1e-3, rtol=0)
@@ -351,13 +355,13 @@ def strike_the_engine_in_the_next_update(engine: VLLMEngine, kill: bool) -> None
     """SIGSTOP while weights are being sent; with `kill`, SIGKILL when that has been going on for two seconds."""
     send = engine._transfer.send
 
-    def struck(control: ControlPlane, staged: Staged) -> None:
+    async def struck(control: ControlPlane, staged: Staged) -> None:
         engine._transfer.send = send
         core = server_process(engine, "EngineCore")
         core.send_signal(signal.SIGSTOP)
         if kill:
             threading.Timer(2, core.kill).start()
-        send(control, staged)
+        await send(control, staged)
 
     engine._transfer.send = struck
 
