@@ -25,15 +25,23 @@ def row(step: int, group: int, prompt_id: str, **changes: object) -> dict[str, o
 def ledger(**changes: object) -> Ledger:
     """Of two steps of two prompts, each answered twice."""
     rows = {step: [row(step, group, f"{step}/{group}") for group in (0, 0, 1, 1)] for step in (1, 2)}
-    metrics = [{"step": 1, "failed": 0.0, "loss": 0.5}, {"step": 2, "failed": 0.0, "loss": 0.25}]
+    metrics = [{"step": n, "weight_version": n, "failed": 0.0, "loss": loss} for n, loss in ((1, 0.5), (2, 0.25))]
     evaluations = [{"step": 0, "accuracy": 0.5}, {"step": 2, "accuracy": 0.5}]
     summary = {"steps": 2, "before": 0.5, "after": 0.5}
-    whole = Ledger(rows, metrics, evaluations, {"model.safetensors": b"weights"}, 2, summary, [])
+    whole = Ledger(rows, metrics, evaluations, {"model.safetensors": b"weights"}, 2, summary, [], [])
     return replace(whole, **changes)
+
+
+def in_step_2(**changes: float) -> list[dict[str, object]]:
+    return [dict(ledger().metrics[0]), {**ledger().metrics[1], **changes}]
 
 
 def test_a_ledger_differs_from_itself_in_nothing() -> None:
     assert differences(ledger(), ledger(), TERMS) == []
+
+
+def test_only_the_step_that_a_stop_ended_may_have_been_recorded_before_its_weights_were_sent() -> None:
+    assert differences(ledger(metrics=in_step_2(weight_version=1), stopped_after=[2]), ledger(), TERMS) == []
 
 
 @pytest.mark.parametrize(
@@ -50,8 +58,11 @@ def test_a_ledger_differs_from_itself_in_nothing() -> None:
             {"rows": {1: ledger().rows[1], 2: [one | {"text": "?"} for one in ledger().rows[2]]}},
             "step 2 has other rows",
         ),
-        ({"metrics": [ledger().metrics[0], {"step": 2, "failed": 0.5, "loss": 0.25}]}, "50% of the completions failed"),
-        ({"metrics": [ledger().metrics[0], {"step": 2, "failed": 0.0, "loss": 0.3}]}, "step 2 differs in ['loss']"),
+        ({"metrics": in_step_2(failed=0.5)}, "50% of the completions failed"),
+        ({"metrics": in_step_2(loss=0.3)}, "step 2 differs in ['loss']"),
+        ({"metrics": in_step_2(weight_version=1)}, "step 2 differs in ['weight_version']"),
+        ({"metrics": in_step_2(weight_version=1), "stopped_after": [1]}, "step 2 differs in ['weight_version']"),
+        ({"metrics": in_step_2(weight_version=0), "stopped_after": [2]}, "step 2 differs in ['weight_version']"),
         ({"evaluations": ledger().evaluations[:1]}, "evaluations.jsonl has steps [0]"),
         ({"weights": {"model.safetensors": b"others"}}, "the last one differs in ['model.safetensors']"),
         ({"last_step": 1}, "the last one is of step 1"),

@@ -10,18 +10,20 @@ from grpo.rollout.sync.control import ControlPlane
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter as peft saves it. Example: Adapter(version=3, folder=Path("run/adapters/3"))
+    """A LoRA adapter as peft saves it. Example: Adapter(version=3, folder=Path("run/adapters/3"), owner="5c1f")
 
-    The folder must stay as it is while completions may still be using it.
+    The folder must stay as it is while completions may still be using it. `owner`: the engine that has it loaded; a
+    server that outlives a run knows the adapters of the run before by name.
     """
 
     version: int
     folder: Path
+    owner: str
 
     @property
     def name(self) -> str:
         """What requests call it; a new name for each version, so that no cached key or value is of another one."""
-        return f"zero-{self.version}"
+        return f"zero-{self.owner}-{self.version}"
 
 
 async def load_adapter(control: ControlPlane, adapter: Adapter, superseded: Adapter | None) -> None:

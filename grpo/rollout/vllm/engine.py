@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from safetensors.torch import load_file
 
@@ -71,6 +72,7 @@ class VLLMEngine:
         self._client: RolloutClient | None = None
         self._stack = AsyncExitStack()
         self._staged: Staged | None = None  # what the servers hold, or are about to
+        self._id = uuid4().hex[:8]
         self._adapters: list[Adapter] = []  # the newest last; before it those that completions may still be using
         self._server_lock = asyncio.Lock()  # held while servers are being started, updated or replaced
         self._generation = 0  # of the servers that are asked; tells whether a failure was of the present ones
@@ -142,7 +144,7 @@ class VLLMEngine:
         started = time.monotonic()
         tensors = await asyncio.to_thread(load_file, folder / "adapter_model.safetensors")
         async with self._server_lock:
-            self._adapters = [*self._adapters[-self._rollout.adapters_served :], Adapter(version, folder)]
+            self._adapters = [*self._adapters[-self._rollout.adapters_served :], Adapter(version, folder, self._id)]
             try:
                 await self._load_adapter()
             except ServerLostError as lost:
