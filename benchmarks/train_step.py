@@ -63,6 +63,7 @@ def ours(baton: Baton, settings: Settings) -> None:
     from grpo.config import GRPOConfig, ModelSettings
     from grpo.policy.load import load_model
     from grpo.policy.optim import MasterAdamW
+    from grpo.policy.policy import Policy
     from grpo.policy.update import PolicyUpdate
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,7 +71,7 @@ def ours(baton: Baton, settings: Settings) -> None:
     config = GRPOConfig(
         learning_rate=LEARNING_RATE, correction="none", tokens_per_micro_batch=settings.tokens_per_micro_batch
     )
-    update = PolicyUpdate(config, 1.0, model, MasterAdamW(model.parameters()))
+    update = PolicyUpdate(config, 1.0, Policy(model), MasterAdamW(model.parameters()))
     batch = train_batch(settings.work)
     for step in range(1, settings.steps + 1):
         metrics = update.run(step, batch)

@@ -26,6 +26,7 @@ from grpo.losses import token_weights
 from grpo.policy.adapters import ServedWeights
 from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.policy.optim import MasterAdamW, learning_rate
+from grpo.policy.policy import Policy
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.record.atomic import write_folder
 from grpo.record.diagnosis import Diagnosis
@@ -85,7 +86,8 @@ class GRPOTrainer:
         self.scheduler = Scheduler(
             engine, prompts, order, rollout, self._score, config.seed, config.steps, self._has_contrast
         )
-        self._update = PolicyUpdate(config, rollout.temperature, model, self.optimizer, reference)
+        frozen = None if reference is None else Policy(reference)
+        self._update = PolicyUpdate(config, rollout.temperature, Policy(model), self.optimizer, frozen)
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo.config import GRPOConfig
+from grpo.policy.shard.shard import gathered
 
 
 def learning_rate(config: GRPOConfig, step: int) -> float:
@@ -52,7 +53,7 @@ class MasterAdamW:
 
     def step(self, lr: float, max_grad_norm: float) -> float:
         """Clip, step, round the masters into the parameters. Returns the gradient's norm before the clip."""
-        norm = nn.utils.clip_grad_norm_(self.masters, max_grad_norm).item()
+        norm = gathered(nn.utils.clip_grad_norm_(self.masters, max_grad_norm), torch.float32).item()
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient's norm is {norm}; expected a finite number. Lower train.learning_rate, or use "

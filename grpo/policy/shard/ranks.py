@@ -1,0 +1,89 @@
+"""The processes of one trainer, as one of them sees them.
+
+Rank 0 leads: it has the event loop, the servers and the records. What follows from the whole batch alone (the plan of
+the micro-batches, normalisers, metrics) every rank computes for itself, alike; what has to be exchanged beside the
+shards are small objects, over gloo whatever moves the shards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+T = TypeVar("T")
+
+# Ranks wait for the leader while it samples, however long that takes; a leader that dies closes its connections.
+PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process is `rank` of `size`. Alone, it exchanges nothing."""
+
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = None  # of the shards: one dimension, or replicas times shards
+    group: dist.ProcessGroup | None = None  # of small objects
+
+    def gathered(self, value: T) -> list[T]:
+        """The value of every rank, in their order, on every rank."""
+        if self.group is None:
+            return [value]
+        found: list[T] = [value] * self.size
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def summed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Each name's sum over the ranks; a rank may lack names."""
+        if self.group is None:
+            return dict(values)
+        total: defaultdict[str, float] = defaultdict(float)
+        for one in self.gathered(dict(values)):
+            for name, value in one.items():
+                total[name] += value
+        return dict(total)
+
+    def told(self, value: T | None = None) -> T:
+        """The leader's value, on every rank."""
+        said = [value]
+        if self.group is not None:
+            dist.broadcast_object_list(said, src=0, group=self.group)
+        return said[0]  # type: ignore[return-value]
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined(device: torch.device, replicas: int = 1) -> Iterator[Ranks]:
+    """The ranks that torchrun's environment variables describe, connected.
+
+    Args:
+        device: of this rank's shards.
+        replicas: copies of the sharded model, each over size / replicas consecutive ranks (HSDP); 1: one.
+    """
+    backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    try:
+        size = dist.get_world_size()
+        if replicas > 1:
+            mesh = init_device_mesh(device.type, (replicas, size // replicas), mesh_dim_names=("replica", "shard"))
+        else:
+            mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
+        yield Ranks(dist.get_rank(), size, mesh, dist.new_group(backend="gloo", timeout=PATIENCE))
+    finally:
+        dist.destroy_process_group()
+
+
+def rank_from_environment() -> int | None:
+    """This process's rank if torchrun's agent, ours or the user's, started it; else None."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
