@@ -23,9 +23,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.load import causal_lm
+from grpo.policy.policy import Policy
+from grpo.policy.shard.shard import gathered
 from rewards.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -63,13 +66,16 @@ def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) 
 
 
 class ServedWeights(Mapping[str, Tensor]):
-    """The policy's weights under their transformers names, adapters merged; read anew at each access."""
+    """The policy's weights under their transformers names, adapters merged; read anew at each access.
 
-    def __init__(self, model: nn.Module) -> None:
-        lm = causal_lm(model)
-        self._dtype = cast(
-            Tensor, lm.get_input_embeddings().weight
-        ).dtype  # of the checkpoint, also where a layer is quantised
+    Of a sharded policy they are gathered: all ranks read the same ones in the same order.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        lm = causal_lm(policy.model)
+        self._dtype = policy.dtype
+        prefix = next(name for name, module in policy.named_modules() if module is lm)
+        self._dtypes = {name.removeprefix(f"{prefix}."): dtype for name, dtype in policy.dtypes.items()}
         layers = _adapted_layers(lm)
         modules = dict(lm.named_modules())
         self._places: dict[str, tuple[nn.Module, str]] = {}  # served name -> module, name of its parameter
@@ -86,8 +92,9 @@ class ServedWeights(Mapping[str, Tensor]):
         module, parameter = self._places[name]
         if hasattr(module, "base_layer"):
             return getattr(_merged(module), parameter).detach().to(self._dtype)
-        tensor = getattr(module, parameter).detach()
-        return _dequantized(module).to(self._dtype) if _is_quantized(module) and parameter == "weight" else tensor
+        if _is_quantized(module) and parameter == "weight":
+            return _dequantized(module).to(self._dtype)
+        return gathered(getattr(module, parameter), self._dtypes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -114,6 +121,10 @@ def _merged(layer: Any) -> nn.Module:
         plain.bias = layer.base_layer.bias
         return plain
     alone = copy.deepcopy(layer).float()
+    for module in alone.modules():
+        for name, parameter in module._parameters.items():
+            if isinstance(parameter, DTensor):
+                module._parameters[name] = nn.Parameter(parameter.full_tensor(), requires_grad=False)
     alone.merge()
     return alone.get_base_layer()
 

@@ -59,11 +59,14 @@ class MasterAdamW:
                 f"the gradient's norm is {norm}; expected a finite number. Lower train.learning_rate, or use "
                 "model.dtype: float32 to see whether precision is the cause"
             )
-        for group in self._adamw.param_groups:
-            group["lr"] = lr
+        self._set_rate(lr)
         self._adamw.step()
         self._round()
         return norm
+
+    def _set_rate(self, lr: float) -> None:
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
 
     @torch.no_grad()
     def _round(self) -> None:
@@ -71,14 +74,21 @@ class MasterAdamW:
             if parameter is not master:
                 parameter.copy_(master)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"masters": [m.detach() for m in self.masters], "adamw": self._adamw.state_dict()}
+    def tensors(self) -> dict[str, Tensor]:
+        """Masters and moments, themselves, by the place of their parameter; moments are made if there are none yet."""
+        if not self._adamw.state:
+            self.zero_grad()
+            self._set_rate(0.0)
+            self._adamw.step()  # of gradient and rate 0: it makes the moments and changes nothing
+            for state in self._adamw.state.values():
+                state["step"].zero_()
+        found = {f"masters.{i}": master.detach() for i, master in enumerate(self.masters)}
+        for i, master in enumerate(self.masters):
+            found |= {f"{name}.{i}": tensor for name, tensor in self._adamw.state[master].items()}
+        return found
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for master, saved in zip(self.masters, state["masters"], strict=True):
-            master.copy_(saved)
-        self._adamw.load_state_dict(state["adamw"])
+    def loaded(self) -> None:
+        """Call it when `tensors` have been overwritten."""
         self._round()
 
 

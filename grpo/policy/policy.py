@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 
 class Policy(nn.Module):
-    """A transformers model, or peft's around one. `dtype`: in which it computes; its parameters may be wider."""
+    """A transformers model, or peft's around one.
+
+    `dtype`: in which it computes. `dtypes`: of parameters and buffers as they were loaded; shards are wider.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.dtype = causal_lm(model).dtype
+        self.dtypes = {name: one.dtype for name, one in [*self.named_parameters(), *self.named_buffers()]}
 
     def forward(self, batch: PackedBatch, temperature: float, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """(log-probs with gradient, entropies) of the micro-batch's trained tokens, each of shape (T,)."""

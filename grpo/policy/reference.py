@@ -8,9 +8,6 @@ synced        that copy, overwritten with the policy after every `sync_every` st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -51,10 +48,8 @@ class Reference:
         for kept, trained in zip(self._frozen.parameters(), self._trained.parameters(), strict=True):
             kept.copy_(trained)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Empty for a reference that the start of the run makes again."""
-        return dict(self._frozen.state_dict()) if self._frozen is not None and self._sync_every else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state and self._frozen is not None:
-            self._frozen.load_state_dict(state)
+    def tensors(self) -> dict[str, Tensor]:
+        """Its own, themselves. None of a reference that the start of the run makes again."""
+        if self._frozen is None or not self._sync_every:
+            return {}
+        return {f"reference.{name}": tensor.detach() for name, tensor in self._frozen.named_parameters()}

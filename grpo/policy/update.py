@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,18 +143,13 @@ class PolicyUpdate:
                 )
         return torch.stack(self._ranks.gathered(penalty_N.cpu())).sum(0).tolist()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the weights: optimizer, entropy coefficient, synced reference."""
-        return {
-            **self._optimizer.state_dict(),
-            "entropy": self.objective.entropy.state_dict(),
-            "reference": self._reference.state_dict(),
-        }
+    def tensors(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the weights, themselves: the optimizer's and a synced reference's."""
+        return {**self._optimizer.tensors(), **self._reference.tensors(), "entropy": self.objective.entropy.state}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
-        self.objective.entropy.load_state_dict(state["entropy"])
-        self._reference.load_state_dict(state["reference"])
+    def loaded(self) -> None:
+        """Call it when `tensors` have been overwritten."""
+        self._optimizer.loaded()
 
     def _micro_batches(self, batch: TrainBatch) -> tuple[list[PackedBatch], int]:
         """This rank's, and how many of them, the last ones, are idle: computed for the other ranks' sake."""

@@ -19,6 +19,7 @@ from grpo.config import ModelSettings
 from grpo.losses.registry import policy_loss_of
 from grpo.policy.adapters import add_adapter
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
+from grpo.policy.learner import Learner
 from grpo.policy.load import enable_gradient_checkpointing, load_model, load_tokenizer, max_positions
 from grpo.prompts import render
 from grpo.record.recorder import RunRecorder
@@ -147,7 +148,7 @@ def _trainer(
         enable_gradient_checkpointing(policy)
     if model.adapted:
         policy = add_adapter(policy, model, config.seed)
-    needs_reference = config.kl_coef > 0 and not model.adapted
+    reference = load_model(model, device) if config.kl_coef > 0 and not model.adapted else None
     engine = rollout_engine(recipe, model, tokenizer, output, device)
 
     async def measure() -> Mapping[str, Any]:
@@ -158,7 +159,7 @@ def _trainer(
         config=config,
         rollout=recipe.rollout,
         model_settings=model,
-        model=policy,
+        learner=Learner(config, recipe.rollout.temperature, policy, reference),
         tokenizer=tokenizer,
         engine=engine,
         rewards=rewards,
@@ -166,7 +167,6 @@ def _trainer(
         recorder=recorder,
         run_dir=output,
         evaluate=measure,
-        reference=load_model(model, device) if needs_reference else None,
     )
 
 

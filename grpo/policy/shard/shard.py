@@ -44,6 +44,7 @@ def shard(policy: Policy, ranks: Ranks, device: torch.device) -> None:
             module.set_gradient_divide_factor(1.0)
     policy.to_empty(device=device)
     _fill(policy, source, kinds, ranks.rank)
+    policy.dtypes = kinds
 
 
 @torch.no_grad()
@@ -60,6 +61,19 @@ def gathered(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in `dtype`, gathered if it is sharded: then by all ranks in lockstep. Cast first: less is moved."""
     tensor = tensor.detach().to(dtype)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(policy: Policy) -> dict[str, Tensor]:
+    """The model's state dict, gathered by all ranks in lockstep, in its own dtypes, on rank 0's CPU; others get {}."""
+    found: dict[int, Tensor] = {}  # what is shared stays shared
+    state = {}
+    for name, tensor in policy.model.state_dict(keep_vars=True).items():
+        if id(tensor) not in found:
+            found[id(tensor)] = gathered(tensor, policy.dtypes.get(f"model.{name}", tensor.dtype)).cpu()
+        state[name] = found[id(tensor)]
+        if dist.get_rank():
+            state[name] = found[id(tensor)] = tensor.new_empty(0)  # its memory is needed for the next
+    return state
 
 
 def _part(whole: Tensor, like: Tensor) -> Tensor:
