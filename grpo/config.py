@@ -221,8 +221,11 @@ class GRPOConfig(Settings):
     gradient_checkpointing: bool = False
     tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
     packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
-    threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: see grpo/rollout/cores.py
-    gpus: list[int] = Field(default_factory=list)  # [] : GPU 0
+    processes: Positive = 1  # that the policy is sharded over; each has a GPU, or its share of the cores
+    replicas: Positive = 1  # of the sharded policy (HSDP): each over processes / replicas, such as those of one machine
+    max_restarts: NonNegative = 3  # of all processes, from the last checkpoint, when one of several was lost
+    threads: NonNegative = 0  # CPU: torch threads of each trainer process; 0: see grpo/rollout/cores.py
+    gpus: list[int] = Field(default_factory=list)  # one a process; []: the first ones
     seed: int = 0
     checkpoint_every: NonNegative = 50  # 0: at the end only
     keep_checkpoints: Positive = 2
@@ -277,6 +280,12 @@ class GRPOConfig(Settings):
 
 
 def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
+    if config.processes % config.replicas:
+        yield f"replicas: got {config.replicas}, expected a divisor of processes ({config.processes})"
+    if config.gpus and len(config.gpus) != config.processes:
+        yield f"gpus: got {len(config.gpus)} ({config.gpus}), expected one for each of {config.processes} processes"
+    if config.backend == "trl" and config.processes > 1:
+        yield f"processes: got {config.processes}, but backend: trl trains in one; use 1, or backend: zero"
     if config.loss_args and config.loss in NORMALISERS:
         yield f"loss_args: {config.loss} takes none; they are for a loss of your own (loss: file.py:function)"
     if config.clip_max is not None and config.loss not in ("grpo", "bnpo", "dr_grpo", "dapo"):

@@ -115,6 +115,7 @@ class GRPOTrainer:
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
             return self._summary(after)
         except asyncio.CancelledError:
+            self.learner.check_ranks()
             await self._keep_whole()
             raise
         finally:

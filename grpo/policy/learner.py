@@ -20,7 +20,7 @@ from grpo.policy.adapters import ServedWeights
 from grpo.policy.load import causal_lm
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.policy import Policy
-from grpo.policy.shard.ranks import ALONE, Ranks
+from grpo.policy.shard.ranks import ALONE, RankLostError, Ranks
 from grpo.policy.shard.shard import shard, whole_state
 from grpo.policy.shard.state import load_state, save_state
 from grpo.policy.update import PolicyUpdate, TrainBatch
@@ -39,8 +39,13 @@ def by_all(method: Callable[Concatenate[Learner, P], T]) -> Callable[Concatenate
     @functools.wraps(method)
     def call(self: Learner, *args: P.args, **kwargs: P.kwargs) -> T:
         with self._calling:  # one after the other: collectives must come in one order everywhere
-            self._announce(method.__name__, *args)
-            return method(self, *args, **kwargs)
+            try:
+                if self.ranks.size > 1 and self.ranks.rank == 0:
+                    self.ranks.told((method.__name__, args))
+                return method(self, *args, **kwargs)
+            except RuntimeError as error:
+                self.check_ranks(error)
+                raise
 
     return call
 
@@ -140,11 +145,7 @@ class Learner:
             with suppress(FloatingPointError):  # the leader has it, too, and decides
                 getattr(self, name)(*args)
 
-    def end(self) -> None:
-        """The leader has no more to do: let the others go."""
-        if self.ranks.size > 1 and self.ranks.rank == 0:
-            self.ranks.told(None)
-
-    def _announce(self, name: str, *args: object) -> None:
-        if self.ranks.size > 1 and self.ranks.rank == 0:
-            self.ranks.told((name, args))
+    def check_ranks(self, error: BaseException | None = None) -> None:
+        """Raises RankLostError if another rank has ended, which is then the cause of `error`."""
+        if self.ranks.lost():
+            raise RankLostError("a process of the trainer was lost; all are started again") from error

@@ -33,19 +33,22 @@ class Cores:
     trainer: int
 
 
-def share_cores(rollout: RolloutSettings, trainer_threads: int = 0, cores: int | None = None) -> Cores:
-    """Threads of the server and of the trainer. What the recipe names is taken; the other side gets the rest.
+def share_cores(
+    rollout: RolloutSettings, trainer_threads: int = 0, cores: int | None = None, processes: int = 1
+) -> Cores:
+    """Threads of the server and of each trainer process. What the recipe names is taken; the other side gets the rest.
 
     Args:
         trainer_threads: `train.threads`; 0 leaves it to us.
+        processes: of the trainer, `train.processes`.
         cores: of the machine; None: those that this process may use.
     """
     cores = cores or len(os.sched_getaffinity(0))
     server_threads = rollout.server.threads
     if not overlap(rollout):
-        return Cores(server_threads or cores, trainer_threads or cores)
-    server = server_threads or (cores - trainer_threads if trainer_threads else cores // 2)
-    trainer = trainer_threads or cores - server
+        return Cores(server_threads or cores, trainer_threads or max(1, cores // processes))
+    server = server_threads or (cores - trainer_threads * processes if trainer_threads else cores // 2)
+    trainer = trainer_threads or (cores - server) // processes
     return Cores(max(1, server), max(1, trainer))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recipes.errors import exit_codes
+from recipes.jobs.processes import as_rank, launch, rank, restarted
 from recipes.jobs.run_dir import check_unused
 
 if TYPE_CHECKING:
@@ -27,12 +28,29 @@ def run(
     ] = False,
 ) -> None:
     """Train a model as a recipe says."""
-    with exit_codes():
-        settings, folder = _prepare(recipe, overrides or [], output, resume)
-        from recipes.jobs.train import run as run_recipe
+    with as_rank(), exit_codes():
+        if rank():
+            from recipes.jobs.learner import follow
+            from recipes.schema.load import load_recipe
 
-        code = run_recipe(settings, recipe, folder, resume, overrides or [])
-    raise typer.Exit(code)
+            follow(load_recipe(recipe, overrides or []))
+            raise typer.Exit
+        # All ranks are started again when one is lost; the leader has the output's name from the launcher.
+        resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
+        settings, folder = _prepare(recipe, overrides or [], output, resume)
+        if settings.train.processes > 1 and rank() is None:
+            code = _launch(settings, recipe, folder, resume, overrides or [])
+        else:
+            from recipes.jobs.train import run as run_recipe
+
+            code = run_recipe(settings, recipe, folder, resume, overrides or [])
+        raise typer.Exit(code)
+
+
+def _launch(settings: Recipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
+    arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
+    arguments += ["--output", str(folder), *(["--resume"] if resume else [])]
+    return launch(arguments, settings.train.processes, settings.train.max_restarts, folder / "logs" / "ranks")
 
 
 def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:

@@ -17,19 +17,19 @@ import transformers
 from eval.ask.run import evaluate
 from grpo.config import ModelSettings
 from grpo.losses.registry import policy_loss_of
-from grpo.policy.adapters import add_adapter
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
-from grpo.policy.learner import Learner
-from grpo.policy.load import enable_gradient_checkpointing, load_model, load_tokenizer, max_positions
+from grpo.policy.load import load_tokenizer, max_positions
+from grpo.policy.shard.ranks import Ranks
 from grpo.prompts import render
 from grpo.record.recorder import RunRecorder
 from grpo.record.trackers import check_trackers
-from grpo.rollout.cores import overlap, share_cores
+from grpo.rollout.cores import share_cores
 from grpo.rollout.engine import RolloutEngine
 from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
 from recipes.errors import run_async
+from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
@@ -58,6 +58,15 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequ
         from recipes.jobs.trl_settings import refuse
 
         refuse(recipe, resume)
+    with joined_ranks(recipe) as ranks:
+        try:
+            _run(recipe, source, output, resume, overrides, ranks)
+        finally:
+            ranks.dismiss()
+    return 0
+
+
+def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequence[str], ranks: Ranks) -> None:
     model = model_settings(recipe)
     # Bad rewards, a bad advantage and a bad loss are refused before anything is loaded.
     check_trackers(recipe.train.trackers)
@@ -76,13 +85,12 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequ
             with _recording(recipe, output, resume) as recorder:
                 for text in said:
                     recorder.note(text)
-                parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
+                parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output, ranks)
                 try:
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
                     recorder.note(_how_to_go_on(recipe, source, output, overrides))
                     raise
-    return 0
 
 
 @contextmanager
@@ -123,7 +131,7 @@ def _train(*parts: Any) -> dict[str, Any]:
     if parts[0].train.backend == "trl":
         from recipes.jobs.trl import TRLRun
 
-        return TRLRun(*parts).train()
+        return TRLRun(*parts[:-1]).train()
     return run_async(_trainer(*parts).train())
 
 
@@ -137,18 +145,12 @@ def _trainer(
     rewards: RewardSum,
     recorder: RunRecorder,
     output: Path,
+    ranks: Ranks,
 ) -> GRPOTrainer:
-    config = recipe.train
-    if config.threads or overlap(recipe.rollout):  # else torch's choice, which is all cores
-        torch.set_num_threads(share_cores(recipe.rollout, config.threads).trainer)
-    device = torch.device("cuda", (config.gpus or [0])[0]) if torch.cuda.is_available() else torch.device("cpu")
     recorder.stage("loading the model")
-    policy = load_model(model, device, quantized=bool(model.lora and model.lora.quantize))
-    if config.gradient_checkpointing:
-        enable_gradient_checkpointing(policy)
-    if model.adapted:
-        policy = add_adapter(policy, model, config.seed)
-    reference = load_model(model, device) if config.kl_coef > 0 and not model.adapted else None
+    device = device_of(recipe)
+    ranks.told(True)  # to those that wait in `follow`
+    learner = learner_of(recipe, device, ranks)
     engine = rollout_engine(recipe, model, tokenizer, output, device)
 
     async def measure() -> Mapping[str, Any]:
@@ -156,10 +158,10 @@ def _trainer(
         return dataclasses.asdict(await evaluate(engine, held_out, task.grade, sampling, recipe.eval.samples))
 
     return GRPOTrainer(
-        config=config,
+        config=recipe.train,
         rollout=recipe.rollout,
         model_settings=model,
-        learner=Learner(config, recipe.rollout.temperature, policy, reference),
+        learner=learner,
         tokenizer=tokenizer,
         engine=engine,
         rewards=rewards,
@@ -193,8 +195,8 @@ def rollout_engine(
         return TransformersEngine(model, tokenizer, recipe.rollout.max_sequences, device)
     from grpo.rollout.vllm.engine import VLLMEngine
 
-    trainer_gpus = [device.index or 0] if device.type == "cuda" else []
-    threads = share_cores(recipe.rollout, recipe.train.threads).server
+    trainer_gpus = gpus_of(recipe.train) if device.type == "cuda" else []
+    threads = share_cores(recipe.rollout, recipe.train.threads, processes=recipe.train.processes).server
     server = recipe.rollout.server.model_copy(update={"threads": threads})
     rollout = recipe.rollout.model_copy(update={"server": server})
     return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus)

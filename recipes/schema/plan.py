@@ -107,7 +107,7 @@ def _micro_batches(completions: int, longest: int, tokens: int) -> int:
 def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
     train, server = recipe.train, recipe.rollout.server
     if not machine.gpu_gib:
-        cores = share_cores(recipe.rollout, train.threads, machine.cores)
+        cores = share_cores(recipe.rollout, train.threads, machine.cores, train.processes)
         trainer, sampler = f"CPU, {cores.trainer} threads", f"CPU, {cores.server} threads"
     else:
         gpus = _trainer_gpus(recipe)
@@ -119,7 +119,7 @@ def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
 
 
 def _trainer_gpus(recipe: Recipe) -> list[int]:
-    return recipe.train.gpus or [0]
+    return recipe.train.gpus or list(range(recipe.train.processes))
 
 
 def _server_gpus(recipe: Recipe, machine: Machine) -> list[int]:

@@ -8,21 +8,30 @@ shards are small objects, over gloo whatever moves the shards.
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 T = TypeVar("T")
 
+
+class RankLostError(RuntimeError):
+    """Another process of the trainer has ended: nothing can be computed any more until all are started again."""
+
+
 # Ranks wait for the leader while it samples, however long that takes; a leader that dies closes its connections.
 PATIENCE = timedelta(days=7)
+DISMISSAL = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class Ranks:
     size: int = 1
     mesh: DeviceMesh | None = None  # of the shards: one dimension, or replicas times shards
     group: dist.ProcessGroup | None = None  # of small objects
+    pids: tuple[int, ...] = ()  # of all ranks on this machine
 
     def gathered(self, value: T) -> list[T]:
         """The value of every rank, in their order, on every rank."""
@@ -59,6 +69,17 @@ class Ranks:
             dist.broadcast_object_list(said, src=0, group=self.group)
         return said[0]  # type: ignore[return-value]
 
+    def lost(self) -> bool:
+        """Whether a rank on this machine has ended."""
+        return not all(_running(pid) for pid in self.pids)
+
+    def dismiss(self) -> None:
+        """The leader has no more to do: let the others go. Those that are stuck are not waited for."""
+        if self.group is not None and self.rank == 0 and not self.lost():
+            telling = threading.Thread(target=self.told, args=(None,), daemon=True)
+            telling.start()
+            telling.join(DISMISSAL)
+
 
 ALONE = Ranks()
 
@@ -79,11 +100,19 @@ def joined(device: torch.device, replicas: int = 1) -> Iterator[Ranks]:
             mesh = init_device_mesh(device.type, (replicas, size // replicas), mesh_dim_names=("replica", "shard"))
         else:
             mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
-        yield Ranks(dist.get_rank(), size, mesh, dist.new_group(backend="gloo", timeout=PATIENCE))
-    finally:
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        everybody: list[Any] = [None] * size
+        dist.all_gather_object(everybody, (socket.gethostname(), os.getpid()), group=group)
+        here = tuple(pid for host, pid in everybody if host == socket.gethostname())
+        yield Ranks(dist.get_rank(), size, mesh, group, here)
+    except BaseException:
+        raise  # the others may be stuck in a collective: leaving in order would wait for them
+    else:
         dist.destroy_process_group()
 
 
-def rank_from_environment() -> int | None:
-    """This process's rank if torchrun's agent, ours or the user's, started it; else None."""
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+def _running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
