@@ -15,7 +15,7 @@ from grpo.policy.load import enable_gradient_checkpointing, load_model, load_ske
 from grpo.policy.shard.ranks import ALONE, Ranks, joined
 from grpo.rollout.cores import overlap, share_cores
 from recipes.errors import InputError
-from recipes.jobs.processes import rank
+from recipes.jobs.processes import OWN_STORE, rank, restarted
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
 
@@ -26,6 +26,8 @@ def joined_ranks(recipe: Recipe) -> Iterator[Ranks]:
     if rank() is None:
         yield ALONE
         return
+    if restarted() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise InputError(f"torchrun cannot start ranks again in one store: set {OWN_STORE}=1 in its environment")
     device = device_of(recipe)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -31,6 +31,9 @@ OUTCOME = "ZERO_OUTCOME"  # where the leader leaves the exit code, and LEADER it
 LEADER = "leader"
 GRACE = 60  # seconds that ranks have to end by themselves when another one is lost, or the run is stopped
 PR_SET_PDEATHSIG = 1
+# torch 2.13's agent keeps one store for all starts (elastic/rendezvous/dynamic_rendezvous.py), where ranks that are
+# started again find the addresses of the dead ones and wait for ever. "1" gives each start a store of its own.
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def rank() -> int | None:
@@ -81,6 +84,7 @@ def _run_agent(
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said in one message, by us
     os.environ[OUTCOME] = str(outcome)
+    os.environ[OWN_STORE] = "1"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     logs.mkdir(parents=True, exist_ok=True)
     config = LaunchConfig(
