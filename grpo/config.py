@@ -121,7 +121,8 @@ class ServerSettings(Settings):
     gpus: list[int] = Field(default_factory=list)  # [] : all GPUs that the trainer does not use
     tensor_parallel: Positive = 1
     enforce_eager: bool | None = None  # None: True on CPU, False on GPU
-    weight_transfer: Literal["auto", "shm", "ipc", "nccl"] = "auto"
+    weight_transfer: Literal["auto", "shm", "files", "gloo", "nccl", "ipc"] = "auto"
+    weight_dir: str | None = None  # of weight_transfer: files: a folder that all machines see; None: the run's own
     extra_args: list[str] = Field(default_factory=list)  # appended to vLLM's command line
 
     @field_validator("urls")

@@ -175,12 +175,13 @@ def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = Tr
     rollout = recipe.rollout
     if not rollout.server.urls or recipe.train.backend == "trl":
         return
+    from grpo.rollout.sync.transfer import WORKER_BACKEND
     from grpo.rollout.vllm.attached import check_attached
     from grpo.rollout.vllm.server import place
 
     length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
-    backend = place(rollout.server, recipe.train.gpus).backend if sends_weights else None
-    run_async(check_attached(rollout, model, length, backend))
+    place(rollout.server, recipe.train.gpus)  # raises if weights cannot be sent there
+    run_async(check_attached(rollout, model, length, WORKER_BACKEND if sends_weights else None))
 
 
 def rollout_engine(

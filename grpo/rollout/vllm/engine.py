@@ -6,11 +6,10 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from safetensors.torch import load_file
@@ -18,17 +17,15 @@ from safetensors.torch import load_file
 from grpo.config import ModelSettings, RolloutSettings
 from grpo.rollout.engine import RolloutError, ServerLostError, SyncReport, WeightSyncError
 from grpo.rollout.sync.adapter import Adapter, load_adapter
-from grpo.rollout.sync.checksum import checksum
+from grpo.rollout.sync.choice import transfer_for
 from grpo.rollout.sync.control import ControlPlane
-from grpo.rollout.sync.shm import ShmTransfer
-from grpo.rollout.sync.transfer import Staged, Transfer, push
+from grpo.rollout.sync.digest import checksum, digests_of
+from grpo.rollout.sync.stream import TensorStream, WeightStream, total_bytes
+from grpo.rollout.sync.transfer import HalfLoadedError, Staged, push
 from grpo.rollout.vllm.client import Decoder, RolloutClient
 from grpo.rollout.vllm.server import VLLMServer, build, place
-from grpo.rollout.vllm.supervision import Lost, answers, unless_lost, watch
+from grpo.rollout.vllm.supervision import Lost, answers, first, unless_lost, watch
 from grpo.types import Group, RolloutRequest
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +57,12 @@ class VLLMEngine:
         self._settings = rollout.server
         self._tokenizer = tokenizer
         placement = place(self._settings, trainer_gpus)
-        self._transfer = transfer_for(placement.backend, rollout)
+        self._transfer = transfer_for(placement.backend, rollout, run_dir, trainer_gpus)
         self._server: VLLMServer | None = None
         replicas = 1
         if not self._settings.urls:
-            folders = self._transfer.folders if isinstance(self._transfer, ShmTransfer) else []
             log_file = run_dir / "logs" / "server.log"
-            self._server = build(model_path, model, rollout, log_file, trainer_gpus, folders)
+            self._server = build(model_path, model, rollout, log_file, trainer_gpus, self._transfer.folders)
             replicas = placement.replicas
         self._urls: list[str] = [url.rstrip("/") for url in self._settings.urls]
         self._client: RolloutClient | None = None
@@ -110,24 +106,26 @@ class VLLMEngine:
                 pending.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
-        """Serve `tensors` as `version` from now on; completions in flight go on with them.
+    async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:
+        """Serve these weights as `version` from now on; completions in flight go on with them.
 
-        Sampling goes on while they are staged. Raises WeightSyncError if the server refuses them. It is stopped
-        then: it may hold half of them.
+        Sampling goes on while they are staged. Raises WeightSyncError if a server refuses them: all go on with the
+        version before.
         """
         started = time.monotonic()
-        staged = await asyncio.to_thread(self._transfer.stage, tensors, version)
+        staged = await asyncio.to_thread(self._transfer.stage, stream, version)
         ready = time.monotonic()
         async with self._server_lock:
             previous, self._staged = self._staged, staged
             try:
-                await self._at_servers(lambda control: push(control, self._transfer, staged))
+                await self._push(staged)
             except ServerLostError as lost:
                 await self._replace_server(lost)
-            except WeightSyncError:
-                if self._server is not None:
-                    await self._server.stop()
+            except WeightSyncError as refused:
+                self._staged = previous
+                self._transfer.discard(staged)
+                if isinstance(refused, HalfLoadedError):
+                    await self._go_back_to(previous, refused)
                 raise
             self.version = version
         served = time.monotonic()
@@ -142,7 +140,7 @@ class VLLMEngine:
         `rollout.adapters_served` folders must stay. Raises WeightSyncError if the server refuses it.
         """
         started = time.monotonic()
-        tensors = await asyncio.to_thread(load_file, folder / "adapter_model.safetensors")
+        adapter = TensorStream(await asyncio.to_thread(load_file, folder / "adapter_model.safetensors"))
         async with self._server_lock:
             self._adapters = [*self._adapters[-self._rollout.adapters_served :], Adapter(version, folder, self._id)]
             try:
@@ -150,8 +148,8 @@ class VLLMEngine:
             except ServerLostError as lost:
                 await self._replace_server(lost)
             self.version = version
-        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return SyncReport(version, time.monotonic() - started, 0.0, n_bytes, checksum(tensors))
+        found = checksum(adapter.specs, digests_of(adapter))
+        return SyncReport(version, time.monotonic() - started, 0.0, total_bytes(adapter.specs), found)
 
     async def close(self) -> None:
         self._stop_watching()
@@ -227,13 +225,54 @@ class VLLMEngine:
             await self._server.restart(lost)
             await self._connect()
             try:
-                if (staged := self._staged) is not None:
-                    await self._at_servers(lambda control: push(control, self._transfer, staged))
+                if self._staged is not None:
+                    await self._push(self._staged)
                 self._adapters = self._adapters[-1:]
                 await self._load_adapter()
                 return
             except ServerLostError as lost_again:
                 lost = lost_again
+
+    async def _push(self, staged: Staged) -> None:
+        """Have all servers serve it. Raises WeightSyncError if one refuses; ServerLostError if ours, or the last, is
+        lost: the others are sent it again."""
+        while True:
+            try:
+                await self._push_once(staged)
+                return
+            except ServerLostError as lost:
+                if self._server is not None:
+                    raise
+                self._go_on_without(lost.urls or self._urls, lost)
+
+    async def _push_once(self, staged: Staged) -> None:
+        timeout = self._settings.sync_timeout
+        own = [self._lost] if self._lost is not None else []
+        watchers = own or [asyncio.create_task(watch(url, self._settings.health_timeout)) for url in self._urls]
+        lost = asyncio.create_task(first(watchers))
+        try:
+            async with AsyncExitStack() as stack:
+                controls = [await stack.enter_async_context(ControlPlane(url, timeout)) for url in self._urls]
+                await unless_lost(push(controls, self._transfer, staged), lost)
+        finally:
+            for task in [lost, *([] if own else watchers)]:
+                task.cancel()
+
+    async def _go_back_to(self, previous: Staged | None, refused: HalfLoadedError) -> None:
+        """Servers that may hold a part of weights that were refused get the version before.
+
+        Where that cannot be sent again, ours are stopped, and attached ones stay paused and are asked no more: what
+        they hold is no policy that was ever trained.
+        """
+        try:
+            if previous is None or not previous.kept:
+                raise WeightSyncError("the version before is not kept")
+            await self._push(previous)
+        except RolloutError as error:
+            logger.warning("servers are left without weights (%s), since they refused a version: %s", error, refused)
+            if self._server is not None:
+                self._stop_watching()
+                await self._server.stop()
 
     def _go_on_without(self, dead: Collection[str], lost: ServerLostError) -> None:
         """Ask these attached servers no more: should one come back, it holds other weights."""
@@ -284,27 +323,16 @@ class VLLMEngine:
         timeout = self._settings.sync_timeout
         lost = self._lost or asyncio.create_task(watch(url, self._settings.health_timeout))
         try:
-            async with asyncio.timeout(timeout):  # a collective whose other side has died never returns
-                async with ControlPlane(url, timeout) as control:
-                    await unless_lost(update(control), lost)
+            async with asyncio.timeout(timeout), ControlPlane(url, timeout) as control:
+                await unless_lost(update(control), lost)
         except TimeoutError as error:
             raise ServerLostError(
-                f"sending weights by {self._transfer.backend} to {url} is stuck: "
-                f"not done within {timeout:g} s (rollout.server.sync_timeout)"
+                f"loading the adapter at {url} is stuck: not done within {timeout:g} s (rollout.server.sync_timeout)",
+                {url},
             ) from error
         finally:
             if lost is not self._lost:
                 lost.cancel()
-
-
-def transfer_for(backend: str, rollout: RolloutSettings) -> Transfer:
-    if backend == ShmTransfer.backend:
-        return ShmTransfer()
-    from grpo.rollout.sync.cuda import CudaTransfer  # imports vLLM
-
-    # Only a server of ours is sent the same weights twice, and only with staleness is it asked for samples, and so
-    # missed, while the trainer changes them.
-    return CudaTransfer(backend, keep=bool(rollout.max_staleness and not rollout.server.urls))
 
 
 def parts(request: RolloutRequest, most: int) -> list[RolloutRequest]:

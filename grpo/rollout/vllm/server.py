@@ -21,6 +21,8 @@ from grpo.config import ModelSettings, RolloutSettings, ServerSettings
 from grpo.policy.folder import is_folder, model_source
 from grpo.rollout.cores import rest_early, share_cores
 from grpo.rollout.engine import RolloutError, ServerLostError
+from grpo.rollout.sync.group import is_this_machine
+from grpo.rollout.sync.transfer import WORKER_BACKEND
 from grpo.rollout.vllm import watch
 from grpo.rollout.vllm.kv_cache import SHARE_OF_RAM, kv_bytes, kv_width
 
@@ -36,7 +38,7 @@ class Placement:
     """Where the server runs. Example: Placement(gpus=(1, 2), backend="nccl", replicas=2); gpus=() is the CPU."""
 
     gpus: tuple[int, ...]
-    backend: str  # of vLLM's weight transfer
+    backend: str  # that weights are sent by, see choose_backend
     replicas: int = 1  # of the model, data-parallel: each decodes rollout.max_sequences at once
 
 
@@ -60,11 +62,35 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: boo
             f"rollout.server.tensor_parallel is {settings.tensor_parallel}: "
             f"the number of the server's GPUs must be a multiple of it, got {len(gpus)} {list(gpus)}"
         )
+    replicas = max(1, len(gpus) // settings.tensor_parallel)
+    backend = choose_backend(settings, n_gpus, bool(trainer & set(beside_trainer)), len(set(beside_trainer)))
+    return Placement(gpus, backend, replicas)
+
+
+def choose_backend(settings: ServerSettings, n_gpus: int, shared: bool, servers_gpus: int) -> str:
+    """How weights travel. `n_gpus`: of this machine; `shared`: the server is on the trainer's.
+
+    Raises RolloutError if what the settings ask for cannot work.
+    """
+    elsewhere = [url for url in settings.urls if not is_this_machine(url)]
     chosen = settings.weight_transfer
     if chosen == "auto":
-        chosen = "shm" if not gpus else "ipc" if trainer & set(beside_trainer) else "nccl"
-    replicas = max(1, len(gpus) // settings.tensor_parallel)
-    return Placement(gpus, "zero_shm" if chosen == "shm" else chosen, replicas)
+        if n_gpus:
+            chosen = "ipc" if shared and not elsewhere else "nccl"
+        else:
+            chosen = "gloo" if elsewhere else "shm"
+    problem = ""
+    if chosen in ("nccl", "ipc") and not n_gpus:
+        problem = "needs CUDA GPUs, and this machine has none; use shm, files or gloo"
+    elif chosen in ("shm", "ipc") and elsewhere:
+        problem = f"reaches this machine only, and {elsewhere[0]} is on another; use files, gloo or nccl"
+    elif chosen == "ipc" and (not shared or servers_gpus > 1 or len(settings.urls) > 1):
+        problem = "is for one server on the trainer's own GPU; use nccl, or the trainer's GPU alone"
+    elif chosen == "nccl" and shared and not elsewhere:
+        problem = "cannot connect two processes on one GPU, and the server is on the trainer's; use ipc, or other GPUs"
+    if problem:
+        raise RolloutError(f"rollout.server.weight_transfer: {chosen} {problem}")
+    return chosen
 
 
 def command_line(
@@ -84,7 +110,7 @@ def command_line(
     line += ["--dtype", model.dtype, "--max-model-len", length]
     line += ["--max-num-seqs", str(max(rollout.max_sequences, rollout.group_size))]
     line += ["--logprobs-mode", "processed_logprobs"]  # of the distribution sampled from: after temperature
-    line += ["--weight-transfer-config", json.dumps({"backend": place.backend})]
+    line += ["--weight-transfer-config", json.dumps({"backend": WORKER_BACKEND})]
     line += ["--enable-scale-out"]  # the tokens-in-tokens-out endpoint that `client.py` uses
     line += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
     if model.revision:

@@ -8,7 +8,7 @@ is noticed in a few seconds, a silent one after `rollout.server.health_timeout`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
@@ -33,7 +33,13 @@ async def watch(url: str, seconds: float, server: VLLMServer | None = None) -> S
         await asyncio.sleep(PAUSE)
         complaint = (server.complaint() if server else "") or await _complaint(f"{url}/health", seconds / CHECKS)
         failed = failed + 1 if complaint else 0
-    return ServerLostError(f"{url} {complaint}")
+    return ServerLostError(f"{url} {complaint}", {url})
+
+
+async def first(watchers: Sequence[Lost]) -> ServerLostError:
+    """Ends when one of the watchers does, as it does."""
+    done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
+    return done.pop().result()
 
 
 async def answers(url: str, seconds: float) -> bool:

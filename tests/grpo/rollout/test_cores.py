@@ -40,7 +40,7 @@ def test_a_server_on_the_cpu_gets_its_cores_and_its_threads_rest_early_unless_th
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
-    cpu = Placement((), "zero_shm")
+    cpu = Placement((), "shm")
     in_turns, overlapping = (environment("hub/id", RolloutSettings(max_staleness=k), cpu) for k in (0, 1))
     assert (in_turns["OMP_NUM_THREADS"], overlapping["OMP_NUM_THREADS"]) == ("8", "4")
     assert in_turns["GOMP_SPINCOUNT"] == overlapping["GOMP_SPINCOUNT"] == "1000"

@@ -54,7 +54,7 @@ def vllm(**changes: Any) -> dict[str, Any]:
         "root": "some/model",
         "length": LENGTH,
         "version": "default",
-        "backend": "zero_shm",
+        "backend": "zero",
         "logprobs": "processed_logprobs",
         "dtype": "torch.bfloat16",
     } | changes
@@ -70,7 +70,7 @@ def vllm(**changes: Any) -> dict[str, Any]:
     }
 
 
-def check(answers: dict[str, Any], backend: str | None = "zero_shm") -> None:
+def check(answers: dict[str, Any], backend: str | None = "zero") -> None:
     with serving(Scripted(answers)) as server:  # type: ignore[type-var]
         asyncio.run(check_attached(RolloutSettings(server=ServerSettings(urls=[server.url])), MODEL, LENGTH, backend))
 
@@ -108,7 +108,7 @@ def test_a_server_that_only_samples_needs_no_control_plane() -> None:
             vllm() | {"/server_info": {"vllm_config": "model='x'"}},
             "expected vllm_config.weight_transfer_config.backend",
         ),
-        (vllm(backend="nccl"), "backend nccl, expected zero_shm"),
+        (vllm(backend="nccl"), "backend nccl, expected zero"),
         (vllm(logprobs="raw_logprobs"), "--logprobs-mode raw_logprobs, expected processed_logprobs"),
         (vllm(dtype="torch.float32"), "--dtype float32, expected bfloat16"),
     ],

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,7 +20,9 @@ import torch
 from eval.ask.client import Answer, EvalClient, Served
 from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError, ServerLostError, WeightSyncError
+from grpo.rollout.sync.choice import transfer_for
 from grpo.rollout.sync.control import ControlPlane
+from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm import client as client_module
 from grpo.rollout.vllm import engine as vllm_engine
 from grpo.rollout.vllm import supervision
@@ -31,6 +34,7 @@ from tests.fakes import STAND_IN, CharDecoder, FakeOpenAI, FakeServer, prompt
 
 SAMPLING = Sampling(max_tokens=16)
 WEIGHTS = {"a": torch.ones(3)}
+STREAM = TensorStream(WEIGHTS)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +81,7 @@ async def served_and_sampled(engine: VLLMEngine) -> tuple[float, dict[int, Group
     try:
         await engine.start()
         started = time.monotonic()
-        report = await engine.update_weights(WEIGHTS, 1)
+        report = await engine.update_weights(STREAM, 1)
         seconds = time.monotonic() - started
         assert report.version == engine.version == 1
         return seconds, await sampled(engine, asks(2, 2, 2))
@@ -157,12 +161,13 @@ def test_a_server_that_refuses_weights_goes_on_with_what_it_has_and_the_refusal_
             await engine.start()
             try:
                 with pytest.raises(WeightSyncError, match=r"refused /update_weights \(500\): .*they do not fit"):
-                    await engine.update_weights(WEIGHTS, 1)
+                    await engine.update_weights(STREAM, 1)
             finally:
                 await engine.close()
             return server.control
 
-    assert asyncio.run(run()) == ["/pause", "/start_weight_update", "/update_weights", "/resume"]
+    update = ["/pause", "/start_weight_update", "/update_weights"]
+    assert asyncio.run(run()) == [*update, "/update_weights", "/finish_weight_update", "/resume"]  # abandoned
 
 
 def test_an_attached_server_that_dies_in_an_update_is_named_at_once_and_the_others_go_on() -> None:
@@ -174,14 +179,14 @@ def test_an_attached_server_that_dies_in_an_update_is_named_at_once_and_the_othe
                 hanging = asyncio.Event()
                 two.before_update, two.healthy = hanging.wait, False  # its engine is dead, its answer never comes
                 started = time.monotonic()
-                await engine.update_weights(WEIGHTS, 1)
+                await engine.update_weights(STREAM, 1)
                 seconds = time.monotonic() - started
                 groups = await sampled(engine, asks(*[1] * 8))
                 hanging.set()
                 one.healthy, two.before_update = False, None
                 one.before_update = asyncio.Event().wait
                 with pytest.raises(ServerLostError, match=rf"{one.url} answers 503 at /health"):
-                    await engine.update_weights(WEIGHTS, 2)
+                    await engine.update_weights(STREAM, 2)
             finally:
                 await engine.close()
             return seconds, groups, len(two.bodies)
@@ -196,12 +201,14 @@ def test_a_transfer_that_never_returns_does_not_keep_the_process_from_ending(tmp
     program = """
 import asyncio, threading
 from pathlib import Path
+from types import SimpleNamespace
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.sync.blocking import in_daemon_thread
+from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm.engine import VLLMEngine
 from tests.fakes import CharDecoder, FakeServer
 
-async def send(control, staged):
+async def send(controls, staged):
     await in_daemon_thread(threading.Event().wait)  # a collective that nobody joins
 
 async def run():
@@ -211,7 +218,7 @@ async def run():
         engine._transfer.send = send
         await engine.start()
         try:
-            await engine.update_weights({}, 1)
+            await engine.update_weights(TensorStream({}), 1)
         finally:
             await engine.close()
 
@@ -219,7 +226,7 @@ asyncio.run(run())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "is stuck: not done within 1 s (rollout.server.sync_timeout)" in done.stderr.splitlines()[-1]
+    assert "is stuck in the middle: not done within 1 s (rollout.server.sync_timeout)" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"<html>", b"[1]", b'{"version": 1}', b'{"weight_version": "v-1"}'])
@@ -237,22 +244,24 @@ def test_an_answer_of_another_kind_to_the_control_plane_is_one_error(content: by
 # -- what may be sent again -----------------------------------------------------------------------------
 
 
-def test_weights_staged_for_a_gpu_are_kept_by_value_exactly_where_they_may_be_sent_again() -> None:
-    from grpo.rollout.sync.cuda import CudaTransfer
-
-    for settings, kept in (({"max_staleness": 1}, True), ({"max_staleness": 0}, False)):
-        transfer = vllm_engine.transfer_for("nccl", RolloutSettings(**settings))
-        assert isinstance(transfer, CudaTransfer)
+@pytest.mark.parametrize("backend", ["shm", "files", "gloo", "nccl", "ipc"])
+@pytest.mark.parametrize(("settings", "kept"), [({"max_staleness": 1}, True), ({}, False)])
+def test_weights_are_kept_by_value_exactly_where_they_may_be_sent_again(tmp_path, backend, settings, kept) -> None:
+    kept = kept or backend in ("shm", "files")  # what is in a file stays as it is
+    transfer = transfer_for(backend, RolloutSettings(**settings), tmp_path, [0])
+    try:
         trained = {"a": torch.ones(3)}
-        first = transfer.stage(trained, 1)
+        first = transfer.stage(TensorStream(trained), 1)
         trained["a"] += 1  # the next step, half done, when the server dies
-        second = transfer.stage(trained, 2)
-        assert first.tensors is not None
-        assert second.tensors is not None
-        assert first.tensors["a"].tolist() == ([1.0] * 3 if kept else [2.0] * 3)
-        assert second.tensors["a"].tolist() == [2.0] * 3
-    attached = RolloutSettings(max_staleness=1, server=ServerSettings(urls=["http://a"]))
-    assert not vllm_engine.transfer_for("nccl", attached)._keep  # type: ignore[attr-defined]
+        second = transfer.stage(TensorStream(trained), 2)
+        assert first.kept == kept
+        assert [tensor.tolist() for _, tensor in first.stream] == [[1.0] * 3 if kept else [2.0] * 3]
+        assert [tensor.tolist() for _, tensor in second.stream] == [[2.0] * 3]
+        transfer.discard(first)
+        assert len([path for folder in transfer.folders for path in folder.glob("*")]) == (1 if kept else 0)
+    finally:
+        transfer.close()
+    assert not any(folder.exists() for folder in transfer.folders)
 
 
 # -- adapters --------------------------------------------------------------------------------------
@@ -303,7 +312,7 @@ def test_the_server_is_started_for_as_many_adapters_as_are_loaded(tiny_model: Pa
     for staleness in (0, 1, 3):
         model = ModelSettings(path=str(tiny_model), lora=LoraSettings(sync="adapter"))
         rollout = RolloutSettings(max_staleness=staleness)
-        line = command_line(str(tiny_model), model, rollout, Placement((), "zero_shm"))
+        line = command_line(str(tiny_model), model, rollout, Placement((), "shm"))
         assert int(line[line.index("--max-loras") + 1]) == staleness + 2
 
 
@@ -451,7 +460,7 @@ def test_a_part_that_came_is_not_asked_for_again_when_another_is_lost_and_no_par
 
 def test_every_replica_of_our_server_counts_as_capacity(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(vllm_engine, "build", lambda *_: None)
-    monkeypatch.setattr(vllm_engine, "transfer_for", lambda *_: None)
+    monkeypatch.setattr(vllm_engine, "transfer_for", lambda *_: SimpleNamespace(folders=[]))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
 
     def capacity(**server: Any) -> int:
