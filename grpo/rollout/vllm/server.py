@@ -74,11 +74,10 @@ def choose_backend(settings: ServerSettings, n_gpus: int, shared: bool, servers_
     """
     elsewhere = [url for url in settings.urls if not is_this_machine(url)]
     chosen = settings.weight_transfer
-    if chosen == "auto":
-        if n_gpus:
-            chosen = "ipc" if shared and not elsewhere else "nccl"
-        else:
-            chosen = "gloo" if elsewhere else "shm"
+    if chosen == "auto" and n_gpus:
+        chosen = "ipc" if shared and not elsewhere else "nccl"
+    elif chosen == "auto":
+        chosen = "gloo" if elsewhere else "shm"
     problem = ""
     if chosen in ("nccl", "ipc") and not n_gpus:
         problem = "needs CUDA GPUs, and this machine has none; use shm, files or gloo"
@@ -123,6 +122,7 @@ def command_line(
         line += ["--data-parallel-size", str(place.replicas)]
     else:
         line += ["--kv-cache-memory-bytes", str(kv_cache_bytes(model, rollout, tokens, whole_context))]
+        line += ["--tensor-parallel-size", str(settings.tensor_parallel)]
         if settings.tensor_parallel == 1:  # the engine and its worker in one process: starts in 2/3 of the time
             line += ["--distributed-executor-backend", "uni"]
     if model.lora and model.lora.sync == "adapter":

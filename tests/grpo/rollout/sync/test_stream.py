@@ -78,9 +78,9 @@ def test_a_stream_that_gives_other_than_it_announced_is_refused_and_read_to_its_
 
 def test_a_reader_that_stops_early_reads_the_rest_so_that_no_rank_waits_for_it() -> None:
     stream = Watched(tensors())
-    with pytest.raises(ZeroDivisionError), closing(read(stream)) as reader:
+    with closing(read(stream)) as reader:
         next(reader)
-        raise ZeroDivisionError
+        assert stream.read == 1
     assert stream.read == len(stream.given)
 
 

@@ -6,6 +6,7 @@ Two server starts, at once; `ipc` and `nccl` need GPUs and skip.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -220,7 +221,7 @@ def test_a_tensor_that_is_missing_is_named_and_the_old_weights_are_served(transp
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_server_that_stands_still_in_a_sync_ends_it_at_its_deadline_and_the_other_serves_on(
-    transport, attach, servers, loop, tiny_model, monkeypatch
+    transport, attach, servers, loop, tiny_model, monkeypatch, caplog
 ) -> None:
     engine = attach(transport, sync_timeout=12, health_timeout=60)
     loop.run(engine.update_weights(ServedWeights(changed(tiny_model, 41)), 1))
@@ -231,6 +232,9 @@ def test_a_server_that_stands_still_in_a_sync_ends_it_at_its_deadline_and_the_ot
         loop.run(engine.update_weights(ServedWeights(changed(tiny_model, 42)), 2))
         seconds = time.monotonic() - started
         assert engine._urls == [servers[0].url]
+        stage = r"/update_weights \(receive\)" if transport in ("gloo", "nccl") else r"/update_weights \(check_file\)"
+        said = rf"going on without .*{servers[1].url} is stuck at {stage}: not done within 12 s"
+        assert re.search(said, caplog.text)
         loop.run(check_served(engine, tiny_model, 42, 2))
         assert seconds < 12 + 8, "a deadline, and the other server's update"
     finally:
