@@ -26,6 +26,7 @@ import aiohttp
 
 from eval.types import Failure
 from grpo.record.atomic import readable
+from grpo.rollout import access
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.vllm.endpoints import Endpoints, RequestRefusedError
 from grpo.types import Prompt, Sampling
@@ -256,8 +257,9 @@ def base(url: str) -> str:
 
 
 def headers() -> dict[str, str]:
+    """With the token of a server of ours, if there is one, else with the key of anybody's."""
     key = os.environ.get(KEY_VARIABLE)
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return access.headers() or ({"Authorization": f"Bearer {key}"} if key else {})
 
 
 async def alive(url: str) -> bool:
@@ -294,7 +296,10 @@ async def _models(url: str) -> dict[str, dict[str, Any]] | None:
     try:
         async with _probe() as session, session.get(f"{url}/v1/models") as answer:
             if answer.status in (401, 403):
-                raise RolloutError(f"{url} does not let us in ({answer.status}); it takes the key in {KEY_VARIABLE}")
+                raise RolloutError(
+                    f"{url} does not let us in ({answer.status}); it takes the key in {KEY_VARIABLE}, "
+                    f"or, if `zero serve` started it, the token in {access.TOKEN_VARIABLE}"
+                )
             if answer.status >= 500:
                 raise RolloutError(f"{url} answered {answer.status}: {(await answer.text())[:500]}")
             listed = json.loads(await answer.read())["data"] if answer.status == 200 else None

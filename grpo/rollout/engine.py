@@ -21,6 +21,10 @@ class ServerLostError(RolloutError):
     """The server does not answer (any more). Whoever supervises it should look, restart it and ask again."""
 
 
+class LeaseLostError(ServerLostError):
+    """The server answers, and belongs to another run, or to none, by now."""
+
+
 class WeightSyncError(RolloutError):
     """The server does not hold the weights that it was sent."""
 
