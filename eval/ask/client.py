@@ -29,6 +29,7 @@ from grpo.record.atomic import readable
 from grpo.rollout import access
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.vllm.endpoints import Endpoints, RequestRefusedError
+from grpo.rollout.vllm.supervision import Lost, unless_lost
 from grpo.types import Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class EvalClient:
         timeout: seconds that one attempt may take.
         restart: starts servers that have died again; None: they are not ours.
         delays: seconds before the second attempt at a request, the third and so on.
+        watch: what is done once the present servers are lost, for those that are ours.
     """
 
     def __init__(
@@ -100,7 +102,10 @@ class EvalClient:
         timeout: float,
         restart: Restart | None = None,
         delays: Sequence[float] | None = None,
+        watch: Callable[[], Lost] | None = None,
     ) -> None:
+        self._watch = watch
+        self._lost: Lost | None = None
         self._urls, self._served, self._timeout = [base(url) for url in urls], served, timeout
         self._restart, self._delays = restart, RETRY_DELAYS if delays is None else delays
         self._stack = AsyncExitStack()
@@ -125,10 +130,11 @@ class EvalClient:
         path, body = request(prompt, sampling, self._served)
         while True:
             async with self._server_lock:
-                endpoints, connection = self._endpoints, self._connections
+                endpoints, connection, lost = self._endpoints, self._connections, self._lost
             assert endpoints is not None, "use it as a context manager"
             try:
-                answer = await endpoints.post(path, body, read=read_chat if "messages" in body else read_completion)
+                asking = endpoints.post(path, body, read=read_chat if "messages" in body else read_completion)
+                answer = await (asking if lost is None else unless_lost(asking, lost))
             except RequestRefusedError as error:
                 return Failed("refused", str(error)[:500])
             except (ServerLostError, TimeoutError, GivenUpError, ValueError) as error:
@@ -170,7 +176,8 @@ class EvalClient:
         async with self._server_lock:
             if connection != self._connections:
                 return True  # other servers in the meantime
-            well = await asyncio.gather(*map(alive, self._urls))
+            stands_still = self._lost is not None and self._lost.done()  # its API may answer all the same
+            well = [not stands_still and one for one in await asyncio.gather(*map(alive, self._urls))]
             if all(well):
                 return False
             if any(well):
@@ -190,6 +197,7 @@ class EvalClient:
         endpoints = Endpoints(self._urls, self._timeout, self._delays, transient, hint, headers())
         self._endpoints = await self._stack.enter_async_context(endpoints)
         self._connections += 1
+        self._lost = self._watch() if self._watch is not None else None
 
 
 def request(prompt: Prompt, sampling: Sampling, served: Served) -> tuple[str, dict[str, Any]]:

@@ -9,8 +9,6 @@ import json
 import os
 import re
 
-from grpo.rollout.engine import RolloutError
-
 TOKEN_VARIABLE = "ZERO_SERVER_TOKEN"
 RUN_HEADER = "Zero-Run"  # names the run that a request is for; a server refuses it while it belongs to another one
 LEASE = "/zero/lease"  # path of a server's lease, see vllm/guard.py
@@ -18,11 +16,15 @@ NOT_YOURS = 423  # Locked (RFC 4918): what a server says to a run that it does n
 HOW = f"set one on both sides: export {TOKEN_VARIABLE}=$(openssl rand -hex 32), and the same value where runs start"
 
 
+class AccessError(ValueError):
+    """A server would be open to others, or closed to us. One message: what is wrong, and what to do."""
+
+
 def token() -> str:
-    """The token in the environment, "" if there is none. Raises RolloutError if no header could carry it."""
+    """The token in the environment, "" if there is none. Raises AccessError if no header could carry it."""
     found = os.environ.get(TOKEN_VARIABLE, "")
     if found and not re.fullmatch(r"[!-~]+", found):
-        raise RolloutError(f"{TOKEN_VARIABLE}: expected printable ASCII without spaces; {HOW}")
+        raise AccessError(f"{TOKEN_VARIABLE}: expected printable ASCII without spaces; {HOW}")
     return found
 
 

@@ -45,9 +45,9 @@ def share_cores(rollout: RolloutSettings, trainer_threads: int = 0, cores: int |
     server_threads, servers = rollout.server.threads, rollout.server.replicas
     if not overlap(rollout):
         return Cores(server_threads or max(1, cores // servers), trainer_threads or cores)
-    server = server_threads or (cores - trainer_threads if trainer_threads else cores // 2) // servers
+    server = server_threads or max(1, (cores - trainer_threads if trainer_threads else cores // 2) // servers)
     trainer = trainer_threads or cores - server * servers
-    return Cores(max(1, server), max(1, trainer))
+    return Cores(server, max(1, trainer))
 
 
 def overlap(rollout: RolloutSettings) -> bool:

@@ -14,7 +14,7 @@ import aiohttp
 
 from grpo.config import ModelSettings, RolloutSettings
 from grpo.policy.folder import model_source
-from grpo.rollout.access import HOW, headers, token
+from grpo.rollout.access import HOW, AccessError, headers, token
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.vllm.server import HOST, VLLMServer, command_line, environment, pick_port, place
 
@@ -35,7 +35,7 @@ def serve(
     memory holds. The log goes to the user's cache, unless `log_file` says otherwise; it begins anew with each start.
     `host`: the address to listen on; one that other machines reach needs a token (grpo/rollout/access.py).
 
-    Raises ModelError if there is no such model, RolloutError if the server cannot start or ends.
+    Raises ModelError if there is no such model, AccessError if it would be open to all, RolloutError if the server cannot start or ends.
     """
     from grpo.policy.load import load_config, own_dtype
 
@@ -58,13 +58,13 @@ def serve(
 
 
 def checked(host: str) -> str:
-    """The numeric address of `host`. Raises RolloutError if there is none, or it is an open one without a token."""
+    """The numeric address of `host`. Raises AccessError if there is none, or it is an open one without a token."""
     try:
         address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
     except OSError as error:
-        raise RolloutError(f"--host {host}: {error.strerror}; expected an address of this machine") from error
+        raise AccessError(f"--host {host}: {error.strerror}; expected an address of this machine") from error
     if not ipaddress.ip_address(str(address).partition("%")[0]).is_loopback and not token():
-        raise RolloutError(
+        raise AccessError(
             f"--host {host} lets other machines reach the server, and whoever reaches it can change its weights, so it "
             f"needs a token: {HOW}"
         )
