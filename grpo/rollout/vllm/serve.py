@@ -35,7 +35,8 @@ def serve(
     memory holds. The log goes to the user's cache, unless `log_file` says otherwise; it begins anew with each start.
     `host`: the address to listen on; one that other machines reach needs a token (grpo/rollout/access.py).
 
-    Raises ModelError if there is no such model, AccessError if it would be open to all, RolloutError if the server cannot start or ends.
+    Raises ModelError if there is no such model, AccessError if it would be open to all, RolloutError if the server
+    cannot start or ends.
     """
     from grpo.policy.load import load_config, own_dtype
 
