@@ -28,6 +28,10 @@ class ServerLostError(RolloutError):
         self.urls = frozenset(urls)
 
 
+class LeaseLostError(ServerLostError):
+    """The server answers, and belongs to another run, or to none, by now."""
+
+
 class WeightSyncError(RolloutError):
     """The server does not hold the weights that it was sent."""
 

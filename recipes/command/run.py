@@ -49,12 +49,14 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_recipe(str(output / "recipe.yaml"))
     changed = differences(stored.model_dump(), recipe.model_dump())
+    for key in [key for key in changed if key.startswith("rollout.server.")]:
+        del changed[key]  # whichever servers sample, they get the run's weights
     if any(override.startswith("train.steps=") for override in overrides):
         changed.pop("train.steps", None)
     if changed:
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps may be changed, by --set"
+            f"{output / 'recipe.yaml'}; only train.steps, by --set, and rollout.server may be changed"
         )
     return recipe, output

@@ -173,3 +173,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         )
     if server.urls and rollout.engine == "transformers":
         yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"
+    if server.replicas > 1 and (server.urls or rollout.engine == "transformers"):
+        yield (
+            f"rollout.server.replicas: {server.replicas} servers of our own are started where engine is vllm and urls "
+            "is empty; leave replicas out, or urls"
+        )

@@ -40,7 +40,7 @@ class CollectiveTransfer:
     """
 
     def __init__(self, backend: str, keep: bool) -> None:
-        self.name = backend
+        self.name, self.keeps = backend, keep
         self._kept = shared_memory() if keep else None
         self.folders = self._kept.folders if self._kept else []
         self._group: Group | None = None

@@ -8,7 +8,8 @@ from typing import Any
 
 import aiohttp
 
-from grpo.rollout.engine import ServerLostError, WeightSyncError
+from grpo.rollout.access import NOT_YOURS, headers, refused, taken
+from grpo.rollout.engine import LeaseLostError, RolloutError, ServerLostError, WeightSyncError
 
 
 class ControlPlane:
@@ -18,18 +19,20 @@ class ControlPlane:
         await control.post("/pause?mode=keep")
 
     `timeout`: seconds from now in which all of it must be done; whatever has not been answered then is stuck.
+    `run`: the one that asks, where it holds the server's lease.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, run: str = "") -> None:
         self.url = url
         self.timeout = timeout
         self._deadline = time.monotonic() + timeout
+        self._headers = headers(run)
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ControlPlane:
         # A connection for each request: after an answer of 500, vLLM's server closes the one it came by.
         connector = aiohttp.TCPConnector(force_close=True)
-        self._http = aiohttp.ClientSession(connector=connector)
+        self._http = aiohttp.ClientSession(connector=connector, headers=self._headers)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -77,6 +80,10 @@ class ControlPlane:
         except aiohttp.ClientError as error:
             raise ServerLostError(f"{self.url} went away during {stage}: {error!r}", {self.url}) from error
         text = answer.decode(errors="replace")
+        if status == NOT_YOURS:
+            raise LeaseLostError(taken(self.url, answer), {self.url})
+        if status == 401:
+            raise RolloutError(refused(self.url))
         if status == 404:
             raise WeightSyncError(
                 f"{self.url} has no {path}: start it with VLLM_SERVER_DEV_MODE=1, as `zero serve MODEL` does"

@@ -30,6 +30,7 @@ class FileTransfer:
 
     def __init__(self, shared: Path | None = None) -> None:
         self.name = "shm" if shared is None else "files"
+        self.keeps = True
         self._files = shared_memory()
         if shared is not None:
             self._files = WeightFolder(

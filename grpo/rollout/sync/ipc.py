@@ -36,7 +36,7 @@ class IpcTransfer:
     name = "ipc"
 
     def __init__(self, device: torch.device, keep: bool) -> None:
-        self._device = device
+        self._device, self.keeps = device, keep
         self._kept = shared_memory() if keep else None
         self.folders = self._kept.folders if self._kept else []
 

@@ -72,6 +72,7 @@ class Transfer(Protocol):
 
     name: str  # as in rollout.server.weight_transfer
     folders: Sequence[Path]  # that should be removed if this process is killed
+    keeps: bool  # what it stages can be sent at any time; else only while the trainer's tensors are that version
 
     def stage(self, stream: WeightStream, version: int) -> Staged:
         """Get a version ready to be sent, until it is discarded. What was staged before can be sent still."""
@@ -146,7 +147,7 @@ async def each(controls: Sequence[ControlPlane], call: Callable[[ControlPlane], 
     outcomes = await asyncio.gather(*map(call, controls), return_exceptions=True)
     errors = [outcome for outcome in outcomes if outcome is not None]
     if lost := [error for error in errors if isinstance(error, ServerLostError)]:
-        raise ServerLostError(str(lost[0]), {url for error in lost for url in error.urls})
+        raise type(lost[0])(str(lost[0]), {url for error in lost for url in error.urls})
     if errors:
         raise errors[0]
 

@@ -8,16 +8,17 @@ is noticed in a few seconds, a silent one after `rollout.server.health_timeout`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import aiohttp
 
+from grpo.rollout.access import headers
 from grpo.rollout.engine import ServerLostError
 from grpo.rollout.vllm.server import VLLMServer
 
 Result = TypeVar("Result")
-Lost = asyncio.Task[ServerLostError]
+Lost = asyncio.Future[ServerLostError]  # done once a server is lost
 
 CHECKS = 3
 PAUSE = 2.0  # seconds between two
@@ -36,12 +37,6 @@ async def watch(url: str, seconds: float, server: VLLMServer | None = None) -> S
     return ServerLostError(f"{url} {complaint}", {url})
 
 
-async def first(watchers: Sequence[Lost]) -> ServerLostError:
-    """Ends when one of the watchers does, as it does."""
-    done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
-    return done.pop().result()
-
-
 async def answers(url: str, seconds: float) -> bool:
     """Whether the server and, through it, its engine answer one of CHECKS requests in `seconds`.
 
@@ -54,16 +49,18 @@ async def answers(url: str, seconds: float) -> bool:
     return False
 
 
-async def unless_lost(work: Coroutine[Any, Any, Result], lost: Lost | None) -> Result:
-    """The result of `work`; raises the error in which `lost` ends, should that come first. `work` ends either way."""
-    if lost is None:
-        return await work
+async def unless_lost(work: Coroutine[Any, Any, Result], *lost: Lost) -> Result:
+    """The result of `work`; raises the error in which one of `lost` ends, should that come first.
+
+    `work` ends either way.
+    """
     task = asyncio.create_task(work)
     try:
-        await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+        everything: set[asyncio.Future[Any]] = {task, *lost}
+        await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ServerLostError("the server is being replaced") if lost.cancelled() else lost.result()
+        raise next(one.result() for one in lost if one.done())
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -73,7 +70,7 @@ async def _complaint(url: str, seconds: float) -> str:
     """What is wrong with the answer, "" if nothing is."""
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(seconds)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(seconds), headers=headers()) as session,
             session.get(url) as answer,
         ):
             return f"answers {answer.status} at {answer.url.path}" if answer.status >= 500 else ""

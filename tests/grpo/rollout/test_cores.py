@@ -31,6 +31,15 @@ def test_cores_are_shared_only_while_server_and_trainer_overlap(staleness, serve
     assert share_cores(rollout, trainer, cores) == expected
 
 
+@pytest.mark.parametrize(
+    ("staleness", "cores", "expected"),
+    [(0, 8, Cores(4, 8)), (0, 1, Cores(1, 1)), (1, 8, Cores(2, 4)), (1, 2, Cores(1, 1)), (1, 7, Cores(1, 5))],
+)
+def test_two_servers_divide_what_one_would_get(staleness, cores, expected):
+    rollout = RolloutSettings(max_staleness=staleness, server=ServerSettings(replicas=2))
+    assert share_cores(rollout, 0, cores) == expected
+
+
 def test_a_trainer_whose_servers_are_elsewhere_has_the_machine_for_itself():
     rollout = RolloutSettings(max_staleness=1, server=ServerSettings(urls=["http://far:8000"]))
     assert share_cores(rollout, 0, 8).trainer == 8

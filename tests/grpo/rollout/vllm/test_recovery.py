@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,6 +21,7 @@ from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSett
 from grpo.rollout.engine import RolloutError, ServerLostError, WeightSyncError
 from grpo.rollout.sync.choice import transfer_for
 from grpo.rollout.sync.control import ControlPlane
+from grpo.rollout.sync.files import FileTransfer
 from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm import client as client_module
 from grpo.rollout.vllm import engine as vllm_engine
@@ -201,7 +201,6 @@ def test_a_transfer_that_never_returns_does_not_keep_the_process_from_ending(tmp
     program = """
 import asyncio, threading
 from pathlib import Path
-from types import SimpleNamespace
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.sync.blocking import in_daemon_thread
 from grpo.rollout.sync.stream import TensorStream
@@ -245,7 +244,9 @@ def test_an_answer_of_another_kind_to_the_control_plane_is_one_error(content: by
 
 
 @pytest.mark.parametrize("backend", ["shm", "files", "gloo", "nccl", "ipc"])
-@pytest.mark.parametrize(("settings", "kept"), [({"max_staleness": 1}, True), ({}, False)])
+@pytest.mark.parametrize(
+    ("settings", "kept"), [({"max_staleness": 1}, True), ({"server": {"urls": ["http://a"]}}, True), ({}, False)]
+)
 def test_weights_are_kept_by_value_exactly_where_they_may_be_sent_again(tmp_path, backend, settings, kept) -> None:
     kept = kept or backend in ("shm", "files")  # what is in a file stays as it is
     transfer = transfer_for(backend, RolloutSettings(**settings), tmp_path, [0])
@@ -254,7 +255,7 @@ def test_weights_are_kept_by_value_exactly_where_they_may_be_sent_again(tmp_path
         first = transfer.stage(TensorStream(trained), 1)
         trained["a"] += 1  # the next step, half done, when the server dies
         second = transfer.stage(TensorStream(trained), 2)
-        assert first.kept == kept
+        assert transfer.keeps == first.kept == kept
         assert [tensor.tolist() for _, tensor in first.stream] == [[1.0] * 3 if kept else [2.0] * 3]
         assert [tensor.tolist() for _, tensor in second.stream] == [[2.0] * 3]
         transfer.discard(first)
@@ -319,7 +320,7 @@ def test_the_server_is_started_for_as_many_adapters_as_are_loaded(tiny_model: Pa
 # -- the choice of a server ------------------------------------------------------------------------
 
 
-def test_of_several_servers_a_dead_one_is_tried_once_and_costs_no_request() -> None:
+def test_of_several_servers_a_dead_one_fails_one_request_which_another_answers() -> None:
     async def run() -> tuple[Counter[str], dict[int, Group]]:
         tried: Counter[str] = Counter()
         original = Endpoints._answer
@@ -344,7 +345,7 @@ def test_of_several_servers_a_dead_one_is_tried_once_and_costs_no_request() -> N
                 await engine.close()
 
     tried, groups = asyncio.run(run())
-    assert tried == {"dead": 1, "well": 10}
+    assert tried == {"dead": 1 + len(client_module.RETRY_DELAYS), "well": 10}
     assert groups[0].failures == {}
 
 
@@ -429,12 +430,12 @@ def test_a_part_that_came_is_not_asked_for_again_when_another_is_lost_and_no_par
     async def run() -> dict[int, Group]:
         group = client_module.RolloutClient.group
 
-        async def one_at_a_time(self: Any, request: RolloutRequest) -> Group:
+        async def one_at_a_time(self: Any, request: RolloutRequest, adapter: Any) -> Group:
             async with turn:
                 if came == [4] and not killed:
                     (tmp_path / "generate").write_text("kill")
                     killed.append(True)
-                answer = await group(self, request)
+                answer = await group(self, request, adapter)
                 came.append(request.n)
                 return answer
 
@@ -448,7 +449,7 @@ def test_a_part_that_came_is_not_asked_for_again_when_another_is_lost_and_no_par
                 await engine.close()
                 assert {task for task in asyncio.all_tasks() if task is not asyncio.current_task()} == set()
 
-    engine._rollout = engine._rollout.model_copy(update={"max_sequences": 4})
+    engine._fleet.members[0].sequences = 4
     groups = asyncio.run(run())
     assert engine.restarts == 1
     assert len(groups[0].completions) == 10
@@ -458,27 +459,20 @@ def test_a_part_that_came_is_not_asked_for_again_when_another_is_lost_and_no_par
 # -- capacity --------------------------------------------------------------------------------------
 
 
-def test_every_replica_of_our_server_counts_as_capacity(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(vllm_engine, "build", lambda *_: None)
-    monkeypatch.setattr(vllm_engine, "transfer_for", lambda *_: SimpleNamespace(folders=[]))
+def test_every_replica_counts_as_capacity_vllms_and_ours(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    program = VLLMServer([], {}, ServerSettings(), tmp_path / "log")
+    monkeypatch.setattr(vllm_engine, "build", lambda *_: program)
+    monkeypatch.setattr(vllm_engine, "transfer_for", lambda *_: FileTransfer())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
 
-    def capacity(**server: Any) -> int:
+    def capacities(**server: Any) -> list[int]:
+        """Twice what each decodes at once."""
         rollout = RolloutSettings(max_sequences=32, server=ServerSettings(**server))
         engine = VLLMEngine("unused", ModelSettings(path="unused"), rollout, CharDecoder(), tmp_path)
+        return [member.capacity for member in engine._fleet.members]
 
-        async def admitted() -> int:
-            admissions = [engine._admitted(1) for _ in range(1000)]
-            tasks = [asyncio.create_task(admission.__aenter__()) for admission in admissions]
-            await asyncio.sleep(0.1)
-            n = sum(task.done() for task in tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            return n
-
-        return asyncio.run(admitted())
-
-    assert capacity(gpus=[1, 2, 3, 4]) == 4 * 2 * 32
-    assert capacity(gpus=[1, 2, 3, 4], tensor_parallel=2) == 2 * 2 * 32
-    assert capacity(urls=["http://a", "http://b"]) == 2 * 2 * 32
+    assert capacities(gpus=[1, 2, 3, 4]) == [4 * 2 * 32]
+    assert capacities(gpus=[1, 2, 3, 4], tensor_parallel=2) == [2 * 2 * 32]
+    assert capacities(gpus=[1, 2, 3, 4], replicas=2) == [2 * 2 * 32] * 2
+    assert capacities(gpus=[1, 2, 3, 4], replicas=2, tensor_parallel=2) == [2 * 32] * 2
+    assert capacities(urls=["http://a", "http://b"]) == [2 * 32] * 2

@@ -134,19 +134,34 @@ def test_a_missing_model_folder_and_a_busy_port_are_named_before_anything_starts
 
 
 @pytest.mark.parametrize(
-    ("n_gpus", "tensor_parallel", "replicas"),
+    ("n_gpus", "tensor_parallel", "copies"),
     [(0, 1, 1), (0, 2, 1), (1, 1, 1), (8, 1, 7), (5, 2, 2)],  # GPU 0 is the trainer's, where there are others
 )
-def test_a_placement_counts_the_replicas_that_vllm_is_told_to_run(
-    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, n_gpus: int, tensor_parallel: int, replicas: int
+def test_a_placement_counts_the_copies_that_vllm_is_told_to_run(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, n_gpus: int, tensor_parallel: int, copies: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     model, rollout = ModelSettings(path=str(tiny_model)), rollout_settings(tensor_parallel=tensor_parallel)
     where = place(rollout.server)
-    assert where.replicas == replicas
+    assert where.data_parallel == copies
     if n_gpus:
         line = command_line(str(tiny_model), model, rollout, where)
-        assert line[line.index("--data-parallel-size") + 1] == str(replicas)
+        assert line[line.index("--data-parallel-size") + 1] == str(copies)
+
+
+def test_servers_divide_the_gpus_and_vllms_data_parallel_copies_are_those_of_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 9)
+    where = place(ServerSettings(replicas=2, tensor_parallel=2))
+    shares = [where.share(k, 2) for k in range(2)]
+    assert [(share.gpus, share.data_parallel) for share in shares] == [((1, 2, 3, 4), 2), ((5, 6, 7, 8), 2)]
+    with pytest.raises(
+        RolloutError, match=r"replicas 3: the number of the server's GPUs must be a multiple of 6, got 8"
+    ):
+        place(ServerSettings(replicas=3, tensor_parallel=2))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert [place(ServerSettings(replicas=2)).share(k, 2).gpus for k in range(2)] == [(), ()]
 
 
 def test_a_server_that_nobody_trains_with_takes_every_gpu_and_weights_as_a_run_will_send_them(
@@ -155,7 +170,7 @@ def test_a_server_that_nobody_trains_with_takes_every_gpu_and_weights_as_a_run_w
     for n_gpus in (0, 1, 2, 8):
         monkeypatch.setattr(torch.cuda, "device_count", lambda n_gpus=n_gpus: n_gpus)
         alone = place(ServerSettings(), alone=True)
-        assert (alone.gpus, alone.replicas) == (tuple(range(n_gpus)), max(1, n_gpus))
+        assert (alone.gpus, alone.data_parallel) == (tuple(range(n_gpus)), max(1, n_gpus))
         assert alone.backend == place(ServerSettings()).backend
     assert place(ServerSettings(gpus=[3, 4]), alone=True).gpus == (3, 4)
 
@@ -304,9 +319,10 @@ def test_killing_the_parent_leaves_no_process_no_file_and_no_semaphore(
 
 
 def server_process(engine: VLLMEngine, name: str) -> psutil.Process:
-    assert engine._server is not None
-    assert engine._server._process is not None
-    tree = psutil.Process(engine._server._process.pid).children(recursive=True)
+    server = engine._fleet.members[0].server
+    assert server is not None
+    assert server._process is not None
+    tree = psutil.Process(server._process.pid).children(recursive=True)
     return next(process for process in tree if name in " ".join(process.cmdline()))
 
 
