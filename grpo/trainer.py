@@ -274,8 +274,7 @@ class GRPOTrainer:
         self.recorder.stage(f"sending weights, version {version}")
         lora = self.model_settings.lora
         if lora is None or lora.sync != "adapter":
-            weights = await asyncio.get_running_loop().run_in_executor(self._compute, self.learner.weights)
-            return await self.engine.update_weights(weights, version)
+            return await self.engine.update_weights(self.learner.weights, version)
         folder = self.run_dir / "adapters" / f"version-{version:06d}"
         await asyncio.to_thread(write_folder, folder, self.learner.save_model)
         report = await cast("AdapterEngine", self.engine).update_adapter(folder, version)

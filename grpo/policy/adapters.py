@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -29,6 +29,7 @@ from grpo.config import ModelError, ModelSettings
 from grpo.policy.load import causal_lm
 from grpo.policy.policy import Policy
 from grpo.policy.shard.shard import gathered
+from grpo.rollout.sync.stream import TensorSpec
 from rewards.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -65,10 +66,11 @@ def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) 
     return cast("PreTrainedModel", policy)
 
 
-class ServedWeights(Mapping[str, Tensor]):
-    """The policy's weights under their transformers names, adapters merged; read anew at each access.
+class ServedWeights:
+    """A `WeightStream` of the policy's weights under their transformers names, adapters merged, layer by layer.
 
-    Of a sharded policy they are gathered: all ranks read the same ones in the same order.
+    Read anew each time: what comes is what the policy is then. That of a sharded policy is gathered, cast first, while
+    all ranks read the whole stream.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -87,20 +89,32 @@ class ServedWeights(Mapping[str, Tensor]):
             elif (inner := full.removeprefix(f"{adapted}.")).startswith("base_layer."):
                 self._places[f"{adapted}.{name}"] = layers[adapted], inner.removeprefix("base_layer.")
 
+    @property
+    def specs(self) -> list[TensorSpec]:
+        return [self._spec(name) for name in self._places]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """The only place where weights are read."""
+        for name in self._places:
+            yield name, self._served(name)
+
+    def _spec(self, name: str) -> TensorSpec:
+        module, parameter = self._places[name]
+        base = module.get_base_layer() if hasattr(module, "base_layer") else module  # type: ignore[operator]
+        tensor = getattr(base, parameter)
+        if _is_quantized(base) and parameter == "weight":
+            return TensorSpec(name, self._dtype, tuple(tensor.quant_state.shape))
+        dtype = self._dtypes[name] if base is module else self._dtype
+        return TensorSpec(name, dtype, tuple(tensor.shape))
+
     @torch.no_grad()
-    def __getitem__(self, name: str) -> Tensor:
+    def _served(self, name: str) -> Tensor:
         module, parameter = self._places[name]
         if hasattr(module, "base_layer"):
             return getattr(_merged(module), parameter).detach().to(self._dtype)
         if _is_quantized(module) and parameter == "weight":
             return _dequantized(module).to(self._dtype)
         return gathered(getattr(module, parameter), self._dtypes[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
 
 
 # -- Merging -------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -24,6 +24,7 @@ from grpo.policy.shard.ranks import ALONE, RankLostError, Ranks
 from grpo.policy.shard.shard import shard, whole_state
 from grpo.policy.shard.state import load_state, save_state
 from grpo.policy.update import PolicyUpdate, TrainBatch
+from grpo.rollout.sync.stream import TensorSpec, WeightStream
 from grpo.types import Sample
 
 if TYPE_CHECKING:
@@ -33,19 +34,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def by_all(method: Callable[Concatenate[Learner, P], T]) -> Callable[Concatenate[Learner, P], T]:
+def _by_all(method: Callable[Concatenate[Learner, P], T]) -> Callable[Concatenate[Learner, P], T]:
     """Called on the leader, it runs on every rank, with the same arguments."""
 
     @functools.wraps(method)
     def call(self: Learner, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._calling:  # one after the other: collectives must come in one order everywhere
-            try:
-                if self.ranks.size > 1 and self.ranks.rank == 0:
-                    self.ranks.told((method.__name__, args))
-                return method(self, *args, **kwargs)
-            except RuntimeError as error:
-                self.check_ranks(error)
-                raise
+        with self.by_all(method.__name__, *args):
+            return method(self, *args, **kwargs)
 
     return call
 
@@ -79,7 +74,7 @@ class Learner:
             config, temperature, self._policy, MasterAdamW(self._policy.parameters(), **config.optimizer), frozen, ranks
         )
         self._served = ServedWeights(self._policy)
-        self._calling = threading.RLock()
+        self._calling = threading.Lock()
 
     @property
     def padded(self) -> str | None:
@@ -93,17 +88,17 @@ class Learner:
 
     # -- What all ranks do ----------------------------------------------------------------------------------------
 
-    @by_all
+    @_by_all
     def update(self, step: int, batch: TrainBatch) -> dict[str, float]:
         """One optimizer batch, see PolicyUpdate.run."""
         return self._update.run(step, batch)
 
-    @by_all
+    @_by_all
     def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
         """See PolicyUpdate.kl_penalties."""
         return self._update.kl_penalties(samples)
 
-    @by_all
+    @_by_all
     def save_model(self, folder: Path) -> None:
         """The policy as a transformers or peft folder, written by the leader."""
         if self.ranks.size == 1:
@@ -116,24 +111,26 @@ class Learner:
                 lm.config.dtype = self._policy.dtype  # transformers looks at the shards, which are wider
                 lm.config.save_pretrained(folder)
 
-    @by_all
+    @_by_all
     def save_state(self, folder: Path) -> None:
         """What resuming needs beside the model: fp32 masters, the optimizer's moments, a synced reference."""
         save_state(self._update.tensors(), folder, self.ranks)
 
-    @by_all
+    @_by_all
     def load_state(self, folder: Path) -> None:
         """Put state and weights as they were, whatever the number of ranks that saved them."""
         load_state(self._update.tensors(), folder, self.ranks)
         self._update.loaded()
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """What the servers are to sample with: see ServedWeights."""
-        return self._served if self.ranks.size == 1 else self._gathered_weights()
+    @property
+    def weights(self) -> WeightStream:
+        """What the servers are to sample with; read by the leader alone, whom the others then help."""
+        return self._served if self.ranks.size == 1 else LedWeights(self, self._served)
 
-    @by_all
-    def _gathered_weights(self) -> dict[str, Tensor]:
-        return {name: tensor.cpu() if self.ranks.rank == 0 else tensor[:0] for name, tensor in self._served.items()}
+    def read_weights(self) -> None:
+        """The others' part in it."""
+        for _ in self._served:
+            pass
 
     # -- Leading and following ------------------------------------------------------------------------------------
 
@@ -145,7 +142,37 @@ class Learner:
             with suppress(FloatingPointError):  # the leader has it, too, and decides
                 getattr(self, name)(*args)
 
+    @contextmanager
+    def by_all(self, name: str, *args: object) -> Iterator[None]:
+        """While the leader does what its method of that name does, the others call the method.
+
+        One after the other, whichever thread asks: collectives must come in one order everywhere.
+        """
+        with self._calling:
+            try:
+                if self.ranks.size > 1 and self.ranks.rank == 0:
+                    self.ranks.told((name, args))
+                yield
+            except RuntimeError as error:
+                self.check_ranks(error)
+                raise
+
     def check_ranks(self, error: BaseException | None = None) -> None:
         """Raises RankLostError if another rank has ended, which is then the cause of `error`."""
         if self.ranks.lost():
             raise RankLostError("a process of the trainer was lost; all are started again") from error
+
+
+class LedWeights:
+    """The leader's WeightStream of a sharded policy: while it is read, all ranks read."""
+
+    def __init__(self, learner: Learner, served: ServedWeights) -> None:
+        self._learner, self._served = learner, served
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        return self._served.specs
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        with self._learner.by_all("read_weights"):
+            yield from self._served

@@ -15,6 +15,9 @@ from recipes.jobs.run_dir import check_unused
 if TYPE_CHECKING:
     from recipes.schema.recipe import Recipe
 
+# Where a run trains, not what.
+WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "train.max_restarts")
+
 
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).")],
@@ -67,12 +70,15 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_recipe(str(output / "recipe.yaml"))
     changed = differences(stored.model_dump(), recipe.model_dump())
+    for key in [key for key in changed if key.startswith("rollout.server.") or key in WHERE]:
+        del changed[key]  # whichever servers sample, and however many processes train
     if any(override.startswith("train.steps=") for override in overrides):
         changed.pop("train.steps", None)
     if changed:
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps may be changed, by --set"
+            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server and {', '.join(WHERE)} may be "
+            "changed"
         )
     return recipe, output

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from grpo.record.recorder import RunRecorder
 from grpo.record.trackers import check_trackers
 from grpo.rollout.cores import share_cores
 from grpo.rollout.engine import RolloutEngine
+from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
@@ -78,7 +79,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(recipe, task, tokenizer)
         said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
-        with locked(output / ".lock", f"--output {output}"):
+        with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
                 check_unused(output)
             save_recipe(recipe, output / "recipe.yaml")
@@ -151,7 +152,7 @@ def _trainer(
     device = device_of(recipe)
     ranks.told(True)  # to those that wait in `follow`
     learner = learner_of(recipe, device, ranks)
-    engine = rollout_engine(recipe, model, tokenizer, output, device)
+    engine = rollout_engine(recipe, model, tokenizer, output, device, tenant_of(recipe, output))
 
     async def measure() -> Mapping[str, Any]:
         sampling = Sampling(recipe.eval.max_tokens or recipe.rollout.max_tokens, recipe.eval.temperature)
@@ -172,23 +173,43 @@ def _trainer(
     )
 
 
+def tenant_of(recipe: Recipe, output: Path) -> Tenant | None:
+    """The run in `output` as the one that holds the lease of the recipe's servers; None if it attaches to none."""
+    attached = recipe.rollout.server.urls and recipe.train.backend != "trl"
+    return Tenant.of_run(output) if attached else None
+
+
+def held(recipe: Recipe, tenant: Tenant | None) -> AbstractContextManager[None]:
+    """Holds the lease of the recipe's servers. Raises AttachedError if one belongs to another run."""
+    return leased(recipe.rollout.server.urls, tenant) if tenant else nullcontext()
+
+
 def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = True) -> None:
     """Raises AttachedError if what listens at `rollout.server.urls` cannot serve this recipe."""
     rollout = recipe.rollout
     if not rollout.server.urls or recipe.train.backend == "trl":
         return
+    from grpo.rollout.sync.transfer import WORKER_BACKEND
     from grpo.rollout.vllm.attached import check_attached
     from grpo.rollout.vllm.server import place
 
     length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
-    backend = place(rollout.server, recipe.train.gpus).backend if sends_weights else None
-    run_async(check_attached(rollout, model, length, backend))
+    place(rollout.server, recipe.train.gpus)  # raises if weights cannot be sent there
+    run_async(check_attached(rollout, model, length, WORKER_BACKEND if sends_weights else None))
 
 
 def rollout_engine(
-    recipe: Recipe, model: ModelSettings, tokenizer: PreTrainedTokenizerBase, output: Path, device: torch.device
+    recipe: Recipe,
+    model: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    device: torch.device,
+    tenant: Tenant | None = None,
 ) -> RolloutEngine:
-    """The engine that the recipe asks for, not started. `device`: the trainer's, or of the in-process engine."""
+    """The engine that the recipe asks for, not started.
+
+    `device`: the trainer's, or of the in-process engine. `tenant`: who holds the lease of the recipe's urls.
+    """
     if recipe.rollout.engine == "transformers":
         from grpo.rollout.local import TransformersEngine
 
@@ -199,7 +220,7 @@ def rollout_engine(
     threads = share_cores(recipe.rollout, recipe.train.threads, processes=recipe.train.processes).server
     server = recipe.rollout.server.model_copy(update={"threads": threads})
     rollout = recipe.rollout.model_copy(update={"server": server})
-    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus)
+    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus, tenant)
 
 
 def task_prompts(

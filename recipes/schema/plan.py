@@ -6,8 +6,8 @@ Memory, in bytes a parameter (b = 2 for bf16, 4 for fp32; P parameters, P' train
                and weights are then one) + b P for a reference model, if the KL needs a second one
                + activations of one micro-batch: 34 b/2 x hidden x layers a token (arXiv 2205.05198, section 4.1),
                with gradient checkpointing b x hidden x layers plus one layer's
-    server     b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence, or what there is room for, at
-               least one
+    server     each of rollout.server.replicas: b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence,
+               or what there is room for, at least one
 
 Rough, from the configuration alone: it is there to refuse what cannot fit, not to predict the peak.
 """
@@ -77,6 +77,7 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         )
     trainer_gib, sampler_gib = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
     trainer_place, sampler_place = _places(recipe, machine)
+    all_gib = sampler_gib * server.replicas
     _check_memory(recipe, machine, trainer_gib, sampler_gib)
     rows = [
         ("model", f"{recipe.model.path}, {_millions(size)}, {recipe.model.dtype}"),
@@ -88,7 +89,7 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         ("updates", f"{train.steps} steps x {train.updates_per_batch} = {train.steps * train.updates_per_batch}"),
         ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
         ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB"),
-        ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {sampler_gib:.1f} GiB")),
+        ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {all_gib:.1f} GiB")),
         ("machine", _describe(machine)),
     ]
     width = max(len(label) for label, _ in rows)
@@ -109,13 +110,17 @@ def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
     if not machine.gpu_gib:
         cores = share_cores(recipe.rollout, train.threads, machine.cores, train.processes)
         trainer, sampler = f"CPU, {cores.trainer} threads", f"CPU, {cores.server} threads"
+        trainer += f" in each of {train.processes} processes" if train.processes > 1 else ""
+        sampler += " each" if server.replicas > 1 else ""
     else:
         gpus = _trainer_gpus(recipe)
         trainer = f"GPU {', '.join(map(str, gpus))}"
         sampler = f"GPU {', '.join(map(str, _server_gpus(recipe, machine)))}"
     if recipe.rollout.engine == "transformers":
         return trainer, "in the trainer's process"
-    return trainer, f"servers at {', '.join(server.urls)}" if server.urls else sampler
+    if server.urls:
+        return trainer, f"servers at {', '.join(server.urls)}"
+    return trainer, f"{server.replicas} servers, {sampler}" if server.replicas > 1 else sampler
 
 
 def _trainer_gpus(recipe: Recipe) -> list[int]:
@@ -156,10 +161,10 @@ def _step_tokens(recipe: Recipe) -> int:
 
 
 def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
-    """Weights and cache. A server whose cache is too small for all sequences decodes fewer of them at once."""
+    """Weights and cache of one server. One whose cache is too small for all sequences decodes fewer of them at once."""
     rollout, server, b = recipe.rollout, recipe.rollout.server, _itemsize(recipe)
     fixed = b * size.parameters / GIB + (SERVER_PROCESSES_GIB if rollout.engine == "vllm" else 0)
-    room = SHARE_OF_RAM * machine.ram_gib
+    room = SHARE_OF_RAM * machine.ram_gib / server.replicas
     if machine.gpu_gib:
         share = server.gpu_memory_utilization * min(machine.gpu_gib.values())
         room = share * server.tensor_parallel - fixed
@@ -174,7 +179,7 @@ def _check_memory(recipe: Recipe, machine: Machine, trainer: float, sampler: flo
             raise PlanError(
                 f"too little memory: {place} has {there:.1f} GiB, the run needs about {needed:.1f} "
                 f"(trainer {trainer:.1f}, sampler {sampler:.1f}). Reduce rollout.max_sequences, rollout.max_tokens, "
-                "rollout.server.kv_cache_gib or gpu_memory_utilization, or train.tokens_per_micro_batch; set "
+                "rollout.server.replicas, kv_cache_gib or gpu_memory_utilization, or train.tokens_per_micro_batch; set "
                 "train.gradient_checkpointing: true or model.lora: {r: 16}; or take a smaller model"
             )
 
@@ -184,12 +189,17 @@ def _needs(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> 
     server, in_process = recipe.rollout.server, recipe.rollout.engine == "transformers"
     elsewhere = bool(server.urls)
     if not machine.gpu_gib:
-        yield "this machine", trainer + (0 if elsewhere else sampler), machine.ram_gib
+        yield "this machine", trainer + (0 if elsewhere else sampler * server.replicas), machine.ram_gib
         return
     trainer_gpus = _trainer_gpus(recipe)
     server_gpus = [] if elsewhere or in_process else _server_gpus(recipe, machine)
     if missing := sorted({*trainer_gpus, *server_gpus} - set(machine.gpu_gib)):
         raise PlanError(f"no GPU {', '.join(map(str, missing))} here; the machine has {_describe(machine)}")
+    if len(server_gpus) % (server.replicas * server.tensor_parallel):
+        raise PlanError(
+            f"rollout.server: {server.replicas} replicas x tensor_parallel {server.tensor_parallel} do not divide the "
+            f"servers' {len(server_gpus)} GPUs ({', '.join(map(str, server_gpus))}); name others in rollout.server.gpus"
+        )
     for gpu in trainer_gpus:
         there = machine.gpu_gib[gpu]
         # vLLM takes its whole share of a GPU, whether it needs it or not.

@@ -63,6 +63,16 @@ def test_the_samplers_memory_is_weights_and_cache():
     assert said["sampler"] == "vllm: servers at http://far:8000"
 
 
+def test_several_servers_are_counted_each_with_its_share():
+    given = ["rollout.max_sequences=64", "rollout.max_tokens=96", "rollout.max_prompt_tokens=160"]
+    said = lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, *given, "rollout.server.replicas=2", "rollout.server.threads=0")
+    assert said["sampler"] == "vllm: 2 servers, CPU, 1 threads each, about 4.6 GiB"  # twice 2.3
+    with pytest.raises(PlanError, match="8 replicas x tensor_parallel 1 do not divide the servers' 7 GPUs"):
+        lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=8")
+    said = lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=7")
+    assert said["sampler"].startswith("vllm: 7 servers, GPU 0, 1, 2, 3, 4, 5, 6,")
+
+
 def test_the_plan_counts_the_cache_that_the_server_is_given(tiny_model, monkeypatch):
     import psutil
 
