@@ -160,7 +160,9 @@ class Learner:
     def check_ranks(self, error: BaseException | None = None) -> None:
         """Raises RankLostError if another rank has ended, which is then the cause of `error`."""
         if self.ranks.lost():
-            raise RankLostError("a process of the trainer was lost; all are started again") from error
+            raise RankLostError(
+                "a process of the trainer was lost: all start again, from the last checkpoint"
+            ) from error
 
 
 class LedWeights:

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -143,12 +144,15 @@ def as_rank() -> Iterator[None]:
         if rank() == 0 and outcome:
             outcome.write_text(str(end.exit_code))
         _leave(0 if outcome else end.exit_code)
-    except BaseException:
+    except BaseException as error:
+        from grpo.policy.shard.ranks import RankLostError
+
         if rank() and outcome and outcome.exists():  # lost the leader, who had ended
             _leave(0)
-        import traceback
-
-        traceback.print_exc()
+        if isinstance(error, RankLostError):
+            typer.echo(str(error), err=True)
+        else:
+            traceback.print_exc()
         _leave(FAILED)
 
 
