@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -26,20 +26,22 @@ from grpo.rollout.sync.blocking import in_daemon_thread
 from grpo.rollout.sync.control import ControlPlane
 from grpo.rollout.sync.transfer import Staged
 
+Result = TypeVar("Result")
+
 
 class MappingSource(WeightSource):
     """Tensors as vLLM's engines read them; `tensors` changes from one update to the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device  # that they are sent from
         self.tensors: Mapping[str, torch.Tensor] = {}
 
     def metadata(self) -> list[ParamMeta]:
         return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.tensors.items()]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        device = torch.device("cuda", torch.cuda.current_device())
         for name, tensor in self.tensors.items():
-            yield name, tensor.detach().to(device)
+            yield name, tensor.detach().to(self.device)
 
 
 class Client(HTTPVLLMWeightSyncClient):
@@ -82,10 +84,12 @@ class CudaTransfer:
     def __init__(self, backend: str, keep: bool) -> None:
         self.backend = backend
         self._keep = keep
+        self._device = torch.device("cuda")  # the trainer's
         self._connections: dict[str, Connection] = {}  # by url
 
     def stage(self, tensors: Mapping[str, torch.Tensor], version: int) -> Staged:
         n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        self._device = next(iter(tensors.values())).device
         if self._keep:
             tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         checksum = f"none ({self.backend} checks names, dtypes and shapes)"
@@ -100,7 +104,7 @@ class CudaTransfer:
         connection.source.tensors = staged.tensors
         connection.sending = True
         try:
-            await in_daemon_thread(connection.engine.send_weights)
+            await in_daemon_thread(on_device, self._device, connection.engine.send_weights)
         finally:
             connection.sending = False
 
@@ -118,10 +122,10 @@ class CudaTransfer:
             self.forget(url)
 
     async def _connect(self, control: ControlPlane, tensors: Mapping[str, torch.Tensor]) -> Connection:
-        client, source = Client(control, asyncio.get_running_loop()), MappingSource()
+        client, source = Client(control, asyncio.get_running_loop()), MappingSource(self._device)
         source.tensors = tensors
         init = partial(WeightTransferTrainerFactory.trainer_init, client=client, source=source)
-        engine = await in_daemon_thread(init, await self._init_info(control))
+        engine = await in_daemon_thread(on_device, self._device, init, await self._init_info(control))
         return Connection(client, source, engine)
 
     async def _init_info(self, control: ControlPlane) -> TrainerInitInfo:
@@ -133,6 +137,12 @@ class CudaTransfer:
             port = probe.getsockname()[1]
         world_size = 1 + await control.get("/get_world_size", "world_size")
         return NCCLTrainerInitInfo(rank=0, master_address=address, master_port=port, world_size=world_size)
+
+
+def on_device(device: torch.device, run: Callable[..., Result], *arguments: Any) -> Result:
+    """`run(*arguments)` with `device` as vLLM's engines find it: a thread of its own starts on GPU 0."""
+    with torch.cuda.device(device):
+        return run(*arguments)
 
 
 def own_address(url: str) -> str:
