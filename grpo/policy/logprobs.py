@@ -19,6 +19,8 @@ from torch import Tensor, nn
 CHUNK_LOGITS = 2**23  # logits held at once: 32 MiB in fp32
 CHUNK_LOGITS_GPU = 2**27  # 512 MiB: with fewer tokens at once, a GPU waits for the weight of the head
 MIN_WORDS = 1024  # fewer make thin matrix products
+# A chunk's words are a multiple of it: rows of logits that do not start at 16 bytes get a GPU's slow matrix products.
+ALIGNED = 64
 
 
 class _SelectedLogprobs(torch.autograd.Function):
@@ -88,6 +90,7 @@ class _SelectedLogprobs(torch.autograd.Function):
 def _chunks(n: int, width: int, device: torch.device, at_least: int = 1) -> list[slice]:
     """Of `n` rows of `width` logits, as many at once as may be held."""
     size = max(at_least, (CHUNK_LOGITS if device.type == "cpu" else CHUNK_LOGITS_GPU) // max(1, width))
+    size -= size % ALIGNED if size > ALIGNED else 0
     return [slice(start, start + size) for start in range(0, n, size)]
 
 
