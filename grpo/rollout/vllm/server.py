@@ -160,7 +160,7 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
     if is_folder(model_path):
         env["HF_HUB_OFFLINE"] = "1"
     if place.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, place.gpus))
+        env["CUDA_VISIBLE_DEVICES"] = visible_devices(place.gpus)
     else:
         env["OMP_NUM_THREADS"] = str(share_cores(rollout).server)
         rest_early(env)
@@ -168,6 +168,12 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
     if place.backend == "ipc":
         env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles travel pickled, over loopback
     return env
+
+
+def visible_devices(gpus: Sequence[int]) -> str:
+    """CUDA_VISIBLE_DEVICES of a child that is to see these of our GPUs: we may see only some of the machine's."""
+    ours = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return ",".join(ours[gpu] if ours else str(gpu) for gpu in gpus)
 
 
 def kv_cache_bytes(model: ModelSettings, rollout: RolloutSettings, tokens: int, fit: bool = False) -> int:
