@@ -115,7 +115,7 @@ class GRPOTrainer:
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
             return self._summary(after)
         except asyncio.CancelledError:
-            self.learner.check_ranks()
+            self.learner.ranks.check()
             await self._keep_whole()
             raise
         finally:

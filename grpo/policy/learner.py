@@ -20,7 +20,7 @@ from grpo.policy.adapters import ServedWeights
 from grpo.policy.load import causal_lm
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.policy import Policy
-from grpo.policy.shard.ranks import ALONE, RankLostError, Ranks
+from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.policy.shard.shard import shard, whole_state
 from grpo.policy.shard.state import load_state, save_state
 from grpo.policy.update import PolicyUpdate, TrainBatch
@@ -149,20 +149,9 @@ class Learner:
         One after the other, whichever thread asks: collectives must come in one order everywhere.
         """
         with self._calling:
-            try:
-                if self.ranks.size > 1 and self.ranks.rank == 0:
-                    self.ranks.told((name, args))
-                yield
-            except RuntimeError as error:
-                self.check_ranks(error)
-                raise
-
-    def check_ranks(self, error: BaseException | None = None) -> None:
-        """Raises RankLostError if another rank has ended, which is then the cause of `error`."""
-        if self.ranks.lost():
-            raise RankLostError(
-                "a process of the trainer was lost: all start again, from the last checkpoint"
-            ) from error
+            if self.ranks.size > 1 and self.ranks.rank == 0:
+                self.ranks.told((name, args))
+            yield
 
 
 class LedWeights:

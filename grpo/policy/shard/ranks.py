@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ class RankLostError(RuntimeError):
 # Ranks wait for the leader while it samples, however long that takes; a leader that dies closes its connections.
 PATIENCE = timedelta(days=7)
 DISMISSAL = 5.0  # seconds
+DEATH = 5.0  # seconds that a killed process may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +71,21 @@ class Ranks:
             dist.broadcast_object_list(said, src=0, group=self.group)
         return said[0]  # type: ignore[return-value]
 
-    def lost(self) -> bool:
-        """Whether a rank on this machine has ended."""
-        return not all(_running(pid) for pid in self.pids)
+    def check(self) -> None:
+        """Raises RankLostError if a rank on this machine has ended."""
+        if not all(_running(pid) for pid in self.pids):
+            raise RankLostError("a process of the trainer was lost: all start again, from the last checkpoint")
 
     def dismiss(self) -> None:
         """The leader has no more to do: let the others go. Those that are stuck are not waited for."""
-        if self.group is not None and self.rank == 0 and not self.lost():
-            telling = threading.Thread(target=self.told, args=(None,), daemon=True)
+        if self.group is not None and self.rank == 0:
+            telling = threading.Thread(target=self._dismiss, daemon=True)
             telling.start()
             telling.join(DISMISSAL)
+
+    def _dismiss(self) -> None:
+        with suppress(RuntimeError):  # some are gone already
+            self.told(None)
 
 
 ALONE = Ranks()
@@ -91,7 +98,10 @@ def joined(device: torch.device, replicas: int = 1) -> Iterator[Ranks]:
     Args:
         device: of this rank's shards.
         replicas: copies of the sharded model, each over size / replicas consecutive ranks (HSDP); 1: one.
+
+    Raises RankLostError in the place of what a collective raises when another rank on this machine has ended.
     """
+    ranks = ALONE
     backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
     try:
@@ -104,10 +114,15 @@ def joined(device: torch.device, replicas: int = 1) -> Iterator[Ranks]:
         everybody: list[Any] = [None] * size
         dist.all_gather_object(everybody, (socket.gethostname(), os.getpid()), group=group)
         here = tuple(pid for host, pid in everybody if host == socket.gethostname())
-        yield Ranks(dist.get_rank(), size, mesh, group, here)
-    except BaseException:
-        raise  # the others may be stuck in a collective: leaving in order would wait for them
-    else:
+        ranks = Ranks(dist.get_rank(), size, mesh, group, here)
+        yield ranks
+    except RuntimeError:
+        end = time.monotonic() + DEATH
+        while time.monotonic() < end:  # a dying process's connections close first
+            ranks.check()
+            time.sleep(0.1)
+        raise
+    else:  # after an error the others may be stuck in a collective: leaving in order would wait for them
         dist.destroy_process_group()
 
 
