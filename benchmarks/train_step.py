@@ -209,11 +209,9 @@ def summed_up(side: Side, model: Model, work: Work) -> dict[str, Any]:
 def compare(arguments: argparse.Namespace, model: Model, folder: Path) -> dict[str, Any]:
     work = Work(model.config.vocab_size, PROMPT, mixed_lengths(mixed_groups(arguments.tokens), GROUP))
     settings = Settings(model.folder, work, tokens_per_micro_batch=arguments.micro_batch, batch=arguments.trl_batch)
-    calibrated = {}
-    if arguments.calibrate:
-        calibrated = calibrate(settings, folder)
+    calibrated = calibrate(settings, folder) if arguments.calibrate else {}
+    if calibrated:
         settings = replace(settings, batch=min(calibrated, key=lambda batch: calibrated[batch]))
-    first: dict[str, Any] = {}
     with Turns({"ours": (ours, settings), "trl": (theirs, settings)}, folder) as turns:
         first = {name: {key: side.first[key] for key in ("loss", "grad_norm")} for name, side in turns.sides.items()}
         turns.warm_up(WARM_UP)

@@ -316,8 +316,8 @@ class VLLMServer:
         with self._log_file.open("rb") as file:
             file.seek(self._log_start)
             text = file.read().decode(errors="replace").splitlines()
-        errors = list(dict.fromkeys(line for line in text[:-lines] if "Error: " in line))[-5:]
-        return "\n".join([f"Log: {self._log_file}, which ends:", *errors, *text[-lines:]])
+        errors = [line for line in text[:-lines] if "Error: " in line and " WARNING " not in line]
+        return "\n".join([f"Log: {self._log_file}, which ends:", *list(dict.fromkeys(errors))[-5:], *text[-lines:]])
 
     def _spawn(self, address: list[str]) -> None:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
