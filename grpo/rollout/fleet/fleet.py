@@ -75,7 +75,8 @@ class Fleet:
             await asyncio.gather(*starts)
         finally:
             for start in starts:
-                start.cancel()
+                if not start.cancelling():  # a second time would interrupt its stopping the server
+                    start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
         for member in self.members:
             await self._connect(member)

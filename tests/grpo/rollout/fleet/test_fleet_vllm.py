@@ -18,6 +18,8 @@ from grpo.types import Group, Prompt, RolloutRequest, Sampling
 
 pytestmark = pytest.mark.server
 
+LONG = 700  # tokens: seconds of decoding
+
 
 def moved(folder: Path, seed: int) -> torch.nn.Module:
     model, noise = (
@@ -41,7 +43,7 @@ def test_a_run_goes_on_with_one_of_two_servers_and_the_killed_one_returns_with_t
     tiny_model: Path, tmp_path: Path
 ) -> None:
     settings = ServerSettings(replicas=2, request_timeout=300, health_timeout=60)
-    rollout = RolloutSettings(max_tokens=200, max_prompt_tokens=50, max_sequences=16, server=settings)
+    rollout = RolloutSettings(max_tokens=LONG, max_prompt_tokens=50, max_sequences=16, server=settings)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = ModelSettings(path=str(tiny_model), dtype="float32")
     engine = VLLMEngine(str(tiny_model), model, rollout, tokenizer, tmp_path)
@@ -49,7 +51,7 @@ def test_a_run_goes_on_with_one_of_two_servers_and_the_killed_one_returns_with_t
 
     def request(text: str) -> RolloutRequest:
         ids = tuple(tokenizer(text)["input_ids"])
-        return RolloutRequest(Prompt(id=text, text=text, token_ids=ids, answer=""), 4, Sampling(200))
+        return RolloutRequest(Prompt(id=text, text=text, token_ids=ids, answer=""), 4, Sampling(LONG))
 
     async def step(version: int) -> None:
         """New weights, and groups of them: complete, of no older ones, with the log-probs of these."""
@@ -57,8 +59,10 @@ def test_a_run_goes_on_with_one_of_two_servers_and_the_killed_one_returns_with_t
         await engine.update_weights(ServedWeights(weights), version)
         asking = asyncio.create_task(sampled())
         if version == 2:
-            await asyncio.sleep(1)
-            assert lost.in_flight
+            while not lost.in_flight:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            assert not asking.done()
             assert lost.server is not None
             assert lost.server._process is not None
             tree = psutil.Process(lost.server._process.pid).children(recursive=True)

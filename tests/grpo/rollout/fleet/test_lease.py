@@ -141,3 +141,30 @@ def test_one_of_two_servers_that_another_run_took_is_given_up_and_the_other_goes
     assert {v for group in groups for c in group.completions for v in c.versions} == {2}
     assert len(groups) == 10
     assert (asked_of_the_other, version) == (0, "1")
+
+
+def test_a_server_that_was_started_anew_under_the_same_url_is_never_sampled_from_before_it_has_the_weights() -> None:
+    async def run() -> None:
+        mine = Tenant.once("mine")
+        async with FakeServer() as one, FakeServer() as two:
+            port = int(two.url.rpartition(":")[2])
+            for server in (one, two):
+                await asyncio.to_thread(take, server.url, mine)
+            engine = attached(one.url, two.url, tenant=mine)
+            await engine.start()
+            try:
+                await engine.update_weights({}, 3)
+                await two._runner.cleanup()
+                async with FakeServer(port=port) as anew:
+                    assert anew.url == two.url
+                    assert anew.version == "default"
+                    groups = await sampled(engine, 20)
+                    assert {v for group in groups for c in group.completions for v in c.versions} == {3}
+                    while not anew.bodies:  # until it is taken back
+                        await sampled(engine, 4)
+                        await asyncio.sleep(0.05)
+                    assert anew.version == "3"
+            finally:
+                await engine.close()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
