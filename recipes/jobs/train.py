@@ -185,16 +185,20 @@ def held(recipe: Recipe, tenant: Tenant | None) -> AbstractContextManager[None]:
 
 
 def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = True) -> None:
-    """Raises AttachedError if what listens at `rollout.server.urls` cannot serve this recipe."""
+    """Raises AttachedError if what listens at `rollout.server.urls` cannot serve this recipe, and RolloutError if
+    weights cannot be sent the way that it says."""
     rollout = recipe.rollout
-    if not rollout.server.urls or recipe.train.backend == "trl":
+    if rollout.engine != "vllm" or recipe.train.backend == "trl":
         return
     from grpo.rollout.sync.transfer import WORKER_BACKEND
     from grpo.rollout.vllm.attached import check_attached
     from grpo.rollout.vllm.server import place
 
+    if sends_weights:
+        place(rollout.server, recipe.train.gpus)
+    if not rollout.server.urls:
+        return
     length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
-    place(rollout.server, recipe.train.gpus)  # raises if weights cannot be sent there
     run_async(check_attached(rollout, model, length, WORKER_BACKEND if sends_weights else None))
 
 

@@ -52,12 +52,11 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 
 def packed(
-    stream: WeightStream, device: torch.device | None = None, most: int = BUCKET_BYTES
+    stream: WeightStream, device: torch.device, most: int = BUCKET_BYTES
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """The stream as buckets: (bytes, digest of each tensor in them, where it was). Valid until the next is asked for.
 
-    `device`: where the bytes are to lie; None: where the tensors do. A tensor that is alone and there already is not
-    copied.
+    `device`: where the bytes are to lie. A tensor that is alone and there already is not copied.
     """
     buffer = torch.empty(0, dtype=torch.uint8)
     with closing(read(stream)) as tensors:
@@ -67,13 +66,12 @@ def packed(
             for start in starts:
                 spec, tensor = next(tensors)
                 digests.append(digest(tensor))
-                where = device or tensor.device
-                if len(specs) == 1 and where == tensor.device:
+                if len(specs) == 1 and device == tensor.device:
                     data = as_bytes(tensor)
                     continue
-                if buffer.device != where or len(buffer) < size:
+                if buffer.device != device or len(buffer) < size:
                     buffer = torch.empty(
-                        max(size, min(most, total_bytes(stream.specs))), dtype=torch.uint8, device=where
+                        max(size, min(most, total_bytes(stream.specs))), dtype=torch.uint8, device=device
                     )
                 data = buffer[:size]
                 data[start : start + spec.n_bytes].copy_(as_bytes(tensor))

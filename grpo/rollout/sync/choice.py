@@ -1,17 +1,44 @@
-"""Which transfer a run uses."""
+"""Which way weights go, and the transfer of that name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo.config import RolloutSettings
+from grpo.config import RolloutSettings, ServerSettings
+from grpo.rollout.engine import RolloutError
 from grpo.rollout.sync.files import FileTransfer
+from grpo.rollout.sync.group import is_this_machine
 from grpo.rollout.sync.transfer import Transfer
 
 
+def choose_backend(settings: ServerSettings, n_gpus: int, shared: bool, servers_gpus: int) -> str:
+    """How weights travel. `n_gpus`: of this machine; `shared`: the server is on the trainer's.
+
+    Raises RolloutError if what the settings ask for cannot work.
+    """
+    elsewhere = [url for url in settings.urls if not is_this_machine(url)]
+    chosen = settings.weight_transfer
+    if chosen == "auto" and n_gpus:
+        chosen = "ipc" if shared and not elsewhere else "nccl"
+    elif chosen == "auto":
+        chosen = "gloo" if elsewhere else "shm"
+    problem = ""
+    if chosen in ("nccl", "ipc") and not n_gpus:
+        problem = "needs CUDA GPUs, and this machine has none; use shm, files or gloo"
+    elif chosen in ("shm", "ipc") and elsewhere:
+        problem = f"reaches this machine only, and {elsewhere[0]} is on another; use files, gloo or nccl"
+    elif chosen == "ipc" and (not shared or servers_gpus > 1 or len(settings.urls) > 1):
+        problem = "is for one server on the trainer's own GPU; use nccl, or the trainer's GPU alone"
+    elif chosen == "nccl" and shared and not elsewhere:
+        problem = "cannot connect two processes on one GPU, and the server is on the trainer's; use ipc, or other GPUs"
+    if problem:
+        raise RolloutError(f"rollout.server.weight_transfer: {chosen} {problem}")
+    return chosen
+
+
 def transfer_for(backend: str, rollout: RolloutSettings, run_dir: Path, trainer_gpus: Sequence[int] = ()) -> Transfer:
-    """The transfer called `backend`; see `vllm/server.py` for what can work where."""
+    """The transfer called `backend`, which `choose_backend` chose."""
     if backend == "shm":
         return FileTransfer()
     if backend == "files":
@@ -20,12 +47,13 @@ def transfer_for(backend: str, rollout: RolloutSettings, run_dir: Path, trainer_
     # be missed, and so be sent it again, in the middle of that. And an attached server that refuses a version half-way
     # cannot be started again: it gets the one before.
     keep = bool(rollout.max_staleness or rollout.server.urls)
-    if backend == "ipc":
-        import torch
+    import torch
 
+    gpu = torch.device("cuda", trainer_gpus[0] if trainer_gpus else 0)
+    if backend == "ipc":
         from grpo.rollout.sync.ipc import IpcTransfer
 
-        return IpcTransfer(torch.device("cuda", *trainer_gpus[:1]), keep)
+        return IpcTransfer(gpu, keep)
     from grpo.rollout.sync.collective import CollectiveTransfer
 
-    return CollectiveTransfer(backend, keep)
+    return CollectiveTransfer(backend, torch.device("cpu") if backend == "gloo" else gpu, keep)

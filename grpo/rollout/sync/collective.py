@@ -36,11 +36,12 @@ class CollectiveTransfer:
 
     Args:
         backend: "gloo" or "nccl".
+        device: that the bytes leave from: the CPU, or the trainer's GPU.
         keep: whether a version may be sent again when the trainer has gone on: then a copy lies in shared memory.
     """
 
-    def __init__(self, backend: str, keep: bool) -> None:
-        self.name, self.keeps = backend, keep
+    def __init__(self, backend: str, device: torch.device, keep: bool) -> None:
+        self.name, self._device, self.keeps = backend, device, keep
         self._kept = shared_memory() if keep else None
         self.folders = self._kept.folders if self._kept else []
         self._group: Group | None = None
@@ -93,9 +94,8 @@ class CollectiveTransfer:
         """In a thread of its own; every broadcast of it ends by the deadline."""
         with self._reading:
             digests: list[torch.Tensor] = []
-            device = torch.device("cpu") if self.name == "gloo" else None
             deadline = time.monotonic() + seconds
-            for data, its in packed(staged.stream, device):
+            for data, its in packed(staged.stream, self._device):
                 group.broadcast(data, deadline - time.monotonic())
                 digests += its
             return list(staged.digests or values(digests))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import pickle
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,8 @@ class IpcTransfer:
                 found = {"digests": staged.digests}
                 await each(controls, lambda control: control.update({"check": found}))
         finally:
-            await in_daemon_thread(chunks.close)
+            with suppress(ValueError):  # the thread of a chunk that nobody waits for any more: it ends with that
+                await in_daemon_thread(chunks.close)
 
     def discard(self, staged: Staged) -> None:
         discard_file(staged)

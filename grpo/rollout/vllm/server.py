@@ -23,7 +23,7 @@ from grpo.policy.folder import is_folder, model_source
 from grpo.rollout.access import headers
 from grpo.rollout.cores import rest_early, share_cores
 from grpo.rollout.engine import RolloutError, ServerLostError
-from grpo.rollout.sync.group import is_this_machine
+from grpo.rollout.sync.choice import choose_backend
 from grpo.rollout.sync.transfer import WORKER_BACKEND
 from grpo.rollout.vllm import watch
 from grpo.rollout.vllm.kv_cache import SHARE_OF_RAM, kv_bytes, kv_width
@@ -40,7 +40,7 @@ class Placement:
     """Where a server runs. Example: Placement(gpus=(1, 2), backend="nccl", data_parallel=2); gpus=() is the CPU."""
 
     gpus: tuple[int, ...]
-    backend: str  # that weights are sent by, see choose_backend
+    backend: str  # that weights are sent by, see sync/choice.py
     data_parallel: int = 1  # copies of the model in one server: each decodes rollout.max_sequences at once
 
     def share(self, k: int, servers: int) -> Placement:
@@ -75,31 +75,6 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: boo
     copies = max(1, len(gpus) // settings.tensor_parallel)
     backend = choose_backend(settings, n_gpus, bool(trainer & set(beside_trainer)), len(set(beside_trainer)))
     return Placement(gpus, backend, copies)
-
-
-def choose_backend(settings: ServerSettings, n_gpus: int, shared: bool, servers_gpus: int) -> str:
-    """How weights travel. `n_gpus`: of this machine; `shared`: the server is on the trainer's.
-
-    Raises RolloutError if what the settings ask for cannot work.
-    """
-    elsewhere = [url for url in settings.urls if not is_this_machine(url)]
-    chosen = settings.weight_transfer
-    if chosen == "auto" and n_gpus:
-        chosen = "ipc" if shared and not elsewhere else "nccl"
-    elif chosen == "auto":
-        chosen = "gloo" if elsewhere else "shm"
-    problem = ""
-    if chosen in ("nccl", "ipc") and not n_gpus:
-        problem = "needs CUDA GPUs, and this machine has none; use shm, files or gloo"
-    elif chosen in ("shm", "ipc") and elsewhere:
-        problem = f"reaches this machine only, and {elsewhere[0]} is on another; use files, gloo or nccl"
-    elif chosen == "ipc" and (not shared or servers_gpus > 1 or len(settings.urls) > 1):
-        problem = "is for one server on the trainer's own GPU; use nccl, or the trainer's GPU alone"
-    elif chosen == "nccl" and shared and not elsewhere:
-        problem = "cannot connect two processes on one GPU, and the server is on the trainer's; use ipc, or other GPUs"
-    if problem:
-        raise RolloutError(f"rollout.server.weight_transfer: {chosen} {problem}")
-    return chosen
 
 
 def command_line(
@@ -162,7 +137,10 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
     if place.gpus:
         env["CUDA_VISIBLE_DEVICES"] = visible_devices(place.gpus)
     else:
-        env["OMP_NUM_THREADS"] = str(share_cores(rollout).server)
+        workers = rollout.server.tensor_parallel
+        env["OMP_NUM_THREADS"] = str(max(1, share_cores(rollout).server // workers))
+        if workers > 1:  # or vLLM wants a NUMA node for each
+            env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         rest_early(env)
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # or vLLM overrides the "uni" executor, to set OMP_NUM_THREADS
     if place.backend == "ipc":

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
+from grpo.policy.adapters import ServedWeights
 from grpo.rollout.fleet.member import State
 from grpo.rollout.vllm.engine import VLLMEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
@@ -55,7 +56,7 @@ def test_a_run_goes_on_with_one_of_two_servers_and_the_killed_one_returns_with_t
     async def step(version: int) -> None:
         """New weights, and groups of them: complete, of no older ones, with the log-probs of these."""
         weights = moved(tiny_model, version)
-        await engine.update_weights(dict(weights.named_parameters()), version)
+        await engine.update_weights(ServedWeights(weights), version)
         asking = asyncio.create_task(sampled())
         if version == 2:
             while not lost.in_flight:  # noqa: ASYNC110

@@ -93,7 +93,7 @@ def test_buckets_hold_every_tensor_once_in_order_and_give_it_back_to_the_bit(mos
     stream = TensorStream(given)
     came: list[tuple[TensorSpec, Tensor]] = []
     digests: list[Tensor] = []
-    for specs, (data, its) in zip(buckets(stream.specs, most), packed(stream, most=most), strict=True):
+    for specs, (data, its) in zip(buckets(stream.specs, most), packed(stream, torch.device("cpu"), most), strict=True):
         assert len(data) == places(specs)[1]
         assert len(specs) == 1 or len(data) <= most
         came += [(spec, tensor.clone()) for spec, tensor in contents(data, specs)]

@@ -278,3 +278,69 @@ def stop_when_sending(monkeypatch: pytest.MonkeyPatch, engine: VLLMEngine, proce
             await send(controls, staged)
 
         monkeypatch.setattr(engine._transfer, "send", stopping_send)
+
+
+def test_both_workers_of_a_tensor_parallel_server_get_and_check_every_tensor(
+    two_heads: Path, loop, tmp_path, monkeypatch
+) -> None:
+    """The second worker alone sees the flipped bit: the first, which vLLM asks first, goes back with it."""
+    model = ModelSettings(path=str(two_heads), dtype="float32")
+    rollout = settings([], "gloo", tensor_parallel=2).model_copy(update={"max_staleness": 1})
+    engine = VLLMEngine(str(two_heads), model, rollout, AutoTokenizer.from_pretrained(two_heads), tmp_path)
+
+    async def run() -> None:
+        await engine.start()
+        await engine.update_weights(ServedWeights(changed(two_heads, 51)), 1)
+        await check_served(engine, two_heads, 51, 1)
+        new = ServedWeights(changed(two_heads, 52))
+        collective_specs[:] = new.specs
+        for version in (2, 3):  # twice: no answer of the first time is taken for one of the second
+            with monkeypatch.context() as patched:
+                flip_in_transit(patched, engine)
+                go_back = engine._fleet._go_back
+
+                async def undamaged(*arguments: Any, patched: Any = patched, go_back: Any = go_back) -> None:
+                    patched.undo()
+                    await go_back(*arguments)
+
+                patched.setattr(engine._fleet, "_go_back", undamaged)
+                with pytest.raises(WeightSyncError, match=rf"checksum mismatch: {FLIPPED} did not arrive as sent"):
+                    await engine.update_weights(new, version)
+            await check_served(engine, two_heads, 51, 1)
+        await engine.update_weights(new, 4)
+        await check_served(engine, two_heads, 52, 4)
+
+    try:
+        loop.run(run())
+    finally:
+        loop.run(engine.close())
+
+
+@pytest.fixture
+def two_heads(tmp_path: Path) -> Path:
+    """The tiny model, of heads that two workers can share."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from tests.conftest import character_tokenizer
+
+    folder = tmp_path / "two-heads"
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=128,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        dtype="float32",
+        initializer_range=0.1,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
+    return folder
