@@ -140,7 +140,8 @@ def test_a_second_run_on_the_server_of_a_first_is_refused_and_the_first_ends_wel
     lines = [json.loads(text) for text in metrics.read_text().splitlines()]
     assert [one["step"] for one in lines] == list(range(1, len(lines) + 1))
     assert all(one["failed"] == 0 and one["logprob_diff"] < 1e-4 for one in lines if one["trained_tokens"])
-    assert read(f"{url}/weight_info")["weight_version"] == str(len(lines))
+    # The step that a stop ends may be recorded before its weights are sent.
+    assert int(read(f"{url}/weight_info")["weight_version"]) in (len(lines) - 1, len(lines))
     assert read(f"{url}/zero/lease")["holder"] is None
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
