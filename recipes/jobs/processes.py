@@ -60,13 +60,18 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, logs: Pa
     with tempfile.TemporaryDirectory(prefix="zero-rl-ranks-") as folder:
         outcome = Path(folder) / "exit_code"
         failures: list[str] = []
-        agent = threading.Thread(
-            target=_run_agent, args=(arguments, processes, max_restarts, logs, outcome, failures), daemon=True
-        )
-        agent.start()
-        while agent.is_alive():
+        ended = threading.Event()
+
+        def run() -> None:
             try:
-                agent.join(1.0)
+                _run_agent(arguments, processes, max_restarts, logs, outcome, failures)
+            finally:
+                ended.set()
+
+        threading.Thread(target=run, daemon=True).start()
+        while not ended.is_set():
+            try:
+                ended.wait(1.0)  # a join that a signal interrupts takes the thread for ended (Python 3.11)
             except KeyboardInterrupt as stop:  # comes once, see recipes/errors.py
                 _pass_on(stop.exit_code - 128 if isinstance(stop, Stopped) else signal.SIGINT, outcome)
         if outcome.exists():

@@ -116,9 +116,10 @@ def joined(device: torch.device, replicas: int = 1) -> Iterator[Ranks]:
         here = tuple(pid for host, pid in everybody if host == socket.gethostname())
         ranks = Ranks(dist.get_rank(), size, mesh, group, here)
         yield ranks
-    except RuntimeError:
-        end = time.monotonic() + DEATH
-        while time.monotonic() < end:  # a dying process's connections close first
+    except RuntimeError as error:
+        # What a collective raises: gloo this very class, nccl one of its own. Connections close before a process ends.
+        end = time.monotonic() + (DEATH if type(error) is RuntimeError or isinstance(error, dist.DistError) else 0)
+        while time.monotonic() < end:
             ranks.check()
             time.sleep(0.1)
         raise

@@ -212,7 +212,8 @@ def test_a_run_that_fails_is_not_started_again_and_says_why_once(recipe_file, tm
     code, _, errors = run(recipe_file, tmp_path / "out", 2, "--set", rewards)
     assert code == 1
     assert errors.startswith("failed: ")
-    assert len(errors.strip().splitlines()) == 1
+    assert errors.count("failed: ") == 1
+    assert log(tmp_path / "out").count("step 1: sampling") == 1
 
 
 @pytest.mark.parametrize(
