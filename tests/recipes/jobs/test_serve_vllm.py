@@ -117,7 +117,10 @@ def test_a_second_run_on_the_server_of_a_first_is_refused_and_the_first_ends_wel
     assert f"demands a token (401); set {TOKEN_VARIABLE}" in closed.stderr
 
     log = (tmp_path / "log").open("w+")
-    with subprocess.Popen(line("first", "--set", "train.steps=6"), env=environment(), stdout=log, stderr=log) as first:
+    with subprocess.Popen(
+        line("first", "--set", "train.steps=2000"), env=environment(), stdout=log, stderr=log
+    ) as first:
+        metrics = tmp_path / "first" / "metrics.jsonl"
         run_log, deadline = tmp_path / "first" / "logs" / "run.log", time.monotonic() + 300
         while not (run_log.exists() and "step 2" in run_log.read_text()):
             assert first.poll() is None, Path(log.name).read_text()
@@ -127,30 +130,26 @@ def test_a_second_run_on_the_server_of_a_first_is_refused_and_the_first_ends_wel
         assert first.poll() is None, "it ended before the second run was refused"
         assert second.returncode == 2, second.stderr
         assert re.search(rf"belongs to another run \(.*, process {first.pid}, {tmp_path}/first\)", second.stderr)
-        assert first.wait(300) == 0, Path(log.name).read_text()
+        steps = len(metrics.read_text().splitlines())
+        while len(metrics.read_text().splitlines()) < steps + 3:  # it goes on
+            assert first.poll() is None, Path(log.name).read_text()
+            time.sleep(0.2)
+        first.terminate()
+        assert first.wait(300) == 143, Path(log.name).read_text()
     log.close()
-    lines = [json.loads(text) for text in (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()]
-    assert [one["step"] for one in lines] == [1, 2, 3, 4, 5, 6]
+    lines = [json.loads(text) for text in metrics.read_text().splitlines()]
+    assert [one["step"] for one in lines] == list(range(1, len(lines) + 1))
     assert all(one["failed"] == 0 and one["logprob_diff"] < 1e-4 for one in lines if one["trained_tokens"])
-    assert read(f"{url}/weight_info")["weight_version"] == "6"
+    # The step that a stop ends may be recorded before its weights are sent.
+    assert int(read(f"{url}/weight_info")["weight_version"]) in (len(lines) - 1, len(lines))
     assert read(f"{url}/zero/lease")["holder"] is None
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
 def test_an_evaluation_of_it_sends_the_token(served, tmp_path: Path) -> None:
     url, _ = served
-    line = [
-        *ZERO,
-        "eval",
-        "--base-url",
-        url,
-        "--benchmark",
-        "arithmetic",
-        "--limit",
-        "2",
-        "--output",
-        str(tmp_path / "e"),
-    ]
+    asked = ["--benchmark", "arithmetic", "--limit", "2", "--max-tokens", "40"]
+    line = [*ZERO, "eval", "--base-url", url, *asked, "--output", str(tmp_path / "e")]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     refused = subprocess.run(
