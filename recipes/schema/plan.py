@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,12 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to run on. `gpu_gib` is the free memory of each GPU, by index."""
+    """What there is to run on. `gpu_gib` is the free memory of each GPU, by index; `gpu_total_gib`: all of it."""
 
     cores: int
     ram_gib: float
     gpu_gib: Mapping[int, float]
+    gpu_total_gib: Mapping[int, float] = field(default_factory=dict)
 
 
 def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None = None) -> str:
@@ -165,7 +166,7 @@ def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
     fixed = b * size.parameters / GIB + (SERVER_PROCESSES_GIB if rollout.engine == "vllm" else 0)
     room = SHARE_OF_RAM * machine.ram_gib / server.replicas
     if machine.gpu_gib:
-        share = server.gpu_memory_utilization * min(machine.gpu_gib.values())
+        share = min(_server_share(recipe, machine, gpu) for gpu in machine.gpu_gib)
         room = share * server.tensor_parallel - fixed
     tokens = rollout.max_prompt_tokens + rollout.max_tokens
     cache = kv_bytes(size.layers, size.kv_width, recipe.model.dtype, rollout.max_sequences, tokens, room * GIB)
@@ -200,13 +201,18 @@ def _needs(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> 
             f"servers' {len(server_gpus)} GPUs ({', '.join(map(str, server_gpus))}); name others in rollout.server.gpus"
         )
     for gpu in trainer_gpus:
-        there = machine.gpu_gib[gpu]
-        # vLLM takes its whole share of a GPU, whether it needs it or not.
-        taken = sampler if in_process else server.gpu_memory_utilization * there if gpu in server_gpus else 0
-        yield f"GPU {gpu}", trainer + taken, there
+        taken = sampler if in_process else _server_share(recipe, machine, gpu) if gpu in server_gpus else 0
+        yield f"GPU {gpu}", trainer + taken, machine.gpu_gib[gpu]
     for gpu in server_gpus:
-        usable = server.gpu_memory_utilization * machine.gpu_gib[gpu]
-        yield f"the server's share of GPU {gpu}", sampler / server.tensor_parallel, usable
+        share = _server_share(recipe, machine, gpu)
+        if gpu not in trainer_gpus:
+            yield f"GPU {gpu}", share, machine.gpu_gib[gpu]
+        yield f"the server's share of GPU {gpu}", sampler / server.tensor_parallel, share
+
+
+def _server_share(recipe: Recipe, machine: Machine, gpu: int) -> float:
+    """GiB. vLLM takes its share of a GPU's whole memory, needed or not, and does not start where less is free."""
+    return recipe.rollout.server.gpu_memory_utilization * machine.gpu_total_gib.get(gpu, machine.gpu_gib[gpu])
 
 
 # -- What there is ------------------------------------------------------------------------------------------------
@@ -216,10 +222,11 @@ def find_machine() -> Machine:
     import psutil
     import torch
 
-    gpus = {i: torch.cuda.mem_get_info(i)[0] / GIB for i in range(torch.cuda.device_count())}
+    gpus = {i: torch.cuda.mem_get_info(i) for i in range(torch.cuda.device_count())}  # (free, total), bytes
     limit = os.environ.get(LIMIT_VARIABLE)
     ram = float(limit) if limit else min(psutil.virtual_memory().available, _container_limit()) / GIB
-    return Machine(len(os.sched_getaffinity(0)), ram, {i: float(limit) if limit else free for i, free in gpus.items()})
+    free, total = ({i: float(limit) if limit else both[n] / GIB for i, both in gpus.items()} for n in (0, 1))
+    return Machine(len(os.sched_getaffinity(0)), ram, free, total)
 
 
 def _container_limit() -> float:

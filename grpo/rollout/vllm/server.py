@@ -135,7 +135,7 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
     if is_folder(model_path):
         env["HF_HUB_OFFLINE"] = "1"
     if place.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, place.gpus))
+        env["CUDA_VISIBLE_DEVICES"] = visible_devices(place.gpus)
     else:
         workers = rollout.server.tensor_parallel
         env["OMP_NUM_THREADS"] = str(max(1, share_cores(rollout).server // workers))
@@ -146,6 +146,12 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
     if place.backend == "ipc":
         env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles travel pickled, over loopback
     return env
+
+
+def visible_devices(gpus: Sequence[int]) -> str:
+    """CUDA_VISIBLE_DEVICES of a child that is to see these of our GPUs: we may see only some of the machine's."""
+    ours = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return ",".join(ours[gpu] if ours else str(gpu) for gpu in gpus)
 
 
 def kv_cache_bytes(model: ModelSettings, rollout: RolloutSettings, tokens: int, fit: bool = False) -> int:
@@ -288,8 +294,8 @@ class VLLMServer:
         with self._log_file.open("rb") as file:
             file.seek(self._log_start)
             text = file.read().decode(errors="replace").splitlines()
-        errors = list(dict.fromkeys(line for line in text[:-lines] if "Error: " in line))[-5:]
-        return "\n".join([f"Log: {self._log_file}, which ends:", *errors, *text[-lines:]])
+        errors = [line for line in text[:-lines] if "Error: " in line and " WARNING " not in line]
+        return "\n".join([f"Log: {self._log_file}, which ends:", *list(dict.fromkeys(errors))[-5:], *text[-lines:]])
 
     def _spawn(self, address: list[str]) -> None:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from grpo.rollout.sync.control import ControlPlane
 from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.sync.transfer import Staged
 from grpo.rollout.vllm.engine import VLLMEngine
-from grpo.rollout.vllm.server import VLLMServer, build, command_line, pick_port, place
+from grpo.rollout.vllm.server import Placement, VLLMServer, build, command_line, environment, pick_port, place
 from grpo.types import Completion, Group, Prompt, RolloutRequest, Sampling
 
 pytestmark = pytest.mark.server
@@ -104,10 +104,11 @@ def shell_server(script: str, log: Path, **server: object) -> VLLMServer:
 
 
 def test_a_server_that_ends_while_starting_is_reported_at_once_with_its_log(tmp_path: Path) -> None:
-    script = "echo 'RuntimeError: out of memory'; for i in $(seq 40); do echo line $i; done; exit 1"
+    warning = "(APIServer pid=1) WARNING 11-27: this can cause errors like `OSError: [Errno 24]`"
+    script = f"echo '{warning}'; echo 'RuntimeError: out of memory'; for i in $(seq 40); do echo line $i; done; exit 1"
     server = shell_server(script, tmp_path / "logs" / "server.log")
     started = time.monotonic()
-    with pytest.raises(RolloutError, match=r"(?s)ended while it was starting.*RuntimeError: out of memory.*line 40"):
+    with pytest.raises(RolloutError, match=r"(?s)ended while it.*which ends:\nRuntimeError: out of memory\n.*line 40"):
         asyncio.run(server.start())
     assert time.monotonic() - started < 10
 
@@ -173,6 +174,20 @@ def test_a_server_that_nobody_trains_with_takes_every_gpu_and_weights_as_a_run_w
         assert (alone.gpus, alone.data_parallel) == (tuple(range(n_gpus)), max(1, n_gpus))
         assert alone.backend == place(ServerSettings()).backend
     assert place(ServerSettings(gpus=[3, 4]), alone=True).gpus == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("ours", "gpus", "seen"),
+    [(None, (0, 1), "0,1"), ("", (0,), "0"), ("2,3", (1,), "3"), ("GPU-a1, GPU-b2", (0, 1), "GPU-a1,GPU-b2")],
+)
+def test_a_server_sees_the_gpus_that_were_meant_where_the_trainer_sees_only_some(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, ours: str | None, gpus: tuple[int, ...], seen: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if ours is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ours)
+    env = environment(str(tiny_model), rollout_settings(), Placement(gpus, "ipc"))
+    assert env["CUDA_VISIBLE_DEVICES"] == seen
 
 
 def test_a_killed_parent_leaves_neither_stubborn_processes_nor_files_in_shared_memory(tmp_path: Path) -> None:
