@@ -12,11 +12,12 @@ from grpo.rollout.sync.group import is_this_machine
 from grpo.rollout.sync.transfer import Transfer
 
 
-def choose_backend(settings: ServerSettings, n_gpus: int, shared: bool, servers_gpus: int) -> str:
-    """How weights travel. `n_gpus`: of this machine; `shared`: the server is on the trainer's.
+def choose_backend(settings: ServerSettings, n_gpus: int, trainer: set[int], servers: set[int]) -> str:
+    """How weights travel. `n_gpus`: of this machine; `trainer`, `servers`: which of them each side uses.
 
     Raises RolloutError if what the settings ask for cannot work.
     """
+    shared = bool(trainer & servers)
     elsewhere = [url for url in settings.urls if not is_this_machine(url)]
     chosen = settings.weight_transfer
     if chosen == "auto" and n_gpus:
@@ -28,7 +29,7 @@ def choose_backend(settings: ServerSettings, n_gpus: int, shared: bool, servers_
         problem = "needs CUDA GPUs, and this machine has none; use shm, files or gloo"
     elif chosen in ("shm", "ipc") and elsewhere:
         problem = f"reaches this machine only, and {elsewhere[0]} is on another; use files, gloo or nccl"
-    elif chosen == "ipc" and (not shared or servers_gpus > 1 or len(settings.urls) > 1):
+    elif chosen == "ipc" and (not shared or len(servers) > 1 or len(settings.urls) > 1):
         problem = "is for one server on the trainer's own GPU; use nccl, or the trainer's GPU alone"
     elif chosen == "nccl" and shared and not elsewhere:
         problem = "cannot connect two processes on one GPU, and the server is on the trainer's; use ipc, or other GPUs"

@@ -143,11 +143,15 @@ async def _sent(controls: Sequence[ControlPlane], transfer: Transfer, staged: St
 
 
 async def each(controls: Sequence[ControlPlane], call: Callable[[ControlPlane], Coroutine[Any, Any, None]]) -> None:
-    """Do it at all servers at once; raises once all are done: ServerLostError of those that are lost, or the first."""
+    """Do it at all servers at once; raises once all are done: ServerLostError of those that are lost, or what the
+    others refused."""
     outcomes = await asyncio.gather(*map(call, controls), return_exceptions=True)
     errors = [outcome for outcome in outcomes if outcome is not None]
     if lost := [error for error in errors if isinstance(error, ServerLostError)]:
         raise type(lost[0])(str(lost[0]), {url for error in lost for url in error.urls})
+    refused = [error for error in errors if isinstance(error, WeightSyncError)]
+    if len(refused) > 1 and refused == errors:  # one may have a reason, the others no more than that it hung up
+        raise WeightSyncError("; ".join(map(str, refused)))
     if errors:
         raise errors[0]
 

@@ -46,7 +46,7 @@ from grpo.rollout.sync.transfer import WORKER_BACKEND
 from grpo.rollout.sync.weight_file import WeightFile
 from grpo.rollout.vllm.reload import begin, finish, missing, undo
 
-STAGES = ("check_file", "load_file", "receive", "receive_ipc", "ipc", "check", "abandon")
+STAGES = ("check_file", "load_file", "receive", "receive_ipc", "ipc", "check")
 
 
 def register() -> None:
@@ -100,6 +100,10 @@ class ZeroTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Raises ValueError if something did not arrive as sent, or does not fit the model."""
+        if "abandon" in update_info:  # by itself: a worker that raised is not asked
+            undo(self.model)
+            self._state = "abandoned"
+            return
         problem = ""
         try:
             ((stage, message),) = update_info.items()
@@ -193,10 +197,6 @@ class ZeroTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
             self._importer.close()
         self._compare(self._specs, digests, values(self._digests))
         self._complete()
-
-    def _abandon(self) -> None:
-        undo(self.model)
-        self._state = "abandoned"
 
     # -- loading -----------------------------------------------------------------------------------
 

@@ -73,8 +73,7 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: boo
             f"server's GPUs must be a multiple of {servers * settings.tensor_parallel}, got {len(gpus)} {list(gpus)}"
         )
     copies = max(1, len(gpus) // settings.tensor_parallel)
-    backend = choose_backend(settings, n_gpus, bool(trainer & set(beside_trainer)), len(set(beside_trainer)))
-    return Placement(gpus, backend, copies)
+    return Placement(gpus, choose_backend(settings, n_gpus, trainer, set(beside_trainer)), copies)
 
 
 def command_line(

@@ -153,7 +153,7 @@ def test_a_server_that_was_started_anew_under_the_same_url_is_never_sampled_from
             engine = attached(one.url, two.url, tenant=mine)
             await engine.start()
             try:
-                await engine.update_weights({}, 3)
+                await engine.update_weights(TensorStream({}), 3)
                 await two._runner.cleanup()
                 async with FakeServer(port=port) as anew:
                     assert anew.url == two.url
