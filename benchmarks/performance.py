@@ -188,7 +188,7 @@ def _sweep(name: str, of: str) -> Callable[[Results], str]:
 def _gpu(results: Results) -> str:
     found = [results[name] for name in ON_GPU if name in results]
     if not found:
-        return "Not measured: no GPU was at hand. The commands are ready, and `--shape tiny` runs them on a CPU."
+        return "Beside TRL's: not measured yet. The commands are ready, and `--shape tiny` runs them on a CPU."
     return "\n\n".join(step_table(one) for one in found)
 
 

@@ -14,7 +14,7 @@ seconds over ours, pair by pair; `memory` our peak over TRL's, after the warm-up
 as in benchmarks/workload.py) over seconds over the bf16 ceiling of benchmarks/matmul.py.
 
 The sweeps are of our side alone: completions of 256 to 4,096 tokens with as many of them as make the same number of
-tokens, and groups of 4 to 32 with as many groups. A GPU is used where there is one.
+tokens, and groups of 4 to 32 with as many groups. A GPU is used where there is one; `--micro-batch` is for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def ours(baton: Baton, settings: Settings) -> None:
     from grpo.config import GRPOConfig, ModelSettings
     from grpo.policy.load import load_model
     from grpo.policy.optim import MasterAdamW
+    from grpo.policy.policy import Policy
     from grpo.policy.update import PolicyUpdate
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,7 +71,7 @@ def ours(baton: Baton, settings: Settings) -> None:
     config = GRPOConfig(
         learning_rate=LEARNING_RATE, correction="none", tokens_per_micro_batch=settings.tokens_per_micro_batch
     )
-    update = PolicyUpdate(config, 1.0, model, MasterAdamW(model.parameters()))
+    update = PolicyUpdate(config, 1.0, Policy(model), MasterAdamW(model.parameters()))
     batch = train_batch(settings.work)
     for step in range(1, settings.steps + 1):
         metrics = update.run(step, batch)
@@ -207,12 +208,10 @@ def summed_up(side: Side, model: Model, work: Work) -> dict[str, Any]:
 
 def compare(arguments: argparse.Namespace, model: Model, folder: Path) -> dict[str, Any]:
     work = Work(model.config.vocab_size, PROMPT, mixed_lengths(mixed_groups(arguments.tokens), GROUP))
-    settings = Settings(model.folder, work, batch=arguments.trl_batch)
-    calibrated = {}
-    if arguments.calibrate:
-        calibrated = calibrate(settings, folder)
-        settings = Settings(model.folder, work, batch=min(calibrated, key=lambda batch: calibrated[batch]))
-    first: dict[str, Any] = {}
+    settings = Settings(model.folder, work, tokens_per_micro_batch=arguments.micro_batch, batch=arguments.trl_batch)
+    calibrated = calibrate(settings, folder) if arguments.calibrate else {}
+    if calibrated:
+        settings = replace(settings, batch=min(calibrated, key=lambda batch: calibrated[batch]))
     with Turns({"ours": (ours, settings), "trl": (theirs, settings)}, folder) as turns:
         first = {name: {key: side.first[key] for key in ("loss", "grad_norm")} for name, side in turns.sides.items()}
         turns.warm_up(WARM_UP)
@@ -252,8 +251,7 @@ def calibrate(settings: Settings, folder: Path) -> dict[int, float]:
     completions = sum(map(len, settings.work.lengths))
     for batch in (batch for batch in BATCHES if completions % batch == 0):
         try:
-            one = Settings(settings.model, settings.work, batch=batch)
-            with Turns({f"trl-{batch}": (theirs, one)}, folder) as turns:
+            with Turns({f"trl-{batch}": (theirs, replace(settings, batch=batch))}, folder) as turns:
                 turns.round()
                 found[batch] = turns.sides[f"trl-{batch}"].seconds[0]
             print(f"TRL with {batch} completions a micro-batch: {found[batch]:.1f} s", flush=True)
@@ -280,7 +278,8 @@ def sweep(arguments: argparse.Namespace, model: Model, folder: Path) -> dict[str
     points = []
     for value, work in sweep_work(arguments.sweep, arguments.tokens, model.config.vocab_size):
         name = f"{arguments.sweep}-{value}"
-        with Turns({name: (ours, Settings(model.folder, work))}, folder) as turns:
+        settings = Settings(model.folder, work, tokens_per_micro_batch=arguments.micro_batch)
+        with Turns({name: (ours, settings)}, folder) as turns:
             turns.warm_up(WARM_UP)
             for _ in range(arguments.rounds):
                 turns.round()
@@ -329,6 +328,7 @@ def main() -> None:
     default = round(4 * GROUP * MEAN)
     parser.add_argument("--tokens", type=int, default=default, help=f"completion tokens, about (default {default})")
     parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side (default 5)")
+    parser.add_argument("--micro-batch", type=int, default=8192, metavar="N", help="tokens of ours (default 8192)")
     parser.add_argument("--trl-batch", type=int, default=8, metavar="N", help="completions of TRL's micro-batch")
     parser.add_argument("--calibrate", action="store_true", help=f"choose it: the fastest of {BATCHES}")
     parser.add_argument("--sweep", choices=("length", "group"), help="our side alone")

@@ -106,22 +106,24 @@ class ModelSettings(Settings):
 
 
 class ServerSettings(Settings):
-    """The vLLM server: started as a child, unless `urls` names servers that already run."""
+    """The vLLM servers: started as children, unless `urls` names servers that already run."""
 
-    urls: list[str] = Field(default_factory=list)
-    port: NonNegative = 0  # 0: any free port
+    replicas: Positive = 1  # servers that are started on this machine; they divide its GPUs, or its cores
+    urls: list[str] = Field(default_factory=list)  # of servers to attach to, in place of any of our own
+    port: NonNegative = 0  # of the first server, the next has the next; 0: any free port
     start_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until the server must be healthy
     request_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until a group must be complete
     sync_timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds until new weights must be served
     health_timeout: Annotated[float, Field(gt=0)] = 30.0  # seconds of silence after which a server counts as dead
-    max_restarts: NonNegative = 3  # of a server that died, or stood still
-    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # CPU: size of the KV cache; None: derived
+    max_restarts: NonNegative = 3  # of each server that died, or stood still
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None  # CPU: size of each server's KV cache; None: derived
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    threads: NonNegative = 0  # CPU: threads of the server; 0: see grpo/rollout/cores.py
-    gpus: list[int] = Field(default_factory=list)  # [] : all GPUs that the trainer does not use
+    threads: NonNegative = 0  # CPU: threads of each server; 0: see grpo/rollout/cores.py
+    gpus: list[int] = Field(default_factory=list)  # of all servers; [] : all GPUs that the trainer does not use
     tensor_parallel: Positive = 1
     enforce_eager: bool | None = None  # None: True on CPU, False on GPU
-    weight_transfer: Literal["auto", "shm", "ipc", "nccl"] = "auto"
+    weight_transfer: Literal["auto", "shm", "files", "gloo", "nccl", "ipc"] = "auto"
+    weight_dir: str | None = None  # of weight_transfer: files: a folder that all machines see; None: the run's own
     extra_args: list[str] = Field(default_factory=list)  # appended to vLLM's command line
 
     @field_validator("urls")
@@ -130,6 +132,10 @@ class ServerSettings(Settings):
         for url in urls:
             if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
                 raise ValueError(f"got {url!r}, expected an address such as http://127.0.0.1:8000")
+            if urlsplit(url).username or urlsplit(url).password:
+                raise ValueError("an address must not hold a password; a server's token goes into ZERO_SERVER_TOKEN")
+        if len({url.rstrip("/") for url in urls}) < len(urls):
+            raise ValueError(f"got {urls}, expected each server once")
         return urls
 
 
@@ -144,7 +150,7 @@ class RolloutSettings(Settings):
     top_k: NonNegative = 0
     max_staleness: NonNegative = 0  # optimizer steps that a sample may be older than the weights it trains
     refill: NonNegative = 0  # groups beyond a step's own, in multiples of them, that replace groups without contrast
-    max_sequences: Positive = 64  # sequences that the engine decodes at once
+    max_sequences: Positive = 64  # sequences that the engine, or each of several servers, decodes at once
     server: ServerSettings = Field(default_factory=ServerSettings)
 
     @property
@@ -221,8 +227,11 @@ class GRPOConfig(Settings):
     gradient_checkpointing: bool = False
     tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
     packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
-    threads: NonNegative = 0  # CPU: torch threads of the trainer; 0: see grpo/rollout/cores.py
-    gpus: list[int] = Field(default_factory=list)  # [] : GPU 0
+    processes: Positive = 1  # that the policy is sharded over; each has a GPU, or its share of the cores
+    replicas: Positive = 1  # of the sharded policy (HSDP): each over processes / replicas, such as those of one machine
+    max_restarts: NonNegative = 3  # of all processes, from the last checkpoint, when one of several was lost
+    threads: NonNegative = 0  # CPU: torch threads of each trainer process; 0: see grpo/rollout/cores.py
+    gpus: list[int] = Field(default_factory=list)  # one a process; []: the first ones
     seed: int = 0
     checkpoint_every: NonNegative = 50  # 0: at the end only
     keep_checkpoints: Positive = 2
@@ -277,6 +286,12 @@ class GRPOConfig(Settings):
 
 
 def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
+    if config.processes % config.replicas:
+        yield f"replicas: got {config.replicas}, expected a divisor of processes ({config.processes})"
+    if config.gpus and len(config.gpus) != config.processes:
+        yield f"gpus: got {len(config.gpus)} ({config.gpus}), expected one for each of {config.processes} processes"
+    if config.backend == "trl" and config.processes > 1:
+        yield f"processes: got {config.processes}, but backend: trl trains in one; use 1, or backend: zero"
     if config.loss_args and config.loss in NORMALISERS:
         yield f"loss_args: {config.loss} takes none; they are for a loss of your own (loss: file.py:function)"
     if config.clip_max is not None and config.loss not in ("grpo", "bnpo", "dr_grpo", "dapo"):

@@ -3,7 +3,7 @@
     for each step:
         sample G completions of each of P prompts         rollout/scheduler.py
         score them, A = advantage within the group        rewards, advantage.py
-        minimise the clipped loss on micro-batches        update.py
+        minimise the clipped loss on micro-batches        policy/learner.py
         send the new weights to the server                rollout/sync/
 
 Departures from the papers: no KL term by default; a completion that could not be scored is left out of
@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.losses import token_weights
-from grpo.policy.adapters import ServedWeights
 from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from grpo.policy.optim import MasterAdamW, learning_rate
-from grpo.policy.update import PolicyUpdate, TrainBatch
+from grpo.policy.learner import Learner
+from grpo.policy.optim import learning_rate
+from grpo.policy.update import TrainBatch
 from grpo.record.atomic import write_folder
 from grpo.record.diagnosis import Diagnosis
 from grpo.record.recorder import RunRecorder
@@ -42,7 +42,7 @@ from rewards import RewardSum
 from rewards.types import TrainerState
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 # () -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -51,11 +51,10 @@ STEP_PARTS = ("wait", "reward", "train", "sync")  # of a step's seconds; what is
 
 
 class GRPOTrainer:
-    """Trains `model` on `prompts` with the completions of `engine`. Call `await train()` once.
+    """Trains the policy of `learner` on `prompts` with the completions of `engine`. Call `await train()` once.
 
     Args:
-        model: the policy on its device, as `load_model` (and `add_adapter`) made it.
-        reference: the frozen model of the KL term; None with LoRA (the adapter is switched off) or without KL.
+        learner: of several ranks, the leader's.
         evaluate: measures the weights that the engine serves.
     """
 
@@ -65,7 +64,7 @@ class GRPOTrainer:
         config: GRPOConfig,
         rollout: RolloutSettings,
         model_settings: ModelSettings,
-        model: PreTrainedModel,
+        learner: Learner,
         tokenizer: PreTrainedTokenizerBase,
         engine: RolloutEngine,
         rewards: RewardSum,
@@ -73,19 +72,15 @@ class GRPOTrainer:
         recorder: RunRecorder,
         run_dir: Path,
         evaluate: Evaluate,
-        reference: PreTrainedModel | None = None,
     ) -> None:
         self.config, self.rollout, self.model_settings = config, rollout, model_settings
-        self.model, self.tokenizer = model, tokenizer
+        self.learner, self.tokenizer = learner, tokenizer
         self.engine, self.rewards, self.recorder, self.evaluate = engine, rewards, recorder, evaluate
         self.run_dir = run_dir
-        self.optimizer = MasterAdamW(model.parameters(), **config.optimizer)
-        self.served = ServedWeights(model)
         order = prompt_order(config.curriculum, len(prompts), rollout.prompts_per_step, config.seed)
         self.scheduler = Scheduler(
             engine, prompts, order, rollout, self._score, config.seed, config.steps, self._has_contrast
         )
-        self._update = PolicyUpdate(config, rollout.temperature, model, self.optimizer, reference)
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint
@@ -102,8 +97,8 @@ class GRPOTrainer:
         """
         done = self._whole = self._restore()
         self._started = time.monotonic() - self._facts["wall_seconds"]
-        if self._update.padded:
-            self.recorder.note(f"training computes padded rows, each prompt once a completion: {self._update.padded}")
+        if self.learner.padded:
+            self.recorder.note(f"training computes padded rows, each prompt once a completion: {self.learner.padded}")
         try:
             self.recorder.stage(f"starting the rollout engine ({self.engine.name})")
             await self.engine.start()
@@ -120,6 +115,7 @@ class GRPOTrainer:
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
             return self._summary(after)
         except asyncio.CancelledError:
+            self.learner.ranks.check()
             await self._keep_whole()
             raise
         finally:
@@ -157,7 +153,7 @@ class GRPOTrainer:
         recording = asyncio.create_task(asyncio.to_thread(self.recorder.rollouts, step, rows))
         self.recorder.stage(f"step {step}: training")
         started = time.monotonic()
-        trained = await asyncio.get_running_loop().run_in_executor(self._compute, self._update.run, step, batch)
+        trained = await asyncio.get_running_loop().run_in_executor(self._compute, self.learner.update, step, batch)
         updated = time.monotonic()
         await recording
         return {
@@ -239,7 +235,7 @@ class GRPOTrainer:
             for completion in scored.group.completions
         ]
         loop = asyncio.get_running_loop()
-        penalties = iter(await loop.run_in_executor(self._compute, self._update.kl_penalties, samples))
+        penalties = iter(await loop.run_in_executor(self._compute, self.learner.kl_penalties, samples))
         return [penalised(one, [next(penalties) for _ in one.total_G], self.config.kl_coef) for one in rewards]
 
     def _trained_rewards(self, step: int, scored: ScoredGroup) -> RewardsOfGroup:
@@ -268,7 +264,7 @@ class GRPOTrainer:
                     )
                 )
         weights = token_weights(self.config.normaliser_kind, lengths, self.rollout.max_tokens)
-        skips = self._update.objective.skips_zero_advantage
+        skips = self.learner.skips_zero_advantage
         trained = [i for i, s in enumerate(samples) if lengths[i] and (s.advantage or not skips)]
         return TrainBatch([samples[i] for i in trained], [weights[i] for i in trained])
 
@@ -278,9 +274,9 @@ class GRPOTrainer:
         self.recorder.stage(f"sending weights, version {version}")
         lora = self.model_settings.lora
         if lora is None or lora.sync != "adapter":
-            return await self.engine.update_weights(self.served, version)
+            return await self.engine.update_weights(self.learner.weights, version)
         folder = self.run_dir / "adapters" / f"version-{version:06d}"
-        await asyncio.to_thread(write_folder, folder, self.model.save_pretrained)
+        await asyncio.to_thread(write_folder, folder, self.learner.save_model)
         report = await cast("AdapterEngine", self.engine).update_adapter(folder, version)
         # Completions in flight may still use the last ones; higher ones are of steps that a resumed run trains again.
         served = range(version - self.rollout.adapters_served + 1, version + 1)
@@ -296,7 +292,7 @@ class GRPOTrainer:
         if not step:
             return 0
         folder = dict(checkpoints(self.run_dir))[step]
-        self._facts = {"measured": step} | load_checkpoint(folder, self._update)
+        self._facts = {"measured": step} | load_checkpoint(folder, self.learner)
         self.scheduler.resume(step, self._facts.get("prompts"))
         if step < self.config.steps:
             self._facts.pop("after", None)  # of a run that ended here and now goes on for more steps
@@ -306,7 +302,7 @@ class GRPOTrainer:
     async def _save(self, step: int) -> None:
         self.recorder.stage(f"step {step}: writing the checkpoint")
         self._facts |= {"wall_seconds": time.monotonic() - self._started, "prompts": self.scheduler.state_dict()}
-        what = (self.run_dir, step, self.model, self.tokenizer, self._update, self._facts)
+        what = (self.run_dir, step, self.learner, self.tokenizer, self._facts)
         await asyncio.get_running_loop().run_in_executor(
             self._compute, save_checkpoint, *what, self.config.keep_checkpoints
         )

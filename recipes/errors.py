@@ -69,12 +69,22 @@ def _codes() -> Mapping[type[Exception], int]:
     from grpo.losses import LossError
     from grpo.prompts import PromptError
     from grpo.record.trackers import TrackerError
+    from grpo.rollout.access import AccessError
     from grpo.rollout.engine import RolloutError
     from grpo.rollout.vllm.attached import AttachedError
     from grpo.signal.advantage import AdvantageError
     from rewards import RewardError
 
-    of_settings = (AdvantageError, AttachedError, LossError, ModelError, PromptError, RewardError, TrackerError)
+    of_settings = (
+        AccessError,
+        AdvantageError,
+        AttachedError,
+        LossError,
+        ModelError,
+        PromptError,
+        RewardError,
+        TrackerError,
+    )
     of_files = (CompareError, DataError, StoreError)
     failed = (RolloutError, FloatingPointError, MemoryError, OSError)
     return {**dict.fromkeys((InputError, *of_settings, *of_files), BAD_INPUT), **dict.fromkeys(failed, FAILED)}

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from grpo.rollout.vllm.guard import Guard
 from grpo.types import Prompt
 
 
@@ -35,14 +36,20 @@ def choice(text: str = "42", version: str = "default", **changes: Any) -> dict[s
     } | changes
 
 
+async def no_app(*_: Any) -> None:
+    """An application that answers nothing."""
+
+
 class FakeServer:
     """Answers each generate request with what `script(body, k)` returns; k counts them from 0.
 
     It may return an answer's dict, a status code, or seconds to wait before the usual answer. The control plane works:
-    `control` holds the paths that were posted to, and `update_status` is what /update_weights answers.
+    `control` holds the paths that were posted to, and `update_status` is what /update_weights answers. `at_once`: what
+    it says that it decodes at once; None: it does not say. It has the lease of a server of ours.
     """
 
-    def __init__(self, script: Callable[[dict[str, Any], int], Any] | None = None) -> None:
+    def __init__(self, script: Callable[[dict[str, Any], int], Any] | None = None, port: int = 0) -> None:
+        self._port = port
         self.bodies: list[dict[str, Any]] = []
         self.control: list[str] = []
         self.adapters: list[str] = []
@@ -53,22 +60,49 @@ class FakeServer:
         self.version = "default"
         self.url = ""
         self._script = script
-        self._app = web.Application()
+        self.at_once: int | None = None
+        self.guard = Guard(no_app)
+        self._app = web.Application(middlewares=[self._guarded])
         self._app.router.add_post("/inference/v1/generate", self._generate)
         self._app.router.add_get("/health", self._health)
         self._app.router.add_get("/weight_info", self._weight_info)
+        self._app.router.add_get("/server_info", self._server_info)
         self._app.router.add_post("/{path:.*}", self._control)
 
     async def __aenter__(self) -> FakeServer:
         self._runner = web.AppRunner(self._app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """The server's side of token and lease (vllm/guard.py), before anything else."""
+        fields = [(name.lower(), value) for name, value in request.raw_headers]
+        scope = {"type": "http", "method": request.method, "path": request.path, "headers": fields}
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": await request.read()}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.guard(scope, receive, send)
+        if not sent:
+            return await handler(request)
+        return web.Response(status=sent[0]["status"], body=sent[1]["body"])
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        if self.at_once is None:
+            return web.Response(status=404)
+        config = {"scheduler_config": {"max_num_seqs": self.at_once}, "parallel_config": {"data_parallel_size": 1}}
+        return web.json_response({"vllm_config": config})
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=self.health(_))
@@ -86,7 +120,7 @@ class FakeServer:
                 await self.before_update()
             return web.Response(status=self.update_status, text="collective_rpc method failed: they do not fit")
         if request.path == "/finish_weight_update":
-            self.version = body["weight_version"]
+            self.version = body.get("weight_version", self.version)
         if request.path == "/v1/load_lora_adapter":
             self.adapters.append(body["lora_name"])
         if request.path == "/v1/unload_lora_adapter":
@@ -132,7 +166,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             fault.unlink()
             self.fail[what]()
         if name == "finish":
-            Handler.version = body["weight_version"]
+            Handler.version = body.get("weight_version", Handler.version)
         if name != "generate":
             return self.answer({})
         choice = {"token_ids": [52], "logprobs": {"content": [{"token_id": 52, "logprob": -0.5}]},

@@ -26,8 +26,10 @@ import aiohttp
 
 from eval.types import Failure
 from grpo.record.atomic import readable
+from grpo.rollout import access
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.vllm.endpoints import Endpoints, RequestRefusedError
+from grpo.rollout.vllm.supervision import Lost, unless_lost
 from grpo.types import Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class EvalClient:
         timeout: seconds that one attempt may take.
         restart: starts servers that have died again; None: they are not ours.
         delays: seconds before the second attempt at a request, the third and so on.
+        watch: what is done once the present servers are lost, for those that are ours.
     """
 
     def __init__(
@@ -99,7 +102,10 @@ class EvalClient:
         timeout: float,
         restart: Restart | None = None,
         delays: Sequence[float] | None = None,
+        watch: Callable[[], Lost] | None = None,
     ) -> None:
+        self._watch = watch
+        self._lost: Lost | None = None
         self._urls, self._served, self._timeout = [base(url) for url in urls], served, timeout
         self._restart, self._delays = restart, RETRY_DELAYS if delays is None else delays
         self._stack = AsyncExitStack()
@@ -124,10 +130,11 @@ class EvalClient:
         path, body = request(prompt, sampling, self._served)
         while True:
             async with self._server_lock:
-                endpoints, connection = self._endpoints, self._connections
+                endpoints, connection, lost = self._endpoints, self._connections, self._lost
             assert endpoints is not None, "use it as a context manager"
             try:
-                answer = await endpoints.post(path, body, read=read_chat if "messages" in body else read_completion)
+                asking = endpoints.post(path, body, read=read_chat if "messages" in body else read_completion)
+                answer = await (asking if lost is None else unless_lost(asking, lost))
             except RequestRefusedError as error:
                 return Failed("refused", str(error)[:500])
             except (ServerLostError, TimeoutError, GivenUpError, ValueError) as error:
@@ -169,7 +176,8 @@ class EvalClient:
         async with self._server_lock:
             if connection != self._connections:
                 return True  # other servers in the meantime
-            well = await asyncio.gather(*map(alive, self._urls))
+            stands_still = self._lost is not None and self._lost.done()  # its API may answer all the same
+            well = [not stands_still and one for one in await asyncio.gather(*map(alive, self._urls))]
             if all(well):
                 return False
             if any(well):
@@ -189,6 +197,7 @@ class EvalClient:
         endpoints = Endpoints(self._urls, self._timeout, self._delays, transient, hint, headers())
         self._endpoints = await self._stack.enter_async_context(endpoints)
         self._connections += 1
+        self._lost = self._watch() if self._watch is not None else None
 
 
 def request(prompt: Prompt, sampling: Sampling, served: Served) -> tuple[str, dict[str, Any]]:
@@ -256,8 +265,9 @@ def base(url: str) -> str:
 
 
 def headers() -> dict[str, str]:
+    """With the token of a server of ours, if there is one, else with the key of anybody's."""
     key = os.environ.get(KEY_VARIABLE)
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return access.headers() or ({"Authorization": f"Bearer {key}"} if key else {})
 
 
 async def alive(url: str) -> bool:
@@ -294,7 +304,10 @@ async def _models(url: str) -> dict[str, dict[str, Any]] | None:
     try:
         async with _probe() as session, session.get(f"{url}/v1/models") as answer:
             if answer.status in (401, 403):
-                raise RolloutError(f"{url} does not let us in ({answer.status}); it takes the key in {KEY_VARIABLE}")
+                raise RolloutError(
+                    f"{url} does not let us in ({answer.status}); it takes the key in {KEY_VARIABLE}, "
+                    f"or, if `zero serve` started it, the token in {access.TOKEN_VARIABLE}"
+                )
             if answer.status >= 500:
                 raise RolloutError(f"{url} answered {answer.status}: {(await answer.text())[:500]}")
             listed = json.loads(await answer.read())["data"] if answer.status == 200 else None

@@ -17,37 +17,34 @@ an input here, so micro-batches change nothing; it costs a forward without gradi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 
 class EntropyCoefficient:
-    """The bonus's coefficient: fixed, or steered to `target`. Its state is the coefficient and the last entropy."""
+    """The bonus's coefficient: fixed, or steered to `target`.
+
+    `state` is the coefficient and the last entropy, as a tensor of two; a resumed run puts it back in place.
+    """
 
     def __init__(self, coef: float, target: float | None = None, step: float = 0.005, maximum: float = 1.0) -> None:
-        self._coef, self._target, self._step, self._maximum = coef, target, step, maximum
-        self._entropy = math.inf
+        self._target, self._step, self._maximum = target, step, maximum
+        self.state = torch.tensor([coef, math.inf], dtype=torch.float64)
 
     @property
     def value(self) -> float:
         """What this step's entropy is multiplied with."""
-        return self._coef if self._target is None or self._entropy <= self._target else 0.0
+        coef, entropy = self.state.tolist()
+        return coef if self._target is None or entropy <= self._target else 0.0
 
     def observe(self, entropy: float) -> None:
         """`entropy`: mean over the tokens of the step that was just trained."""
         if self._target is None:
             return
         change = self._step if entropy <= self._target else -self._step
-        self._coef = min(max(self._coef + change, 0.0), self._maximum)
-        self._entropy = entropy
-
-    def state_dict(self) -> dict[str, float]:
-        return {"coef": self._coef, "entropy": self._entropy}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self._coef, self._entropy = state["coef"], state["entropy"]
+        coef = min(max(self.state[0].item() + change, 0.0), self._maximum)
+        self.state.copy_(torch.tensor([coef, entropy], dtype=torch.float64))
 
 
 def entropy_threshold(entropy_T: Tensor, share: float) -> float:

@@ -18,14 +18,18 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.load import causal_lm
+from grpo.policy.policy import Policy
+from grpo.policy.shard.shard import gathered
+from grpo.rollout.sync.stream import TensorSpec
 from rewards.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -62,14 +66,18 @@ def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) 
     return cast("PreTrainedModel", policy)
 
 
-class ServedWeights(Mapping[str, Tensor]):
-    """The policy's weights under their transformers names, adapters merged; read anew at each access."""
+class ServedWeights:
+    """A `WeightStream` of the policy's weights under their transformers names, adapters merged, layer by layer.
 
-    def __init__(self, model: nn.Module) -> None:
-        lm = causal_lm(model)
-        self._dtype = cast(
-            Tensor, lm.get_input_embeddings().weight
-        ).dtype  # of the checkpoint, also where a layer is quantised
+    Read anew each time: what comes is what the policy is then. That of a sharded policy is gathered, cast first, while
+    all ranks read the whole stream.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        lm = causal_lm(policy.model)
+        self._dtype = policy.dtype
+        prefix = next(name for name, module in policy.named_modules() if module is lm)
+        self._dtypes = {name.removeprefix(f"{prefix}."): dtype for name, dtype in policy.dtypes.items()}
         layers = _adapted_layers(lm)
         modules = dict(lm.named_modules())
         self._places: dict[str, tuple[nn.Module, str]] = {}  # served name -> module, name of its parameter
@@ -81,19 +89,32 @@ class ServedWeights(Mapping[str, Tensor]):
             elif (inner := full.removeprefix(f"{adapted}.")).startswith("base_layer."):
                 self._places[f"{adapted}.{name}"] = layers[adapted], inner.removeprefix("base_layer.")
 
+    @property
+    def specs(self) -> list[TensorSpec]:
+        return [self._spec(name) for name in self._places]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """The only place where weights are read."""
+        for name in self._places:
+            yield name, self._served(name)
+
+    def _spec(self, name: str) -> TensorSpec:
+        module, parameter = self._places[name]
+        base = module.get_base_layer() if hasattr(module, "base_layer") else module  # type: ignore[operator]
+        tensor = getattr(base, parameter)
+        if _is_quantized(base) and parameter == "weight":
+            return TensorSpec(name, self._dtype, tuple(tensor.quant_state.shape))
+        dtype = self._dtypes[name] if base is module else self._dtype
+        return TensorSpec(name, dtype, tuple(tensor.shape))
+
     @torch.no_grad()
-    def __getitem__(self, name: str) -> Tensor:
+    def _served(self, name: str) -> Tensor:
         module, parameter = self._places[name]
         if hasattr(module, "base_layer"):
             return getattr(_merged(module), parameter).detach().to(self._dtype)
-        tensor = getattr(module, parameter).detach()
-        return _dequantized(module).to(self._dtype) if _is_quantized(module) and parameter == "weight" else tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+        if _is_quantized(module) and parameter == "weight":
+            return _dequantized(module).to(self._dtype)
+        return gathered(getattr(module, parameter), self._dtypes[name])
 
 
 # -- Merging -------------------------------------------------------------------------------------------------------
@@ -114,6 +135,10 @@ def _merged(layer: Any) -> nn.Module:
         plain.bias = layer.base_layer.bias
         return plain
     alone = copy.deepcopy(layer).float()
+    for module in alone.modules():
+        for name, parameter in module._parameters.items():
+            if isinstance(parameter, DTensor):
+                module._parameters[name] = nn.Parameter(parameter.full_tensor(), requires_grad=False)
     alone.merge()
     return alone.get_base_layer()
 

@@ -79,6 +79,16 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
         return (model if quantized else model.to(device)).eval()  # quantised, it is already where it belongs
 
 
+def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
+    """The model on meta, without its weights, in evaluation mode: what they will be sent to by another process."""
+    config = load_config(settings)
+    with _loading(settings.path), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code
+        )
+    return model.eval()
+
+
 def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str, Any]:
     """QLoRA's storage (arXiv 2305.14314): 4-bit normal floats, their scales quantised again."""
     from transformers import BitsAndBytesConfig

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 CHUNK_LOGITS = 2**23  # logits held at once: 32 MiB in fp32
+CHUNK_LOGITS_GPU = 2**27  # 512 MiB: with fewer tokens at once, a GPU waits for the weight of the head
 MIN_WORDS = 1024  # fewer make thin matrix products
+# A chunk's words are a multiple of it: rows of logits that do not start at 16 bytes get a GPU's slow matrix products.
+ALIGNED = 64
 
 
 class _SelectedLogprobs(torch.autograd.Function):
@@ -33,7 +36,7 @@ class _SelectedLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logprobs_T = hidden_TH.new_empty(len(target_T), dtype=torch.float32)
         entropy_T, lse_T = torch.empty_like(logprobs_T), torch.empty_like(logprobs_T)
-        for rows in _chunks(len(target_T), len(weight_VH)):
+        for rows in _chunks(len(target_T), len(weight_VH), hidden_TH.device):
             logits_CV = _logits(hidden_TH[rows], weight_VH, bias_V, temperature)
             lse_T[rows] = lse_C = torch.logsumexp(logits_CV, dim=1)
             logprobs_T[rows] = logits_CV.gather(1, target_T[rows, None]).squeeze(1) - lse_C
@@ -55,7 +58,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         grad_bias_V = torch.empty_like(bias_V) if ctx.needs_input_grad[2] else None
         # With the normalisers known, chunks of the vocabulary: each gives its rows of the weight's gradient once and
         # for all, where chunks of tokens would each add to the whole of it.
-        for words in _chunks(len(weight_VH), len(target_T), at_least=MIN_WORDS):
+        for words in _chunks(len(weight_VH), len(target_T), hidden_TH.device, at_least=MIN_WORDS):
             bias_C = None if bias_V is None else bias_V[words]
             logp_TC = _logits(hidden_TH, weight_VH[words], bias_C, ctx.temperature).sub_(lse_T[:, None])
             # dlogp and dentropy together: onehot * grad - p * (grad + grad_entropy * (log p + H))
@@ -84,9 +87,10 @@ class _SelectedLogprobs(torch.autograd.Function):
         )
 
 
-def _chunks(n: int, width: int, at_least: int = 1) -> list[slice]:
+def _chunks(n: int, width: int, device: torch.device, at_least: int = 1) -> list[slice]:
     """Of `n` rows of `width` logits, as many at once as may be held."""
-    size = max(at_least, CHUNK_LOGITS // max(1, width))
+    size = max(at_least, (CHUNK_LOGITS if device.type == "cpu" else CHUNK_LOGITS_GPU) // max(1, width))
+    size -= size % ALIGNED if size > ALIGNED else 0
     return [slice(start, start + size) for start in range(0, n, size)]
 
 

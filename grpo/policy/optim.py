@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo.config import GRPOConfig
+from grpo.policy.shard.shard import gathered
 
 
 def learning_rate(config: GRPOConfig, step: int) -> float:
@@ -52,17 +53,20 @@ class MasterAdamW:
 
     def step(self, lr: float, max_grad_norm: float) -> float:
         """Clip, step, round the masters into the parameters. Returns the gradient's norm before the clip."""
-        norm = nn.utils.clip_grad_norm_(self.masters, max_grad_norm).item()
+        norm = gathered(nn.utils.clip_grad_norm_(self.masters, max_grad_norm), torch.float32).item()
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient's norm is {norm}; expected a finite number. Lower train.learning_rate, or use "
                 "model.dtype: float32 to see whether precision is the cause"
             )
-        for group in self._adamw.param_groups:
-            group["lr"] = lr
+        self._set_rate(lr)
         self._adamw.step()
         self._round()
         return norm
+
+    def _set_rate(self, lr: float) -> None:
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
 
     @torch.no_grad()
     def _round(self) -> None:
@@ -70,14 +74,21 @@ class MasterAdamW:
             if parameter is not master:
                 parameter.copy_(master)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"masters": [m.detach() for m in self.masters], "adamw": self._adamw.state_dict()}
+    def tensors(self) -> dict[str, Tensor]:
+        """Masters and moments, themselves, by the place of their parameter; moments are made if there are none yet."""
+        if not self._adamw.state:
+            self.zero_grad()
+            self._set_rate(0.0)
+            self._adamw.step()  # of gradient and rate 0: it makes the moments and changes nothing
+            for state in self._adamw.state.values():
+                state["step"].zero_()
+        found = {f"masters.{i}": master.detach() for i, master in enumerate(self.masters)}
+        for i, master in enumerate(self.masters):
+            found |= {f"{name}.{i}": tensor for name, tensor in self._adamw.state[master].items()}
+        return found
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for master, saved in zip(self.masters, state["masters"], strict=True):
-            master.copy_(saved)
-        self._adamw.load_state_dict(state["adamw"])
+    def loaded(self) -> None:
+        """Call it when `tensors` have been overwritten."""
         self._round()
 
 

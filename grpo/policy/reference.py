@@ -8,53 +8,48 @@ synced        that copy, overwritten with the policy after every `sync_every` st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-
 import torch
-from torch import nn
+from torch import Tensor
+
+from grpo.policy.policy import Policy
+from grpo.types import PackedBatch
 
 
 class Reference:
     """
     Args:
-        model: the policy, adapted by peft if `frozen` is None.
+        trained: the policy, adapted by peft if `frozen` is None.
         frozen: the second copy. `sync` overwrites it.
         sync_every: 0 is never.
     """
 
-    def __init__(self, model: nn.Module, frozen: nn.Module | None = None, sync_every: int = 0) -> None:
+    def __init__(self, trained: Policy, frozen: Policy | None = None, sync_every: int = 0) -> None:
         if sync_every and frozen is None:
             raise ValueError("a reference that is synced needs a copy of the model, got none")
-        self._model, self._frozen, self._sync_every = model, frozen, sync_every
+        self._trained, self._frozen, self._sync_every = trained, frozen, sync_every
 
-    @contextmanager
-    def policy(self) -> Iterator[nn.Module]:
-        """The reference in evaluation mode, for forwards without gradient."""
-        with torch.no_grad():
-            if self._frozen is not None:
-                yield self._frozen.eval()
-                return
-            training = [module for module in self._model.modules() if module.training]
-            self._model.eval()
-            with self._model.disable_adapter():  # type: ignore[operator]
-                yield self._model
-            for module in training:
-                module.training = True
+    def logprobs(self, batch: PackedBatch, temperature: float) -> Tensor:
+        """Of the micro-batch's trained tokens, in evaluation mode, without gradient; shape (T,)."""
+        if self._frozen is not None:
+            return self._frozen.eval().measured(batch, temperature)[0]
+        training = [module for module in self._trained.modules() if module.training]
+        self._trained.eval()
+        with self._trained.model.disable_adapter():  # type: ignore[operator]
+            logprobs_T = self._trained.measured(batch, temperature)[0]
+        for module in training:
+            module.training = True
+        return logprobs_T
 
     @torch.no_grad()
     def after(self, step: int) -> None:
         """Call it with each finished step."""
         if self._frozen is None or not self._sync_every or step % self._sync_every:
             return
-        for kept, trained in zip(self._frozen.parameters(), self._model.parameters(), strict=True):
+        for kept, trained in zip(self._frozen.parameters(), self._trained.parameters(), strict=True):
             kept.copy_(trained)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Empty for a reference that the start of the run makes again."""
-        return dict(self._frozen.state_dict()) if self._frozen is not None and self._sync_every else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state and self._frozen is not None:
-            self._frozen.load_state_dict(state)
+    def tensors(self) -> dict[str, Tensor]:
+        """Its own, themselves. None of a reference that the start of the run makes again."""
+        if self._frozen is None or not self._sync_every:
+            return {}
+        return {f"reference.{name}": tensor.detach() for name, tensor in self._frozen.named_parameters()}

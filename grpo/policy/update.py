@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,18 +21,20 @@ from grpo.losses.entropy import entropy_threshold
 from grpo.losses.kl import kl_penalties
 from grpo.losses.objective import Objective
 from grpo.losses.types import LossInputs
-from grpo.policy.load import completion_logprobs, training_mode
+from grpo.policy.load import causal_lm, training_mode
 from grpo.policy.memory import keep_freed_memory
 from grpo.policy.optim import MasterAdamW, learning_rate
 from grpo.policy.packing.pack import pack, packed_micro_batches
 from grpo.policy.packing.pad import pad, padded_micro_batches
 from grpo.policy.packing.probe import use_packed_attention
+from grpo.policy.policy import Policy
 from grpo.policy.reference import Reference
+from grpo.policy.shard.plan import shares
+from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.policy.stopwatch import Stopwatch
 from grpo.types import PackedBatch, Sample
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+_IDLE = Sample((0,), (0,), (0.0,), 0.0)  # of weight 0: its gradient is exactly 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,12 @@ class TrainBatch:
 
 
 class PolicyUpdate:
-    """Updates `model` in place.
+    """Updates `policy` in place. With several ranks each method is called by all of them at once, with the same.
 
     Args:
         temperature: that the completions were sampled at; log-probs are taken at it.
         reference: the frozen model of the KL term; None with LoRA (the adapter is switched off) or without KL.
+        ranks: that the policy is sharded over.
 
     `padded` says why micro-batches are padded; None where they are packed.
     """
@@ -58,18 +60,21 @@ class PolicyUpdate:
         self,
         config: GRPOConfig,
         temperature: float,
-        model: PreTrainedModel,
+        policy: Policy,
         optimizer: MasterAdamW,
-        reference: PreTrainedModel | None = None,
+        reference: Policy | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._config, self._temperature = config, temperature
-        self._model, self._optimizer = model, optimizer
+        self._policy, self._optimizer, self._ranks = policy, optimizer, ranks
         self.objective = Objective(config)
-        self._reference = Reference(model, reference, config.kl_sync_every if config.kl_coef else 0)
-        self._device = next(model.parameters()).device
+        self._reference = Reference(policy, reference, config.kl_sync_every if config.kl_coef else 0)
+        self._device = next(policy.parameters()).device
+        # The leader's random numbers are those of a process alone.
+        self._other = (ranks.rank,) if ranks.rank else ()
         if self._device.type == "cpu":
             keep_freed_memory()
-        self.padded = use_packed_attention(model) if config.packing else "train.packing: false"
+        self.padded = use_packed_attention(policy) if config.packing else "train.packing: false"
         if reference is not None and self.padded is None:
             self.padded = use_packed_attention(reference)
 
@@ -88,13 +93,14 @@ class PolicyUpdate:
             ) from error
 
     def _run(self, step: int, batch: TrainBatch) -> dict[str, float]:
-        torch.manual_seed(hash((self._config.seed, step)))  # an adapter's dropout repeats on resume
-        training_mode(self._model)
+        torch.manual_seed(hash((self._config.seed, step, *self._other)))  # an adapter's dropout repeats on resume
+        training_mode(self._policy)
         watch = Stopwatch(self._device)
         with watch("pack"):
-            micros = self._micro_batches(batch)
+            micros, n_idle = self._micro_batches(batch)
+            busy = len(micros) - n_idle
         with watch("forward"):
-            masks = self._policy_masks(micros)
+            masks = self._policy_masks(micros, busy)
         old: list[Tensor] = []
         ref: list[Tensor | None] = []
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self._device))
@@ -110,14 +116,16 @@ class PolicyUpdate:
                     terms = self.objective(_loss_inputs(micro, logprobs_T, old[i], entropy_T, ref[i], masks[i]))
                 with watch("backward"):
                     terms.loss.backward()
-                for name, value in terms.stats.items():
+                for name, value in terms.stats.items() if i < busy else ():
                     sums[name] += value
             with watch("optimizer"):
                 grad_norm += self._optimizer.step(learning_rate(self._config, step), self._config.max_grad_norm)
-        self._model.eval()
+        self._policy.eval()
         self._reference.after(step)
-        tokens, updates = sum(len(micro.target_T) for micro in micros), self._config.updates_per_batch
-        metrics = self.objective.metrics({name: total.item() for name, total in sums.items()}, tokens, updates)
+        counted = {"tokens": sum(len(micro.target_T) for micro in micros[:busy])}
+        totals = self._ranks.summed({name: total.item() for name, total in sums.items()} | counted)
+        tokens, updates = int(totals.pop("tokens")), self._config.updates_per_batch
+        metrics = self.objective.metrics(totals, tokens, updates)
         self.objective.observe(metrics)
         return {**metrics, "grad_norm": grad_norm / updates, "trained_tokens": tokens, **watch.seconds()}
 
@@ -125,48 +133,54 @@ class PolicyUpdate:
         """Of each completion, the estimate of the sampler's KL to the reference, summed over its tokens, in nats."""
         penalty_N = torch.zeros(len(samples), device=self._device)
         numbers = [float(i) for i in range(len(samples))]  # in place of weights: which completion a token is of
-        for micro in self._micro_batches(TrainBatch(list(samples), numbers)):
+        micros, n_idle = self._micro_batches(TrainBatch(list(samples), numbers))
+        for i, micro in enumerate(micros):
             number_T = micro.weight_T.long()
             ref_T = self._reference_logprobs(micro)
-            penalty_N += kl_penalties(
-                self._config.kl_estimator, micro.sampler_logprobs_T, ref_T, number_T, len(samples)
-            )
-        return penalty_N.tolist()
+            if i < len(micros) - n_idle:
+                penalty_N += kl_penalties(
+                    self._config.kl_estimator, micro.sampler_logprobs_T, ref_T, number_T, len(samples)
+                )
+        return torch.stack(self._ranks.gathered(penalty_N.cpu())).sum(0).tolist()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the weights: optimizer, entropy coefficient, synced reference."""
-        return {
-            **self._optimizer.state_dict(),
-            "entropy": self.objective.entropy.state_dict(),
-            "reference": self._reference.state_dict(),
-        }
+    def tensors(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the weights, themselves: the optimizer's and a synced reference's."""
+        return {**self._optimizer.tensors(), **self._reference.tensors(), "entropy": self.objective.entropy.state}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
-        self.objective.entropy.load_state_dict(state["entropy"])
-        self._reference.load_state_dict(state["reference"])
+    def loaded(self) -> None:
+        """Call it when `tensors` have been overwritten."""
+        self._optimizer.loaded()
 
-    def _micro_batches(self, batch: TrainBatch) -> list[PackedBatch]:
+    def _micro_batches(self, batch: TrainBatch) -> tuple[list[PackedBatch], int]:
+        """This rank's, and how many of them, the last ones, are idle: computed for the other ranks' sake."""
         split, build = (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
-        return [
-            build([batch.samples[i] for i in chosen], [batch.weights[i] for i in chosen], self._device)
-            for chosen in split(batch.samples, self._config.tokens_per_micro_batch)
+        limit, width = (
+            self._config.tokens_per_micro_batch,
+            causal_lm(self._policy.model).config.get_text_config().hidden_size,
+        )
+        chosen = shares(batch.samples, limit, split, self._ranks.size, width)[self._ranks.rank]
+        micros = [
+            build([batch.samples[i] for i in own], [batch.weights[i] for i in own], self._device)
+            if own
+            else build([_IDLE], [0.0], self._device)
+            for own in chosen
         ]
+        return micros, chosen.count([])
 
     def _logprobs(self, micro: PackedBatch) -> tuple[Tensor, Tensor]:
-        return completion_logprobs(self._model, micro, self._temperature, self.objective.needs_entropy_gradient)
+        return self._policy(micro, self._temperature, self.objective.needs_entropy_gradient)
 
     def _reference_logprobs(self, micro: PackedBatch) -> Tensor:
-        with self._reference.policy() as reference:
-            return completion_logprobs(reference, micro, self._temperature)[0]
+        return self._reference.logprobs(micro, self._temperature)
 
-    @torch.no_grad()
-    def _policy_masks(self, micros: Sequence[PackedBatch]) -> list[Tensor] | list[None]:
+    def _policy_masks(self, micros: Sequence[PackedBatch], busy: int) -> list[Tensor] | list[None]:
         """Of each micro-batch, the tokens with a policy gradient; None where all have one."""
         if not (self.objective.needs_policy_mask and micros):
             return [None] * len(micros)
-        entropies = [self._logprobs(micro)[1] for micro in micros]
-        threshold = entropy_threshold(torch.cat(entropies), self._config.entropy_top_share)
+        entropies = [self._policy.measured(micro, self._temperature)[1] for micro in micros]
+        of_all = self._ranks.gathered([entropy_T.cpu() for entropy_T in entropies[:busy]])
+        entropy_T = torch.cat([entropy_T for of_one in of_all for entropy_T in of_one])
+        threshold = entropy_threshold(entropy_T, self._config.entropy_top_share)
         return [entropy_T >= threshold for entropy_T in entropies]
 
 

@@ -25,7 +25,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _named(path, error.errno, error.strerror or error) from error
     except Exception as error:  # for want of room torch, safetensors and tokenizers raise what is no OSError
-        if code := _no_room(error):
+        if code := no_room(error):
             raise _named(path, code, os.strerror(code)) from error
         raise
 
@@ -105,12 +105,7 @@ def readable(value: Any) -> Any:
     return [readable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _named(path: Path, code: int | None, reason: object) -> OSError:
-    hint = "; free some space there, or choose another --output" if code in _FULL else ""
-    return OSError(code, f"cannot write {path}: {reason}{hint}")
-
-
-def _no_room(error: BaseException | None) -> int | None:
+def no_room(error: BaseException | None) -> int | None:
     """The errno of the want of room that a library's error was raised for: while it was handled, or in its text."""
     while error is not None:
         said = _RUST.search(str(error))
@@ -119,6 +114,11 @@ def _no_room(error: BaseException | None) -> int | None:
             return code
         error = error.__cause__ or error.__context__
     return None
+
+
+def _named(path: Path, code: int | None, reason: object) -> OSError:
+    hint = "; free some space there, or choose another --output" if code in _FULL else ""
+    return OSError(code, f"cannot write {path}: {reason}{hint}")
 
 
 def _partial(path: Path) -> Path:

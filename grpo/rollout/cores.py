@@ -1,7 +1,8 @@
 """Who gets how many cores of a machine without a GPU, and how its threads wait.
 
 Server and trainer take turns with `max_staleness: 0`: each gets all cores while the other sleeps. They work at the
-same time with a bound above 0: each core then belongs to one of them, half of them to the server.
+same time with a bound above 0: each core then belongs to one of them, half of them to the server. Several servers
+(`rollout.server.replicas`) divide what one would get.
 
 A thread of OpenMP that waits for others spins, GNU's for milliseconds. On a core that anything else wants, every
 matrix product then waits until the one who spins is preempted; so threads go to sleep early (`rest_early`).
@@ -29,24 +30,28 @@ SPINS = "1000"  # tens of microseconds
 class Cores:
     """Threads of each side. Example, on 8 cores with a staleness bound of 1: Cores(server=4, trainer=4)"""
 
-    server: int
+    server: int  # of each, where there are several
     trainer: int
 
 
-def share_cores(rollout: RolloutSettings, trainer_threads: int = 0, cores: int | None = None) -> Cores:
-    """Threads of the server and of the trainer. What the recipe names is taken; the other side gets the rest.
+def share_cores(
+    rollout: RolloutSettings, trainer_threads: int = 0, cores: int | None = None, processes: int = 1
+) -> Cores:
+    """Threads of the server and of each trainer process. What the recipe names is taken; the other side gets the rest.
 
     Args:
         trainer_threads: `train.threads`; 0 leaves it to us.
+        processes: of the trainer, `train.processes`.
         cores: of the machine; None: those that this process may use.
     """
     cores = cores or len(os.sched_getaffinity(0))
-    server_threads = rollout.server.threads
+    server_threads, servers = rollout.server.threads, rollout.server.replicas
     if not overlap(rollout):
-        return Cores(server_threads or cores, trainer_threads or cores)
-    server = server_threads or (cores - trainer_threads if trainer_threads else cores // 2)
-    trainer = trainer_threads or cores - server
-    return Cores(max(1, server), max(1, trainer))
+        return Cores(server_threads or max(1, cores // servers), trainer_threads or max(1, cores // processes))
+    trainers = trainer_threads * processes
+    server = server_threads or max(1, (cores - trainers if trainers else cores // 2) // servers)
+    trainer = trainer_threads or (cores - server * servers) // processes
+    return Cores(server, max(1, trainer))
 
 
 def overlap(rollout: RolloutSettings) -> bool:

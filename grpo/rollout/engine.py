@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from grpo.types import Group, RolloutRequest
 
 if TYPE_CHECKING:
-    import torch
+    from grpo.rollout.sync.stream import WeightStream
 
 
 class RolloutError(RuntimeError):
@@ -18,7 +18,18 @@ class RolloutError(RuntimeError):
 
 
 class ServerLostError(RolloutError):
-    """The server does not answer (any more). Whoever supervises it should look, restart it and ask again."""
+    """The server does not answer (any more). Whoever supervises it should look, restart it and ask again.
+
+    `urls`: of the servers that are meant, where that is known.
+    """
+
+    def __init__(self, message: str, urls: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.urls = frozenset(urls)
+
+
+class LeaseLostError(ServerLostError):
+    """The server answers, and belongs to another run, or to none, by now."""
 
 
 class WeightSyncError(RolloutError):
@@ -30,15 +41,13 @@ class SyncReport:
     """What one weight sync did.
 
     Example: SyncReport(version=3, seconds=0.9, seconds_paused=0.3, n_bytes=269_000_000, checksum="9f2c...")
-
-    By `nccl` and `ipc` there is no checksum, and the field says so: vLLM compares names, dtypes and shapes.
     """
 
     version: int
     seconds: float
     seconds_paused: float  # of these, in which nothing could be sampled
     n_bytes: int
-    checksum: str  # of all tensors. In process and by `shm`, both sides computed it; of an adapter, the trainer alone
+    checksum: str  # of all tensors, computed by both sides; of an adapter, by the trainer alone
 
 
 class RolloutEngine(Protocol):
@@ -49,7 +58,7 @@ class RolloutEngine(Protocol):
         await engine.start()
         while training:
             async for group in engine.generate(requests): ...
-            await engine.update_weights(tensors, version)   # may run while `generate` is in flight
+            await engine.update_weights(stream, version)          # may run while `generate` is in flight
         await engine.close()                                      # always, also after an error
     """
 
@@ -67,11 +76,12 @@ class RolloutEngine(Protocol):
         """Yield (index into requests, group) as groups complete; every request is answered once."""
         ...
 
-    async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
+    async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:
         """Serve these weights (names and shapes of the transformers checkpoint, in the served dtype).
 
-        An engine that restarts its server sends the last ones again. So it keeps them where the trainer may change
-        its own in the meantime: where completions are in flight while a step trains.
+        An engine that restarts its server sends the last ones again. It keeps them where the trainer may change its
+        own in the meantime, which is where completions are in flight while a step trains; else it may read the
+        stream again, until the next update. Raises WeightSyncError if they are refused.
         """
         ...
 

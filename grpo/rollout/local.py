@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from grpo.config import ModelSettings
 from grpo.policy.load import load_model
 from grpo.rollout.engine import SyncReport, WeightSyncError
-from grpo.rollout.sync.checksum import checksum
+from grpo.rollout.sync.digest import checksum, differences, digest, values
+from grpo.rollout.sync.stream import TensorStream, WeightStream, read, total_bytes
 from grpo.types import Completion, Group, RolloutRequest
 
 if TYPE_CHECKING:
@@ -57,28 +59,30 @@ class TransformersEngine:
             for index, group in enumerate(groups, start):
                 yield index, group
 
-    async def update_weights(self, tensors: Mapping[str, Tensor], version: int) -> SyncReport:
+    async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:
         started = time.monotonic()
         async with self._model_lock:
-            return await asyncio.to_thread(self._load, tensors, version, started)
+            return await asyncio.to_thread(self._load, stream, version, started)
 
     async def close(self) -> None:
         self._model = None  # type: ignore[assignment]
 
     @torch.no_grad()
-    def _load(self, tensors: Mapping[str, Tensor], version: int, started: float) -> SyncReport:
+    def _load(self, stream: WeightStream, version: int, started: float) -> SyncReport:
         served = dict(self._model.named_parameters())
-        if served.keys() != tensors.keys():
-            raise WeightSyncError(f"weight names differ: {sorted(served.keys() ^ tensors.keys())[:5]} ...")
-        for name, tensor in served.items():
-            tensor.copy_(tensors[name])
-        sent, received = checksum(tensors), checksum({name: t.detach() for name, t in served.items()})
-        if sent != received:
-            raise WeightSyncError(f"version {version}: sent checksum {sent}, served {received}")
+        specs = stream.specs
+        if differ := {str(spec) for spec in specs} ^ {str(spec) for spec in TensorStream(served).specs}:
+            raise WeightSyncError(f"the weights are not this model's; of one of both alone: {sorted(differ)[:5]} ...")
+        sent, found = [], []
+        with closing(read(stream)) as tensors:
+            for spec, tensor in tensors:
+                sent.append(digest(tensor))
+                found.append(digest(served[spec.name].copy_(tensor)))
+        if wrong := differences(specs, values(sent), values(found)):
+            raise WeightSyncError(f"version {version}: {wrong}")
         self.version = version
-        n_bytes = sum(t.numel() * t.element_size() for t in served.values())
         seconds = time.monotonic() - started
-        return SyncReport(version, seconds, seconds, n_bytes, received)
+        return SyncReport(version, seconds, seconds, total_bytes(specs), checksum(specs, values(found)))
 
     @torch.inference_mode()
     def _sample(self, requests: Sequence[RolloutRequest]) -> list[Group]:

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recipes.errors import exit_codes
+from recipes.jobs.processes import as_rank, launch, rank, restarted
 from recipes.jobs.run_dir import check_unused
 
 if TYPE_CHECKING:
     from recipes.schema.recipe import Recipe
+
+# Where a run trains, not what.
+WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "train.max_restarts")
 
 
 def run(
@@ -27,12 +31,29 @@ def run(
     ] = False,
 ) -> None:
     """Train a model as a recipe says."""
-    with exit_codes():
-        settings, folder = _prepare(recipe, overrides or [], output, resume)
-        from recipes.jobs.train import run as run_recipe
+    with as_rank(), exit_codes():
+        if rank():
+            from recipes.jobs.learner import follow
+            from recipes.schema.load import load_recipe
 
-        code = run_recipe(settings, recipe, folder, resume, overrides or [])
-    raise typer.Exit(code)
+            follow(load_recipe(recipe, overrides or []))
+            raise typer.Exit
+        # All ranks are started again when one is lost; the leader has the output's name from the launcher.
+        resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
+        settings, folder = _prepare(recipe, overrides or [], output, resume)
+        if settings.train.processes > 1 and rank() is None:
+            code = _launch(settings, recipe, folder, resume, overrides or [])
+        else:
+            from recipes.jobs.train import run as run_recipe
+
+            code = run_recipe(settings, recipe, folder, resume, overrides or [])
+        raise typer.Exit(code)
+
+
+def _launch(settings: Recipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
+    arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
+    arguments += ["--output", str(folder), *(["--resume"] if resume else [])]
+    return launch(arguments, settings.train.processes, settings.train.max_restarts, folder / "logs" / "ranks")
 
 
 def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
@@ -49,12 +70,15 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_recipe(str(output / "recipe.yaml"))
     changed = differences(stored.model_dump(), recipe.model_dump())
+    for key in [key for key in changed if key.startswith("rollout.server.") or key in WHERE]:
+        del changed[key]  # whichever servers sample, and however many processes train
     if any(override.startswith("train.steps=") for override in overrides):
         changed.pop("train.steps", None)
     if changed:
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps may be changed, by --set"
+            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server and {', '.join(WHERE)} may be "
+            "changed"
         )
     return recipe, output

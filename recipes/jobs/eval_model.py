@@ -149,7 +149,7 @@ async def connect(
     note(f"starting vLLM for {model.name}; log: {log}")
     async with OwnServer(server, note) as own:
         served = await find_served(own.url)
-        async with EvalClient([own.url], served, timeout, own.restart, RETRY_DELAYS) as client:
+        async with EvalClient([own.url], served, timeout, own.restart, RETRY_DELAYS, own.watch) as client:
             # A few more than run at once: whichever ends is followed without a pause.
             yield Connection(client, concurrency or sequences + sequences // 4 + 1, served.context)
 

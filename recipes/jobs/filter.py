@@ -39,6 +39,7 @@ from eval.types import Generation, Problem
 from grpo.policy.load import load_tokenizer
 from grpo.record.atomic import append_line, readable, write_atomic
 from grpo.rollout.engine import RolloutEngine
+from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
 from recipes.errors import InputError, run_async
 from recipes.jobs.run_dir import locked
@@ -108,14 +109,16 @@ def _filter(recipe: Recipe, request: FilterRequest, console: Console) -> int:
         write_atomic(request.held_out, "".join(_json(row) + "\n" for row in rows))
     todo = [prompt for prompt in prompts if prompt.id not in done]
     if todo:
-        engine = rollout_engine(recipe, model_settings(recipe), tokenizer, request.output.parent, _device(recipe))
+        tenant, folder = Tenant.once(f"zero filter, {request.output}"), request.output.parent
+        engine = rollout_engine(recipe, model_settings(recipe), tokenizer, folder, _device(recipe), tenant)
         if recipe.rollout.engine == "vllm":
-            _say(console, f"starting vLLM; log: {request.output.parent / 'logs' / 'server.log'}")
+            _say(console, f"starting vLLM; log: {folder / 'logs' / 'server.log'}")
         progress = open_progress(console)
         try:
             stored = len(prompts) - len(todo)
             progress.start(task.name, stored * request.samples, len(prompts) * request.samples)
-            run_async(_grade_all(engine, todo, task, recipe, request, progress))
+            with leased(recipe.rollout.server.urls, tenant, optional=True):  # a plain vLLM has no lease to give
+                run_async(_grade_all(engine, todo, task, recipe, request, progress))
         except KeyboardInterrupt:
             _say(console, "stopping; go on with the same arguments and --resume")
             raise
@@ -135,12 +138,9 @@ def _refuse(request: FilterRequest) -> None:
 
 def _for_sampling(recipe: Recipe) -> Recipe:
     """Nothing trains: no adapter, and the engine has the machine for itself."""
-    return recipe.model_copy(
-        update={
-            "model": recipe.model.model_copy(update={"lora": None, "adapter": None}),
-            "rollout": recipe.rollout.model_copy(update={"max_staleness": 0}),
-        }
-    )
+    model = recipe.model.model_copy(update={"lora": None, "adapter": None})
+    rollout = recipe.rollout.model_copy(update={"max_staleness": 0})
+    return recipe.model_copy(update={"model": model, "rollout": rollout})
 
 
 def _device(recipe: Recipe) -> torch.device:
@@ -334,10 +334,8 @@ def _as_task(recipe: Recipe, request: FilterRequest) -> str:
     """A recipe's `task` that trains on the file; how the model is asked and graded stays as it was."""
     output, held_out = request.output, request.held_out
     whole = held_out is not None and (output.name, held_out) == ("train.jsonl", output.with_name("test.jsonl"))
-    settings: dict[str, Any] = {
-        "dataset": str(output.parent if whole else output),
-        "columns": {"question": "question", "answer": "answer"},
-    }
+    settings: dict[str, Any] = {"dataset": str(output.parent if whole else output)}
+    settings["columns"] = {"question": "question", "answer": "answer"}
     if recipe.task.name == "countdown":
         settings["verifier"] = "countdown"
     settings |= recipe.task.model_dump(mode="json", exclude_defaults=True, include=HOW_ASKED)

@@ -17,7 +17,8 @@ def check_unused(folder: Path) -> None:
     """Raises InputError if a new run would overwrite something. A start that trained nothing may be repeated."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder} is a file; name a directory")
-    if any(folder.glob("[!.]*")) and not _trained_nothing(folder):
+    used = any(path.name != "logs" for path in folder.glob("[!.]*"))  # logs alone are of a start that came to nothing
+    if used and not _trained_nothing(folder):
         raise InputError(f"--output {folder} is not empty; add --resume to go on with that run, or name another")
 
 

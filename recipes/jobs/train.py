@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,20 @@ import transformers
 from eval.ask.run import evaluate
 from grpo.config import ModelSettings
 from grpo.losses.registry import policy_loss_of
-from grpo.policy.adapters import add_adapter
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
-from grpo.policy.load import enable_gradient_checkpointing, load_model, load_tokenizer, max_positions
+from grpo.policy.load import load_tokenizer, max_positions
+from grpo.policy.shard.ranks import Ranks
 from grpo.prompts import render
 from grpo.record.recorder import RunRecorder
 from grpo.record.trackers import check_trackers
-from grpo.rollout.cores import overlap, share_cores
+from grpo.rollout.cores import share_cores
 from grpo.rollout.engine import RolloutEngine
+from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
 from recipes.errors import run_async
+from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
@@ -57,6 +59,15 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequ
         from recipes.jobs.trl_settings import refuse
 
         refuse(recipe, resume)
+    with joined_ranks(recipe) as ranks:
+        try:
+            _run(recipe, source, output, resume, overrides, ranks)
+        finally:
+            ranks.dismiss()
+    return 0
+
+
+def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequence[str], ranks: Ranks) -> None:
     model = model_settings(recipe)
     # Bad rewards, a bad advantage and a bad loss are refused before anything is loaded.
     check_trackers(recipe.train.trackers)
@@ -68,20 +79,19 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequ
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(recipe, task, tokenizer)
         said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
-        with locked(output / ".lock", f"--output {output}"):
+        with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
                 check_unused(output)
             save_recipe(recipe, output / "recipe.yaml")
             with _recording(recipe, output, resume) as recorder:
                 for text in said:
                     recorder.note(text)
-                parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output)
+                parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output, ranks)
                 try:
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
                     recorder.note(_how_to_go_on(recipe, source, output, overrides))
                     raise
-    return 0
 
 
 @contextmanager
@@ -122,7 +132,7 @@ def _train(*parts: Any) -> dict[str, Any]:
     if parts[0].train.backend == "trl":
         from recipes.jobs.trl import TRLRun
 
-        return TRLRun(*parts).train()
+        return TRLRun(*parts[:-1]).train()
     return run_async(_trainer(*parts).train())
 
 
@@ -136,29 +146,23 @@ def _trainer(
     rewards: RewardSum,
     recorder: RunRecorder,
     output: Path,
+    ranks: Ranks,
 ) -> GRPOTrainer:
-    config = recipe.train
-    if config.threads or overlap(recipe.rollout):  # else torch's choice, which is all cores
-        torch.set_num_threads(share_cores(recipe.rollout, config.threads).trainer)
-    device = torch.device("cuda", (config.gpus or [0])[0]) if torch.cuda.is_available() else torch.device("cpu")
     recorder.stage("loading the model")
-    policy = load_model(model, device, quantized=bool(model.lora and model.lora.quantize))
-    if config.gradient_checkpointing:
-        enable_gradient_checkpointing(policy)
-    if model.adapted:
-        policy = add_adapter(policy, model, config.seed)
-    needs_reference = config.kl_coef > 0 and not model.adapted
-    engine = rollout_engine(recipe, model, tokenizer, output, device)
+    device = device_of(recipe)
+    ranks.told(True)  # to those that wait in `follow`
+    learner = learner_of(recipe, device, ranks)
+    engine = rollout_engine(recipe, model, tokenizer, output, device, tenant_of(recipe, output))
 
     async def measure() -> Mapping[str, Any]:
         sampling = Sampling(recipe.eval.max_tokens or recipe.rollout.max_tokens, recipe.eval.temperature)
         return dataclasses.asdict(await evaluate(engine, held_out, task.grade, sampling, recipe.eval.samples))
 
     return GRPOTrainer(
-        config=config,
+        config=recipe.train,
         rollout=recipe.rollout,
         model_settings=model,
-        model=policy,
+        learner=learner,
         tokenizer=tokenizer,
         engine=engine,
         rewards=rewards,
@@ -166,38 +170,61 @@ def _trainer(
         recorder=recorder,
         run_dir=output,
         evaluate=measure,
-        reference=load_model(model, device) if needs_reference else None,
     )
 
 
+def tenant_of(recipe: Recipe, output: Path) -> Tenant | None:
+    """The run in `output` as the one that holds the lease of the recipe's servers; None if it attaches to none."""
+    attached = recipe.rollout.server.urls and recipe.train.backend != "trl"
+    return Tenant.of_run(output) if attached else None
+
+
+def held(recipe: Recipe, tenant: Tenant | None) -> AbstractContextManager[None]:
+    """Holds the lease of the recipe's servers. Raises AttachedError if one belongs to another run."""
+    return leased(recipe.rollout.server.urls, tenant) if tenant else nullcontext()
+
+
 def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = True) -> None:
-    """Raises AttachedError if what listens at `rollout.server.urls` cannot serve this recipe."""
+    """Raises AttachedError if what listens at `rollout.server.urls` cannot serve this recipe, and RolloutError if
+    weights cannot be sent the way that it says."""
     rollout = recipe.rollout
-    if not rollout.server.urls or recipe.train.backend == "trl":
+    if rollout.engine != "vllm" or recipe.train.backend == "trl":
         return
+    from grpo.rollout.sync.transfer import WORKER_BACKEND
     from grpo.rollout.vllm.attached import check_attached
     from grpo.rollout.vllm.server import place
 
+    if sends_weights:
+        place(rollout.server, recipe.train.gpus)
+    if not rollout.server.urls:
+        return
     length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
-    backend = place(rollout.server, recipe.train.gpus).backend if sends_weights else None
-    run_async(check_attached(rollout, model, length, backend))
+    run_async(check_attached(rollout, model, length, WORKER_BACKEND if sends_weights else None))
 
 
 def rollout_engine(
-    recipe: Recipe, model: ModelSettings, tokenizer: PreTrainedTokenizerBase, output: Path, device: torch.device
+    recipe: Recipe,
+    model: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    device: torch.device,
+    tenant: Tenant | None = None,
 ) -> RolloutEngine:
-    """The engine that the recipe asks for, not started. `device`: the trainer's, or of the in-process engine."""
+    """The engine that the recipe asks for, not started.
+
+    `device`: the trainer's, or of the in-process engine. `tenant`: who holds the lease of the recipe's urls.
+    """
     if recipe.rollout.engine == "transformers":
         from grpo.rollout.local import TransformersEngine
 
         return TransformersEngine(model, tokenizer, recipe.rollout.max_sequences, device)
     from grpo.rollout.vllm.engine import VLLMEngine
 
-    trainer_gpus = [device.index or 0] if device.type == "cuda" else []
-    threads = share_cores(recipe.rollout, recipe.train.threads).server
+    trainer_gpus = gpus_of(recipe.train) if device.type == "cuda" else []
+    threads = share_cores(recipe.rollout, recipe.train.threads, processes=recipe.train.processes).server
     server = recipe.rollout.server.model_copy(update={"threads": threads})
     rollout = recipe.rollout.model_copy(update={"server": server})
-    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus)
+    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus, tenant)
 
 
 def task_prompts(

@@ -26,6 +26,7 @@ from grpo.config import ModelSettings
 from grpo.policy.adapters import ServedWeights, add_adapter
 from grpo.policy.load import load_model
 from grpo.policy.optim import learning_rate
+from grpo.policy.policy import Policy
 from grpo.record.atomic import write_folder
 from grpo.record.recorder import RunRecorder
 from grpo.record.rows import means, rollout_metrics, rollout_rows
@@ -184,7 +185,7 @@ class TRLRun:
         engine = TransformersEngine(self._model_settings, self._tokenizer, rollout.max_sequences, self._device)
         await engine.start()
         try:
-            await engine.update_weights(ServedWeights(self._model), step)
+            await engine.update_weights(ServedWeights(Policy(self._model)), step)
             sampling = Sampling(settings.max_tokens or rollout.max_tokens, settings.temperature)
             found = await evaluate(engine, self._held_out, self._task.grade, sampling, settings.samples)
             return dataclasses.asdict(found)

@@ -6,8 +6,8 @@ Memory, in bytes a parameter (b = 2 for bf16, 4 for fp32; P parameters, P' train
                and weights are then one) + b P for a reference model, if the KL needs a second one
                + activations of one micro-batch: 34 b/2 x hidden x layers a token (arXiv 2205.05198, section 4.1),
                with gradient checkpointing b x hidden x layers plus one layer's
-    server     b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence, or what there is room for, at
-               least one
+    server     each of rollout.server.replicas: b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence,
+               or what there is room for, at least one
 
 Rough, from the configuration alone: it is there to refuse what cannot fit, not to predict the peak.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,12 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to run on. `gpu_gib` is the free memory of each GPU, by index."""
+    """What there is to run on. `gpu_gib` is the free memory of each GPU, by index; `gpu_total_gib`: all of it."""
 
     cores: int
     ram_gib: float
     gpu_gib: Mapping[int, float]
+    gpu_total_gib: Mapping[int, float] = field(default_factory=dict)
 
 
 def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None = None) -> str:
@@ -77,6 +78,7 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         )
     trainer_gib, sampler_gib = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
     trainer_place, sampler_place = _places(recipe, machine)
+    all_gib = sampler_gib * server.replicas
     _check_memory(recipe, machine, trainer_gib, sampler_gib)
     rows = [
         ("model", f"{recipe.model.path}, {_millions(size)}, {recipe.model.dtype}"),
@@ -88,7 +90,7 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         ("updates", f"{train.steps} steps x {train.updates_per_batch} = {train.steps * train.updates_per_batch}"),
         ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
         ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB"),
-        ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {sampler_gib:.1f} GiB")),
+        ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {all_gib:.1f} GiB")),
         ("machine", _describe(machine)),
     ]
     width = max(len(label) for label, _ in rows)
@@ -107,19 +109,23 @@ def _micro_batches(completions: int, longest: int, tokens: int) -> int:
 def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
     train, server = recipe.train, recipe.rollout.server
     if not machine.gpu_gib:
-        cores = share_cores(recipe.rollout, train.threads, machine.cores)
+        cores = share_cores(recipe.rollout, train.threads, machine.cores, train.processes)
         trainer, sampler = f"CPU, {cores.trainer} threads", f"CPU, {cores.server} threads"
+        trainer += f" in each of {train.processes} processes" if train.processes > 1 else ""
+        sampler += " each" if server.replicas > 1 else ""
     else:
         gpus = _trainer_gpus(recipe)
         trainer = f"GPU {', '.join(map(str, gpus))}"
         sampler = f"GPU {', '.join(map(str, _server_gpus(recipe, machine)))}"
     if recipe.rollout.engine == "transformers":
         return trainer, "in the trainer's process"
-    return trainer, f"servers at {', '.join(server.urls)}" if server.urls else sampler
+    if server.urls:
+        return trainer, f"servers at {', '.join(server.urls)}"
+    return trainer, f"{server.replicas} servers, {sampler}" if server.replicas > 1 else sampler
 
 
 def _trainer_gpus(recipe: Recipe) -> list[int]:
-    return recipe.train.gpus or [0]
+    return recipe.train.gpus or list(range(recipe.train.processes))
 
 
 def _server_gpus(recipe: Recipe, machine: Machine) -> list[int]:
@@ -156,12 +162,12 @@ def _step_tokens(recipe: Recipe) -> int:
 
 
 def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
-    """Weights and cache. A server whose cache is too small for all sequences decodes fewer of them at once."""
+    """Weights and cache of one server. One whose cache is too small for all sequences decodes fewer of them at once."""
     rollout, server, b = recipe.rollout, recipe.rollout.server, _itemsize(recipe)
     fixed = b * size.parameters / GIB + (SERVER_PROCESSES_GIB if rollout.engine == "vllm" else 0)
-    room = SHARE_OF_RAM * machine.ram_gib
+    room = SHARE_OF_RAM * machine.ram_gib / server.replicas
     if machine.gpu_gib:
-        share = server.gpu_memory_utilization * min(machine.gpu_gib.values())
+        share = min(_server_share(recipe, machine, gpu) for gpu in machine.gpu_gib)
         room = share * server.tensor_parallel - fixed
     tokens = rollout.max_prompt_tokens + rollout.max_tokens
     cache = kv_bytes(size.layers, size.kv_width, recipe.model.dtype, rollout.max_sequences, tokens, room * GIB)
@@ -174,7 +180,7 @@ def _check_memory(recipe: Recipe, machine: Machine, trainer: float, sampler: flo
             raise PlanError(
                 f"too little memory: {place} has {there:.1f} GiB, the run needs about {needed:.1f} "
                 f"(trainer {trainer:.1f}, sampler {sampler:.1f}). Reduce rollout.max_sequences, rollout.max_tokens, "
-                "rollout.server.kv_cache_gib or gpu_memory_utilization, or train.tokens_per_micro_batch; set "
+                "rollout.server.replicas, kv_cache_gib or gpu_memory_utilization, or train.tokens_per_micro_batch; set "
                 "train.gradient_checkpointing: true or model.lora: {r: 16}; or take a smaller model"
             )
 
@@ -184,20 +190,30 @@ def _needs(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> 
     server, in_process = recipe.rollout.server, recipe.rollout.engine == "transformers"
     elsewhere = bool(server.urls)
     if not machine.gpu_gib:
-        yield "this machine", trainer + (0 if elsewhere else sampler), machine.ram_gib
+        yield "this machine", trainer + (0 if elsewhere else sampler * server.replicas), machine.ram_gib
         return
     trainer_gpus = _trainer_gpus(recipe)
     server_gpus = [] if elsewhere or in_process else _server_gpus(recipe, machine)
     if missing := sorted({*trainer_gpus, *server_gpus} - set(machine.gpu_gib)):
         raise PlanError(f"no GPU {', '.join(map(str, missing))} here; the machine has {_describe(machine)}")
+    if len(server_gpus) % (server.replicas * server.tensor_parallel):
+        raise PlanError(
+            f"rollout.server: {server.replicas} replicas x tensor_parallel {server.tensor_parallel} do not divide the "
+            f"servers' {len(server_gpus)} GPUs ({', '.join(map(str, server_gpus))}); name others in rollout.server.gpus"
+        )
     for gpu in trainer_gpus:
-        there = machine.gpu_gib[gpu]
-        # vLLM takes its whole share of a GPU, whether it needs it or not.
-        taken = sampler if in_process else server.gpu_memory_utilization * there if gpu in server_gpus else 0
-        yield f"GPU {gpu}", trainer + taken, there
+        taken = sampler if in_process else _server_share(recipe, machine, gpu) if gpu in server_gpus else 0
+        yield f"GPU {gpu}", trainer + taken, machine.gpu_gib[gpu]
     for gpu in server_gpus:
-        usable = server.gpu_memory_utilization * machine.gpu_gib[gpu]
-        yield f"the server's share of GPU {gpu}", sampler / server.tensor_parallel, usable
+        share = _server_share(recipe, machine, gpu)
+        if gpu not in trainer_gpus:
+            yield f"GPU {gpu}", share, machine.gpu_gib[gpu]
+        yield f"the server's share of GPU {gpu}", sampler / server.tensor_parallel, share
+
+
+def _server_share(recipe: Recipe, machine: Machine, gpu: int) -> float:
+    """GiB. vLLM takes its share of a GPU's whole memory, needed or not, and does not start where less is free."""
+    return recipe.rollout.server.gpu_memory_utilization * machine.gpu_total_gib.get(gpu, machine.gpu_gib[gpu])
 
 
 # -- What there is ------------------------------------------------------------------------------------------------
@@ -207,10 +223,11 @@ def find_machine() -> Machine:
     import psutil
     import torch
 
-    gpus = {i: torch.cuda.mem_get_info(i)[0] / GIB for i in range(torch.cuda.device_count())}
+    gpus = {i: torch.cuda.mem_get_info(i) for i in range(torch.cuda.device_count())}  # (free, total), bytes
     limit = os.environ.get(LIMIT_VARIABLE)
     ram = float(limit) if limit else min(psutil.virtual_memory().available, _container_limit()) / GIB
-    return Machine(len(os.sched_getaffinity(0)), ram, {i: float(limit) if limit else free for i, free in gpus.items()})
+    free, total = ({i: float(limit) if limit else both[n] / GIB for i, both in gpus.items()} for n in (0, 1))
+    return Machine(len(os.sched_getaffinity(0)), ram, free, total)
 
 
 def _container_limit() -> float:

@@ -135,10 +135,14 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"rollout.server.gpus ({len(server.gpus)})"
         )
     shared = sorted(set(train.gpus) & set(server.gpus))
-    if shared and server.weight_transfer not in ("ipc", "auto"):
+    if shared and server.weight_transfer == "nccl":
         yield (
-            f"rollout.server.gpus: {shared} are the trainer's too, where weight_transfer: {server.weight_transfer} "
-            "cannot work; use ipc, or other GPUs"
+            f"rollout.server.gpus: {shared} are the trainer's too, where weight_transfer: nccl cannot work; use ipc, "
+            "or other GPUs"
+        )
+    if server.weight_dir and server.weight_transfer != "files":
+        yield (
+            f"rollout.server.weight_dir: weights go there by weight_transfer: files only, got {server.weight_transfer}"
         )
     if len(train.gpus) > 1:
         yield f"train.gpus: got {train.gpus}, expected one: the trainer is one process on one GPU"
@@ -169,3 +173,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         )
     if server.urls and rollout.engine == "transformers":
         yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"
+    if server.replicas > 1 and (server.urls or rollout.engine == "transformers"):
+        yield (
+            f"rollout.server.replicas: {server.replicas} servers of our own are started where engine is vllm and urls "
+            "is empty; leave replicas out, or urls"
+        )

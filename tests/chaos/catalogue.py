@@ -24,6 +24,7 @@ from tests.chaos.moments import (
     sending,
     training,
 )
+from tests.checkpoints import STATE_FILE
 
 
 def episode(job: Job, *strikes: tuple[f.Fault, Moment | Stored]) -> Episode:
@@ -46,7 +47,7 @@ QUICK = [
     episode(
         t.PLAIN,
         (KILL, sampling(2)),
-        (killed_then("truncate trainer.pt", of_newest("trainer.pt", f.truncate), "step-000002"), sampling(3)),
+        (killed_then("truncate the state", of_newest(STATE_FILE, f.truncate), "step-000002"), sampling(3)),
         (f.TERM, training(4)),
     ),
 ]
@@ -59,10 +60,10 @@ IN_PROCESS = [
     ),
     episode(t.SPARSE, (f.TERM, training(1)), (f.HUP, sampling(2)), (f.INT, training(3)), (f.TERM_TWICE, saving(4))),
     episode(t.PLAIN, (f.TERM, LOADING), (f.INT, STARTING), (f.HUP, BEFORE), (f.INT, measuring(2))),
-    episode(t.PLAIN, *spoilt("trainer.pt", f.flip, f.empty, f.delete)),
+    episode(t.PLAIN, *spoilt(STATE_FILE, f.flip, f.empty, f.delete)),
     episode(t.PLAIN, *spoilt("trainer.json", f.truncate, f.delete, f.other_json), *spoilt(".", f.clear)),
     episode(t.PLAIN, *spoilt("model.safetensors", f.truncate, f.delete)),
-    episode(t.PLAIN, (killed_then("truncate every trainer.pt", f.damage_all, may_refuse=True), sampling(4))),
+    episode(t.PLAIN, (killed_then("truncate every state", f.damage_all, may_refuse=True), sampling(4))),
     episode(
         t.PLAIN,
         *in_records(
@@ -89,7 +90,7 @@ IN_PROCESS = [
     episode(t.rewarded("hang", False, timeout=2)),
     episode(t.rewarded("surrogate")),
     episode(t.rewarded("hostile_answers", timeout=30)),
-    episode(t.LORA_MERGED, (KILL, training(2)), *spoilt("trainer.pt", f.flip), (f.INT, saving(4))),
+    episode(t.LORA_MERGED, (KILL, training(2)), *spoilt(STATE_FILE, f.flip), (f.INT, saving(4))),
     episode(t.REFILL, (KILL, sampling(2)), (f.HUP, training(3))),
 ]
 

@@ -22,6 +22,7 @@ import psutil
 
 from tests.chaos.enclosure import SHM, Attempt, Enclosure, wait_until
 from tests.chaos.ledger import checkpoints
+from tests.checkpoints import STATE_FILE
 
 Victim = Callable[[Attempt], psutil.Process]
 Damage = Callable[[Path, random.Random], None]  # of a run's directory
@@ -289,7 +290,7 @@ def clear(folder: Path, _: random.Random) -> None:
 
 def damage_all(run_dir: Path, rng: random.Random) -> None:
     for folder in checkpoints(run_dir):
-        truncate(folder / "trainer.pt", rng)
+        truncate(folder / STATE_FILE, rng)
 
 
 def half_a_line(name: str) -> Damage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ class Ledger:
     rows: Mapping[int, Sequence[Row]]  # of each step's rollouts
     metrics: Sequence[Row]
     evaluations: Sequence[Row]
-    weights: Mapping[str, bytes | int]  # of the last checkpoint: its file's bytes, the checksums of trainer.pt's parts
+    weights: Mapping[str, bytes]  # of the last checkpoint: its files of tensors
     last_step: int
     summary: Row
     stopped_after: Sequence[int]
@@ -169,11 +168,6 @@ def _lines(path: Path, unread: list[str]) -> Iterator[Row]:
             unread.append(f"{path.name}:{number}: {error}")
 
 
-def _weights(folder: Path) -> dict[str, bytes | int]:
-    found: dict[str, bytes | int] = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    try:
-        with zipfile.ZipFile(folder / "trainer.pt") as archive:
-            found |= {f"trainer.pt/{part.filename}": part.CRC for part in archive.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
-        found["trainer.pt"] = str(error).encode()
-    return found
+def _weights(folder: Path) -> dict[str, bytes]:
+    files = [*folder.glob("*.safetensors"), *folder.glob("*/*.distcp")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

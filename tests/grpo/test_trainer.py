@@ -18,10 +18,11 @@ import torch
 import yaml
 from datasets import load_dataset
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
 
 from grpo.config import LoraSettings, ModelSettings, RolloutSettings
-from grpo.policy.checkpoint import checkpoints
+from grpo.policy.checkpoint import STATE, checkpoints
 from grpo.policy.update import PolicyUpdate
 from grpo.record.recorder import RunRecorder
 from grpo.rollout.engine import RolloutError
@@ -32,6 +33,7 @@ from recipes.schema.load import load_recipe
 from recipes.schema.recipe import Recipe
 from recipes.tasks import TaskError
 from rewards import RewardError, RewardSum
+from tests.checkpoints import STATE_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -131,9 +133,8 @@ def test_a_run_killed_in_any_step_and_resumed_ends_as_the_uninterrupted_one(reci
     assert same(weights(whole), weights(broken))
     assert [line["step"] for line in resumed] == [1, 2, 3, 4]
     assert [line["reward"] for line in resumed] == [line["reward"] for line in uninterrupted]
-    for name in ("masters", "adamw"):
-        states = [torch.load(checkpoints(out)[-1][1] / "trainer.pt")[name] for out in (whole, broken)]
-        assert str(states[0]) == str(states[1])
+    files = [(checkpoints(out)[-1][1] / STATE_FILE).read_bytes() for out in (whole, broken)]
+    assert files[0] == files[1]
 
 
 def kill_in_step(recipe_file: Path, output: Path, step: int, *overrides: str) -> None:
@@ -193,10 +194,11 @@ def test_lora_trains_the_adapter_alone_and_its_checkpoint_loads_in_peft(recipe_f
 
 def test_bf16_weights_learn_through_fp32_masters(recipe_file, tmp_path):
     train(recipe_file, tmp_path / "out", "model.dtype=bfloat16", "train.learning_rate=1e-6", "train.steps=2")
-    state = torch.load(checkpoints(tmp_path / "out")[-1][1] / "trainer.pt")
+    dcp_to_torch_save(checkpoints(tmp_path / "out")[-1][1] / STATE, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt")
     rounded = list(weights(tmp_path / "out").values())
     assert all(tensor.dtype == torch.bfloat16 for tensor in rounded)
-    masters = {tuple(m.shape): m for m in state["masters"]}
+    masters = {name: tensor for name, tensor in state.items() if name.startswith("masters.")}
     assert any((master != master.bfloat16().float()).any() for master in masters.values())
 
 
@@ -319,11 +321,11 @@ def test_a_run_resumed_past_damage_says_so_agrees_with_its_records_and_ends_as_i
     once = train(recipe_file, output)
     whole = weights(output)
     for step in damaged:
-        flip_a_bit(output / "checkpoints" / f"step-{step:06d}" / "trainer.pt")
+        flip_a_bit(output / "checkpoints" / f"step-{step:06d}" / STATE_FILE)
     again = train(recipe_file, output, resume=True)
     log = (output / "logs" / "run.log").read_text()
     for step in damaged:
-        assert f"checkpoint step-{step:06d} is damaged (trainer.pt is not as it was written" in log
+        assert f"checkpoint step-{step:06d} is damaged ({STATE_FILE} is not as it was written" in log
     assert ("resuming from step-000002" in log) == (damaged == [4])
     assert ("holds no whole checkpoint: the run starts afresh, from step 0" in log) == (damaged == [2, 4])
     assert same(weights(output), whole)
@@ -392,7 +394,7 @@ def test_a_resumed_run_keeps_the_adapters_in_use_and_drops_those_of_steps_that_i
         trainer.run_dir, trainer.recorder = tmp_path, SimpleNamespace(stage=lambda message: None)
         trainer.rollout = RolloutSettings(max_staleness=staleness)
         trainer.model_settings = ModelSettings(path="x", lora=LoraSettings(sync="adapter"))
-        trainer.model = SimpleNamespace(save_pretrained=lambda folder: folder.mkdir(parents=True, exist_ok=True))
+        trainer.learner = SimpleNamespace(save_model=lambda folder: folder.mkdir(parents=True, exist_ok=True))
         trainer.engine = AdaptersOnDisk()
         asyncio.run(trainer._sync(version))
         return sorted(folder.name for folder in (tmp_path / "adapters").iterdir())

@@ -282,7 +282,8 @@ def visible(layout: Layout, window: int | None, device: torch.device | str) -> A
             prompt_of += [prompt] * (end - start)
     segment_T, prompt_T = torch.tensor(segment, device=device), torch.tensor(prompt_of, device=device)
     position_T = layout.position_T.to(device)
-    limit = layout.longest if window is None else window
+    # A tensor: FlexAttention is compiled anew for each value of a number.
+    limit = torch.tensor(layout.longest if window is None else window, device=device)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         distance = position_T[query] - position_T[key]

@@ -22,11 +22,11 @@ def packed_micro_batches(samples: Sequence[Sample], max_tokens: int) -> list[lis
     Samples with one prompt stay together, unless they are more than `max_tokens` by themselves: then each part
     holds the prompt. A sample that is longer than `max_tokens` gets a micro-batch of its own.
     """
-    pieces = sorted(_pieces(samples, max_tokens), key=lambda piece: (-piece[0], piece[1]))
-    least = -(-sum(tokens for tokens, _ in pieces) // max_tokens)
+    parts = sorted(pieces(samples, max_tokens), key=lambda piece: (-piece[0], piece[1]))
+    least = -(-sum(tokens for tokens, _ in parts) // max_tokens)
     loads = [0] * least
     batches: list[list[int]] = [[] for _ in loads]
-    for tokens, indices in pieces:  # the largest first, each to the micro-batch with the least
+    for tokens, indices in parts:  # the largest first, each to the micro-batch with the least
         i = loads.index(min(loads))
         if loads[i] and loads[i] + tokens > max_tokens:
             i = len(loads)
@@ -37,7 +37,7 @@ def packed_micro_batches(samples: Sequence[Sample], max_tokens: int) -> list[lis
     return [batch for batch in batches if batch]
 
 
-def _pieces(samples: Sequence[Sample], max_tokens: int) -> Iterator[tuple[int, list[int]]]:
+def pieces(samples: Sequence[Sample], max_tokens: int) -> Iterator[tuple[int, list[int]]]:
     """(tokens, indices) of what cannot be divided further without computing a prompt twice."""
     for indices in _by_prompt(samples).values():
         prompt = len(samples[indices[0]].prompt_ids)

@@ -12,8 +12,8 @@ from grpo.rollout.sync.control import ControlPlane
 class Adapter:
     """A LoRA adapter as peft saves it. Example: Adapter(version=3, folder=Path("run/adapters/3"), owner="5c1f")
 
-    The folder must stay as it is while completions may still be using it. `owner`: the engine that has it loaded; a
-    server that outlives a run knows the adapters of the run before by name.
+    The folder must stay as it is while completions may still be using it. `owner`: the connection that loaded it; a
+    server that outlives a run, or was out of reach for a while, knows the adapters from before by name.
     """
 
     version: int

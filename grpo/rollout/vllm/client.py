@@ -1,4 +1,4 @@
-"""Asks running vLLM servers for groups of completions.
+"""Asks a running vLLM server for groups of completions.
 
 One request a group, tokens in and tokens out: /inference/v1/generate answers with token ids, the sampled
 tokens' log-probs and the weight version of each (vllm/entrypoints/scale_out/token_in_token_out/protocol.py).
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
+from grpo.rollout.access import headers
 from grpo.rollout.sync.adapter import Adapter
 from grpo.rollout.sync.control import parse_version
 from grpo.rollout.vllm.endpoints import Endpoints, RequestRefusedError
@@ -30,19 +30,18 @@ class Decoder(Protocol):
 
 
 class RolloutClient:
-    """Spreads groups over servers, each to the one with the fewest completions in flight.
+    """Asks one server.
 
-        async with RolloutClient(["http://127.0.0.1:8000"], tokenizer, timeout=600) as client:
+        async with RolloutClient("http://127.0.0.1:8000", tokenizer, timeout=600) as client:
             group = await client.group(request)
 
-    `timeout`: seconds that one attempt at a group may take.
+    `timeout`: seconds that one attempt at a group may take. `run`: the one that asks, where it holds a lease.
     """
 
-    def __init__(self, urls: Sequence[str], tokenizer: Decoder, timeout: float) -> None:
+    def __init__(self, url: str, tokenizer: Decoder, timeout: float, run: str = "") -> None:
         hint = "; start it with `zero serve MODEL`, or `vllm serve` and --enable-scale-out"
-        self._endpoints = Endpoints(urls, timeout, RETRY_DELAYS, hint=hint)
+        self._endpoints = Endpoints([url], timeout, RETRY_DELAYS, hint=hint, headers=headers(run))
         self._tokenizer = tokenizer
-        self.adapter: Adapter | None = None  # that the completions are to be sampled with
 
     async def __aenter__(self) -> RolloutClient:
         await self._endpoints.__aenter__()
@@ -51,20 +50,15 @@ class RolloutClient:
     async def __aexit__(self, *_: object) -> None:
         await self._endpoints.__aexit__()
 
-    def drop(self, urls: Collection[str]) -> None:
-        """Ask these servers no more."""
-        self._endpoints.drop(urls)
-
-    async def group(self, request: RolloutRequest) -> Group:
+    async def group(self, request: RolloutRequest, adapter: Adapter | None = None) -> Group:
         """The completions of one prompt, by one request; what did not come is counted by cause in `failures`.
 
         Causes: timeout, refused (the server rejects the request), aborted, malformed, missing.
-        Raises ServerLostError if no server answers, or the one that does has a dead engine; RolloutError if
-        the endpoint is closed.
+        Raises ServerLostError if the server does not answer, its engine is dead, or it belongs to another run;
+        RolloutError if the endpoint is closed.
         """
         if request.sampling.temperature == 0 and request.n != 1:
             raise ValueError(f"greedy sampling gives one completion, got n={request.n}; use n=1 or a temperature > 0")
-        adapter = self.adapter
         body: dict[str, Any] = {
             "token_ids": list(request.prompt.token_ids),
             "sampling_params": sampling_params(request.sampling, request.n),

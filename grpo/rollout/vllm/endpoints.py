@@ -10,12 +10,13 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import aiohttp
 
-from grpo.rollout.engine import RolloutError, ServerLostError
+from grpo.rollout.access import NOT_YOURS, refused, taken
+from grpo.rollout.engine import LeaseLostError, RolloutError, ServerLostError
 
 Answer = TypeVar("Answer")
 AVOID_SECONDS = 30.0
@@ -91,10 +92,6 @@ class Endpoints:
             await asyncio.sleep(delay or 0.0)
         raise AssertionError("the last attempt returns or raises")
 
-    def drop(self, urls: Collection[str]) -> None:
-        """Ask these no more."""
-        self._urls = [url for url in self._urls if url not in urls]
-
     def _reluctance(self, url: str) -> tuple[bool, int]:
         return time.monotonic() - self._failed_at[url] < AVOID_SECONDS, self._in_flight[url]
 
@@ -118,9 +115,12 @@ class Endpoints:
             async with self._session.post(f"{url}{path}", json=body) as answer:
                 if answer.status >= 500 or answer.status == BUSY:
                     raise ServerLostError(f"{url} answered {answer.status}: {(await answer.text())[:500]}")
+                if answer.status == NOT_YOURS:
+                    raise LeaseLostError(taken(url, await answer.read()))
                 if answer.status in (401, 403, 404):
                     raise RolloutError(
                         f"{url} has no open {path} ({answer.status}){self._hint}. It said: {await answer.text()}"
+                        + (f". {refused(url)}" if answer.status == 401 else "")
                     )
                 if answer.status != 200:
                     raise RequestRefusedError(f"{url} refused a request ({answer.status}): {await answer.text()}")

@@ -1,47 +1,45 @@
-"""Sampling through vLLM servers: the one we start and supervise, or those that `rollout.server.urls` names."""
+"""Sampling through vLLM servers: those that we start and supervise, or those that `rollout.server.urls` names."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from safetensors.torch import load_file
 
 from grpo.config import ModelSettings, RolloutSettings
-from grpo.rollout.engine import RolloutError, ServerLostError, SyncReport, WeightSyncError
+from grpo.rollout.engine import ServerLostError, SyncReport, WeightSyncError
+from grpo.rollout.fleet.attached import Attached
+from grpo.rollout.fleet.child import Child
+from grpo.rollout.fleet.fleet import Fleet
+from grpo.rollout.fleet.lease import Tenant
+from grpo.rollout.fleet.member import Member
+from grpo.rollout.fleet.send import send, send_together
 from grpo.rollout.sync.adapter import Adapter, load_adapter
-from grpo.rollout.sync.checksum import checksum
+from grpo.rollout.sync.choice import transfer_for
 from grpo.rollout.sync.control import ControlPlane
-from grpo.rollout.sync.shm import ShmTransfer
-from grpo.rollout.sync.transfer import Staged, Transfer, push
-from grpo.rollout.vllm.client import Decoder, RolloutClient
-from grpo.rollout.vllm.server import VLLMServer, build, place
-from grpo.rollout.vllm.supervision import Lost, answers, unless_lost, watch
+from grpo.rollout.sync.digest import checksum, digests_of
+from grpo.rollout.sync.stream import TensorStream, WeightStream, total_bytes
+from grpo.rollout.sync.transfer import Staged, push
+from grpo.rollout.vllm.client import Decoder
+from grpo.rollout.vllm.server import Placement, build, place
 from grpo.types import Group, RolloutRequest
-
-if TYPE_CHECKING:
-    import torch
-
-logger = logging.getLogger(__name__)
-
-Update = Callable[[ControlPlane], Coroutine[None, None, None]]
 
 
 class VLLMEngine:
-    """A RolloutEngine (see `engine.py`) that survives its server.
+    """A RolloutEngine (see `engine.py`) over a fleet of servers, which survives each of them (fleet/fleet.py).
 
-    When the server dies or stands still (`supervision.py`), also while it is being sent weights, it is started again,
-    gets the last weights, and what was in flight is asked for again; after `max_restarts` deaths RolloutError carries
-    the server's last log lines. Servers named by urls are not ours to restart: those that are lost are not asked any
-    more, and losing the last one raises.
+    What a lost server was asked for is asked of another one. A child is started again and gets the last weights; after
+    `max_restarts` deaths it is given up. A server named by url is taken back when it answers. With the last server
+    RolloutError ends the run: a child's carries its last log lines.
+
+    Args:
+        tenant: who holds the lease of the servers that are named by url (fleet/lease.py); None: nobody.
     """
 
     name = "vllm"
@@ -54,49 +52,45 @@ class VLLMEngine:
         tokenizer: Decoder,
         run_dir: Path,
         trainer_gpus: Sequence[int] = (),
+        tenant: Tenant | None = None,
     ) -> None:
         self.version = 0
         self._rollout = rollout
-        self._settings = rollout.server
-        self._tokenizer = tokenizer
-        placement = place(self._settings, trainer_gpus)
-        self._transfer = transfer_for(placement.backend, rollout)
-        self._server: VLLMServer | None = None
-        replicas = 1
-        if not self._settings.urls:
-            folders = self._transfer.folders if isinstance(self._transfer, ShmTransfer) else []
-            log_file = run_dir / "logs" / "server.log"
-            self._server = build(model_path, model, rollout, log_file, trainer_gpus, folders)
-            replicas = placement.replicas
-        self._urls: list[str] = [url.rstrip("/") for url in self._settings.urls]
-        self._client: RolloutClient | None = None
-        self._stack = AsyncExitStack()
+        self._settings = settings = rollout.server
+        placement = place(settings, trainer_gpus)
+        self._transfer = transfer_for(placement.backend, rollout, run_dir, trainer_gpus)
         self._staged: Staged | None = None  # what the servers hold, or are about to
-        self._id = uuid4().hex[:8]
-        self._adapters: list[Adapter] = []  # the newest last; before it those that completions may still be using
-        self._server_lock = asyncio.Lock()  # held while servers are being started, updated or replaced
-        self._generation = 0  # of the servers that are asked; tells whether a failure was of the present ones
-        self._lost: Lost | None = None  # ends when the server that is ours is lost
-        self._capacity = 2 * rollout.max_sequences * replicas  # of one server: what it decodes, and as much waiting
-        self._admission = asyncio.Lock()  # first come, first served
-        self._in_flight = 0  # completions that the servers were asked for
-        self._completion_done = asyncio.Event()
+        self._adapter: tuple[int, Path] | None = None  # version and folder of the newest
+        members: list[Member] = [
+            Attached(url, rollout.max_sequences, settings.health_timeout, tenant) for url in settings.urls
+        ]
+        if not members:
+            members = self._children(model_path, model, run_dir, trainer_gpus, placement)
+        self._fleet = Fleet(members, settings, tokenizer, self._give, self._transfer.forget, self._transfer.keeps)
+
+    def _children(
+        self, model_path: str, model: ModelSettings, run_dir: Path, trainer_gpus: Sequence[int], placement: Placement
+    ) -> list[Member]:
+        rollout, n = self._rollout, self._settings.replicas
+        children: list[Member] = []
+        for k in range(n):
+            log_file = run_dir / "logs" / (f"server-{k + 1}.log" if n > 1 else "server.log")
+            server = build(model_path, model, rollout, log_file, trainer_gpus, self._transfer.folders, k)
+            children.append(Child(server, rollout.max_sequences, placement.share(k, n).data_parallel))
+        return children
 
     @property
     def restarts(self) -> int:
-        return self._server.restarts if self._server is not None else 0
+        return sum(member.restarts for member in self._fleet.members)
 
     async def start(self) -> None:
-        async with self._server_lock:
-            if self._server is not None:
-                await self._server.start()
-            await self._connect()
+        await self._fleet.start()
 
     async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[tuple[int, Group]]:
-        """Yield (index, group) as groups complete. Raises RolloutError when the server cannot be kept alive."""
+        """Yield (index, group) as groups complete. Raises RolloutError when no server can be kept alive."""
         if not requests:
             return
-        split = [parts(request, self._rollout.max_sequences) for request in requests]
+        split = [parts(request, self._fleet.most_at_once) for request in requests]
         tasks = [asyncio.create_task(self._answer(i, part)) for i, its_parts in enumerate(split) for part in its_parts]
         came: defaultdict[int, list[Group]] = defaultdict(list)
         try:
@@ -110,26 +104,30 @@ class VLLMEngine:
                 pending.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def update_weights(self, tensors: Mapping[str, torch.Tensor], version: int) -> SyncReport:
-        """Serve `tensors` as `version` from now on; completions in flight go on with them.
+    async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:
+        """Serve these weights as `version` from now on; completions in flight go on with them.
 
-        Sampling goes on while they are staged. Raises WeightSyncError if the server refuses them. It is stopped
-        then: it may hold half of them.
+        Sampling goes on while they are staged. Raises WeightSyncError if a server refuses them: all go on with those
+        before, or, where servers may hold half of the new and the old cannot be sent again, nothing is sampled any
+        more.
         """
         started = time.monotonic()
-        staged = await asyncio.to_thread(self._transfer.stage, tensors, version)
+        staged = await asyncio.to_thread(self._transfer.stage, stream, version)
         ready = time.monotonic()
-        async with self._server_lock:
-            previous, self._staged = self._staged, staged
-            try:
-                await self._at_servers(lambda control: push(control, self._transfer, staged))
-            except ServerLostError as lost:
-                await self._replace_server(lost)
-            except WeightSyncError:
-                if self._server is not None:
-                    await self._server.stop()
-                raise
-            self.version = version
+        previous, before = self._staged, self.version
+
+        def present() -> None:
+            self._staged, self.version = staged, version
+
+        def go_back() -> bool:
+            self._staged, self.version = previous, before
+            return previous is not None and previous.kept
+
+        try:
+            await self._fleet.update(present, go_back)
+        except WeightSyncError:
+            self._transfer.discard(staged)
+            raise
         served = time.monotonic()
         if previous is not None:
             self._transfer.discard(previous)
@@ -139,172 +137,63 @@ class VLLMEngine:
         """Serve the LoRA adapter in `folder` (as peft saves it) as `version`, over the weights of the start.
 
         Needs model.lora.sync: adapter. Completions in flight finish with the adapter that they began with: the last
-        `rollout.adapters_served` folders must stay. Raises WeightSyncError if the server refuses it.
+        `rollout.adapters_served` folders must stay. Raises WeightSyncError if a server refuses it.
         """
         started = time.monotonic()
-        tensors = await asyncio.to_thread(load_file, folder / "adapter_model.safetensors")
-        async with self._server_lock:
-            self._adapters = [*self._adapters[-self._rollout.adapters_served :], Adapter(version, folder, self._id)]
-            try:
-                await self._load_adapter()
-            except ServerLostError as lost:
-                await self._replace_server(lost)
-            self.version = version
-        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return SyncReport(version, time.monotonic() - started, 0.0, n_bytes, checksum(tensors))
+        adapter = TensorStream(await asyncio.to_thread(load_file, folder / "adapter_model.safetensors"))
+
+        def present() -> None:
+            self._adapter, self.version = (version, folder), version
+
+        await self._fleet.update(present)
+        found = checksum(adapter.specs, digests_of(adapter))
+        return SyncReport(version, time.monotonic() - started, 0.0, total_bytes(adapter.specs), found)
 
     async def close(self) -> None:
-        self._stop_watching()
-        self._client, self._generation = None, self._generation + 1  # what is in flight is not asked for again
         try:
-            await self._stack.aclose()
-            if self._server is not None:
-                await self._server.stop()
+            await self._fleet.close()
         finally:
             self._transfer.close()
 
-    @asynccontextmanager
-    async def _admitted(self, n: int) -> AsyncIterator[None]:
-        """Enough in flight to keep the servers full; more would only eat into the requests' deadlines."""
-        enough = self._capacity * max(1, len(self._urls))
-        async with self._admission:
-            while self._in_flight and self._in_flight + n > enough:
-                self._completion_done.clear()
-                await self._completion_done.wait()
-            self._in_flight += n
-        try:
-            yield
-        finally:
-            self._in_flight -= n
-            self._completion_done.set()
-
     async def _answer(self, index: int, request: RolloutRequest) -> tuple[int, Group]:
-        async with self._admitted(request.n):
-            while True:
-                async with self._server_lock:  # wait until the server has its weights
-                    client, lost, generation, version = self._client, self._lost, self._generation, self.version
-                if client is None:
-                    raise RolloutError("the engine is not running; call start() before generate()")
-                failure: ServerLostError | None = None
+        failed_at: list[Member] = []  # servers that are well: it is the request that they fail
+        while True:
+            async with self._fleet.place(request.n, failed_at) as member:
+                if member in failed_at:  # and no other is left
+                    return index, Group(request.prompt, (), {"server_error": request.n})
+                version, connection = self.version, member.lost
                 try:
-                    group = await unless_lost(client.group(request), lost)
+                    group = await member.ask(request)
+                    timeout = self._settings.request_timeout
+                    silent = f"no answer within {timeout:g} s (rollout.server.request_timeout)"
+                    failure = ServerLostError(silent) if "timeout" in group.failures else None
                 except ServerLostError as error:
-                    failure, group = error, Group(request.prompt, (), {"server_error": request.n})
-                if "timeout" in group.failures:
-                    failure = ServerLostError(
-                        f"no answer within {self._settings.request_timeout:g} s (rollout.server.request_timeout)"
-                    )
-                if failure is None or not await self._recover(failure, generation):
+                    failure, group = error, None
+            assert connection is not None
+            if failure is None or not await self._fleet.was_lost(member, connection, failure):
+                if group is not None:  # one that took too long takes as long elsewhere
                     check_versions(group, version)
                     return index, group
+                failed_at.append(member)
 
-    async def _recover(self, failure: ServerLostError, generation: int) -> bool:
-        """Whether to ask again; False if the servers are well, so that the request itself must be at fault."""
-        async with self._server_lock:
-            if generation != self._generation:
-                return True  # others in the meantime
-            if self._lost is not None and self._lost.done():
-                await self._replace_server(failure)
-                return True
-            well = await asyncio.gather(*(answers(url, self._settings.health_timeout) for url in self._urls))
-            dead = [url for url, is_well in zip(self._urls, well, strict=True) if not is_well]
-            if not dead:
-                return False
-            if self._server is not None:
-                await self._replace_server(failure)
-            else:
-                self._go_on_without(dead, failure)
-            return True
+    async def _give(self, members: Sequence[Member]) -> Mapping[Member, ServerLostError]:
+        """The present weights, or the newest adapter, to these servers; see `Fleet`."""
+        seconds = self._settings.sync_timeout
+        lost: dict[Member, ServerLostError] = {}
+        if self._staged is not None:
+            lost |= await send_together(members, partial(push, transfer=self._transfer, staged=self._staged), seconds)
+        if self._adapter is not None:
+            left = [member for member in members if member not in lost]
+            lost |= await send(left, self._load_adapter, seconds)
+        return lost
 
-    async def _replace_server(self, lost: ServerLostError) -> None:
-        """A new server with the last weights; raises `lost` if it is not ours. Called with the lock held."""
-        if self._server is None:
-            raise lost
-        while True:
-            self._stop_watching()
-            for url in self._urls:
-                self._transfer.forget(url)
-            await self._server.restart(lost)
-            await self._connect()
-            try:
-                if (staged := self._staged) is not None:
-                    await self._at_servers(lambda control: push(control, self._transfer, staged))
-                self._adapters = self._adapters[-1:]
-                await self._load_adapter()
-                return
-            except ServerLostError as lost_again:
-                lost = lost_again
-
-    def _go_on_without(self, dead: Collection[str], lost: ServerLostError) -> None:
-        """Ask these attached servers no more: should one come back, it holds other weights."""
-        self._urls = [url for url in self._urls if url not in dead]
-        if not self._urls or self._client is None:
-            raise lost
-        logger.warning("going on without a server that is lost: %s", lost)
-        self._client.drop(dead)
-        self._generation += 1
-
-    async def _connect(self) -> None:
-        await self._stack.aclose()
-        if self._server is not None:
-            self._urls = [self._server.url]
-        client = RolloutClient(self._urls, self._tokenizer, self._settings.request_timeout)
-        self._client = await self._stack.enter_async_context(client)
-        self._generation += 1
-        if self._server is not None:
-            self._lost = asyncio.create_task(watch(self._server.url, self._settings.health_timeout, self._server))
-
-    def _stop_watching(self) -> None:
-        if self._lost is not None:
-            self._lost.cancel()
-
-    async def _load_adapter(self) -> None:
-        """Load the newest adapter, if there is one, and drop the oldest, if there is one too many."""
-        if not self._adapters or self._client is None:
-            return
-        superseded = self._adapters[0] if len(self._adapters) > self._rollout.adapters_served else None
-        newest = self._adapters[-1]
-        await self._at_servers(lambda control: load_adapter(control, newest, superseded))
-        self._client.adapter = newest
-
-    async def _at_servers(self, update: Update) -> None:
-        """Update every server. Raises WeightSyncError if one refuses; ServerLostError if ours, or the last, is lost."""
-        urls = self._urls
-        outcomes = await asyncio.gather(*(self._at_server(url, update) for url in urls), return_exceptions=True)
-        lost: dict[str, ServerLostError] = {}
-        for url, outcome in zip(urls, outcomes, strict=True):
-            if isinstance(outcome, ServerLostError) and self._server is None:
-                lost[url] = outcome
-            elif outcome is not None:
-                raise outcome
-        if lost:
-            self._go_on_without(lost, next(iter(lost.values())))
-
-    async def _at_server(self, url: str, update: Update) -> None:
-        timeout = self._settings.sync_timeout
-        lost = self._lost or asyncio.create_task(watch(url, self._settings.health_timeout))
-        try:
-            async with asyncio.timeout(timeout):  # a collective whose other side has died never returns
-                async with ControlPlane(url, timeout) as control:
-                    await unless_lost(update(control), lost)
-        except TimeoutError as error:
-            raise ServerLostError(
-                f"sending weights by {self._transfer.backend} to {url} is stuck: "
-                f"not done within {timeout:g} s (rollout.server.sync_timeout)"
-            ) from error
-        finally:
-            if lost is not self._lost:
-                lost.cancel()
-
-
-def transfer_for(backend: str, rollout: RolloutSettings) -> Transfer:
-    if backend == ShmTransfer.backend:
-        return ShmTransfer()
-    from grpo.rollout.sync.cuda import CudaTransfer  # imports vLLM
-
-    # Only a server of ours is sent the same weights twice, and only with staleness is it asked for samples, and so
-    # missed, while the trainer changes them.
-    return CudaTransfer(backend, keep=bool(rollout.max_staleness and not rollout.server.urls))
+    async def _load_adapter(self, member: Member, control: ControlPlane) -> None:
+        """Load the newest adapter, and drop the oldest, if there is one too many: completions may use the others."""
+        version, folder = self._adapter or (0, Path())
+        newest, most = Adapter(version, folder, member.connection), self._rollout.adapters_served
+        superseded = member.adapters[0] if len(member.adapters) >= most else None
+        await load_adapter(control, newest, superseded)
+        member.adapters = [*member.adapters[-(most - 1) :], newest]
 
 
 def parts(request: RolloutRequest, most: int) -> list[RolloutRequest]:

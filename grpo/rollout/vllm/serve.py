@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
-from collections.abc import Callable, Coroutine
+import socket
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import aiohttp
 
 from grpo.config import ModelSettings, RolloutSettings
 from grpo.policy.folder import model_source
+from grpo.rollout.access import HOW, AccessError, headers, token
 from grpo.rollout.engine import RolloutError
-from grpo.rollout.vllm.server import VLLMServer, command_line, environment, pick_port, place
+from grpo.rollout.vllm.server import HOST, VLLMServer, command_line, environment, pick_port, place
 
 
 def serve(
@@ -22,14 +25,18 @@ def serve(
     model: ModelSettings | None = None,
     rollout: RolloutSettings | None = None,
     log_file: Path | None = None,
+    host: str = HOST,
+    trainer_gpus: Sequence[int] = (),
     run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
 ) -> None:
     """Run a server for `rollout.server.urls` in the foreground until `run` cancels it; it takes weight updates.
 
     It takes every GPU. Without settings: the checkpoint's own dtype, and as long a context as the model takes and the
     memory holds. The log goes to the user's cache, unless `log_file` says otherwise; it begins anew with each start.
+    `host`: the address to listen on; one that other machines reach needs a token (grpo/rollout/access.py).
 
-    Raises ModelError if there is no such model, RolloutError if the server cannot start or ends.
+    Raises ModelError if there is no such model, AccessError if it would be open to all, RolloutError if the server
+    cannot start or ends.
     """
     from grpo.policy.load import load_config, own_dtype
 
@@ -37,16 +44,32 @@ def serve(
     if model is None:
         model = ModelSettings(path=model_path)
         model = model.model_copy(update={"dtype": own_dtype(load_config(model))})
-    port = pick_port(port)
+    host = checked(host)
+    port = pick_port(port, host)
     if log_file is None:
         log_file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zero-rl" / f"serve-{port}.log"
         log_file.unlink(missing_ok=True)
     whole_context, rollout = rollout is None, rollout or RolloutSettings()
-    settings = rollout.server.model_copy(update={"port": port})
-    where = place(settings, alone=True)
+    settings = rollout.server.model_copy(update={"port": port, "replicas": 1})
+    rollout = rollout.model_copy(update={"server": settings})
+    where = place(settings, trainer_gpus, alone=True)
     command = command_line(model_path, model, rollout, where, whole_context)
-    server = VLLMServer(command, environment(model_path, rollout, where), settings, log_file)
+    server = VLLMServer(command, environment(model_path, rollout, where), settings, log_file, host=host)
     run(_serve(server, f"{model_path} in {model.dtype}", log_file))
+
+
+def checked(host: str) -> str:
+    """The numeric address of `host`. Raises AccessError if there is none, or it is an open one without a token."""
+    try:
+        address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError as error:
+        raise AccessError(f"--host {host}: {error.strerror}; expected an address of this machine") from error
+    if not ipaddress.ip_address(str(address).partition("%")[0]).is_loopback and not token():
+        raise AccessError(
+            f"--host {host} lets other machines reach the server, and whoever reaches it can change its weights, so it "
+            f"needs a token: {HOW}"
+        )
+    return str(address)
 
 
 async def _serve(server: VLLMServer, what: str, log_file: Path) -> None:
@@ -64,5 +87,5 @@ async def _serve(server: VLLMServer, what: str, log_file: Path) -> None:
 
 async def context_length(url: str) -> int:
     """Tokens of prompt and completion that the server at `url` takes."""
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/models") as answer:
+    async with aiohttp.ClientSession(headers=headers()) as session, session.get(f"{url}/v1/models") as answer:
         return int((await answer.json())["data"][0]["max_model_len"])

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ import psutil
 
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
 from grpo.policy.folder import is_folder, model_source
+from grpo.rollout.access import headers
 from grpo.rollout.cores import rest_early, share_cores
 from grpo.rollout.engine import RolloutError, ServerLostError
+from grpo.rollout.sync.choice import choose_backend
+from grpo.rollout.sync.transfer import WORKER_BACKEND
 from grpo.rollout.vllm import watch
 from grpo.rollout.vllm.kv_cache import SHARE_OF_RAM, kv_bytes, kv_width
 
@@ -33,18 +37,24 @@ HEALTH_TIMEOUT = 10.0  # seconds; a healthy server answers in milliseconds
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the server runs. Example: Placement(gpus=(1, 2), backend="nccl", replicas=2); gpus=() is the CPU."""
+    """Where a server runs. Example: Placement(gpus=(1, 2), backend="nccl", data_parallel=2); gpus=() is the CPU."""
 
     gpus: tuple[int, ...]
-    backend: str  # of vLLM's weight transfer
-    replicas: int = 1  # of the model, data-parallel: each decodes rollout.max_sequences at once
+    backend: str  # that weights are sent by, see sync/choice.py
+    data_parallel: int = 1  # copies of the model in one server: each decodes rollout.max_sequences at once
+
+    def share(self, k: int, servers: int) -> Placement:
+        """The k-th of `servers` that stand in the place of one: each has as many of the GPUs."""
+        each = len(self.gpus) // servers
+        return Placement(self.gpus[k * each : (k + 1) * each], self.backend, max(1, self.data_parallel // servers))
 
 
 def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: bool = False) -> Placement:
-    """The server takes the GPUs that the trainer leaves, and shares the trainer's where none is left.
+    """The servers take the GPUs that the trainer leaves, and share the trainer's where none is left.
 
-    `trainer_gpus` empty means GPU 0. `alone`: no trainer was started with it, it takes every GPU, and weights the way
-    that a run which is given its url sends them. Raises RolloutError when the settings ask for what is not there.
+    `rollout.server.replicas` of them divide these (`Placement.share`). `trainer_gpus` empty means GPU 0. `alone`: no
+    trainer was started with the one, it takes every GPU, and weights the way that a run which is given its url sends
+    them. Raises RolloutError when the settings ask for what is not there.
     """
     import torch
 
@@ -55,16 +65,15 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: boo
     gpus = tuple((settings.gpus or range(n_gpus)) if alone else beside_trainer)
     if missing := [gpu for gpu in gpus if gpu >= n_gpus]:
         raise RolloutError(f"rollout.server.gpus names {missing}, this machine has {n_gpus} GPUs")
-    if gpus and len(gpus) % settings.tensor_parallel:
+    servers = 1 if alone else settings.replicas
+    if gpus and len(gpus) % (servers * settings.tensor_parallel):
+        times = f", and rollout.server.replicas {servers}" if servers > 1 else ""
         raise RolloutError(
-            f"rollout.server.tensor_parallel is {settings.tensor_parallel}: "
-            f"the number of the server's GPUs must be a multiple of it, got {len(gpus)} {list(gpus)}"
+            f"rollout.server.tensor_parallel is {settings.tensor_parallel}{times}: the number of the "
+            f"server's GPUs must be a multiple of {servers * settings.tensor_parallel}, got {len(gpus)} {list(gpus)}"
         )
-    chosen = settings.weight_transfer
-    if chosen == "auto":
-        chosen = "shm" if not gpus else "ipc" if trainer & set(beside_trainer) else "nccl"
-    replicas = max(1, len(gpus) // settings.tensor_parallel)
-    return Placement(gpus, "zero_shm" if chosen == "shm" else chosen, replicas)
+    copies = max(1, len(gpus) // settings.tensor_parallel)
+    return Placement(gpus, choose_backend(settings, n_gpus, trainer, set(beside_trainer)), copies)
 
 
 def command_line(
@@ -84,9 +93,10 @@ def command_line(
     line += ["--dtype", model.dtype, "--max-model-len", length]
     line += ["--max-num-seqs", str(max(rollout.max_sequences, rollout.group_size))]
     line += ["--logprobs-mode", "processed_logprobs"]  # of the distribution sampled from: after temperature
-    line += ["--weight-transfer-config", json.dumps({"backend": place.backend})]
+    line += ["--weight-transfer-config", json.dumps({"backend": WORKER_BACKEND})]
     line += ["--enable-scale-out"]  # the tokens-in-tokens-out endpoint that `client.py` uses
     line += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
+    line += ["--middleware", "grpo.rollout.vllm.guard.Guard"]  # the token, the lease
     if model.revision:
         line += ["--revision", model.revision]
     if model.trust_remote_code:
@@ -94,9 +104,10 @@ def command_line(
     if place.gpus:
         line += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
         line += ["--tensor-parallel-size", str(settings.tensor_parallel)]
-        line += ["--data-parallel-size", str(place.replicas)]
+        line += ["--data-parallel-size", str(place.data_parallel)]
     else:
         line += ["--kv-cache-memory-bytes", str(kv_cache_bytes(model, rollout, tokens, whole_context))]
+        line += ["--tensor-parallel-size", str(settings.tensor_parallel)]
         if settings.tensor_parallel == 1:  # the engine and its worker in one process: starts in 2/3 of the time
             line += ["--distributed-executor-backend", "uni"]
     if model.lora and model.lora.sync == "adapter":
@@ -123,14 +134,23 @@ def environment(model_path: str, rollout: RolloutSettings, place: Placement) -> 
     if is_folder(model_path):
         env["HF_HUB_OFFLINE"] = "1"
     if place.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, place.gpus))
+        env["CUDA_VISIBLE_DEVICES"] = visible_devices(place.gpus)
     else:
-        env["OMP_NUM_THREADS"] = str(share_cores(rollout).server)
+        workers = rollout.server.tensor_parallel
+        env["OMP_NUM_THREADS"] = str(max(1, share_cores(rollout).server // workers))
+        if workers > 1:  # or vLLM wants a NUMA node for each
+            env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         rest_early(env)
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # or vLLM overrides the "uni" executor, to set OMP_NUM_THREADS
     if place.backend == "ipc":
         env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # CUDA IPC handles travel pickled, over loopback
     return env
+
+
+def visible_devices(gpus: Sequence[int]) -> str:
+    """CUDA_VISIBLE_DEVICES of a child that is to see these of our GPUs: we may see only some of the machine's."""
+    ours = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return ",".join(ours[gpu] if ours else str(gpu) for gpu in gpus)
 
 
 def kv_cache_bytes(model: ModelSettings, rollout: RolloutSettings, tokens: int, fit: bool = False) -> int:
@@ -143,21 +163,21 @@ def kv_cache_bytes(model: ModelSettings, rollout: RolloutSettings, tokens: int, 
     from grpo.policy.load import load_config
 
     config = load_config(model).get_text_config()
-    room = int(SHARE_OF_RAM * psutil.virtual_memory().available)
+    room = int(SHARE_OF_RAM * psutil.virtual_memory().available / rollout.server.replicas)
     shape = (config.num_hidden_layers, kv_width(config), model.dtype)
     wanted = kv_bytes(*shape, rollout.max_sequences, tokens, room)
     return min(wanted, room) if fit else wanted
 
 
-def pick_port(port: int) -> int:
+def pick_port(port: int, host: str = HOST) -> int:
     """The port itself, or a free one for 0. Raises RolloutError if it is taken."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
             raise RolloutError(
-                f"port {port} on {HOST} is busy ({error.strerror}); stop what listens there, "
+                f"port {port} on {host} is busy ({error.strerror}); stop what listens there, "
                 "or set rollout.server.port to another one (0 picks a free one)"
             ) from error
         return probe.getsockname()[1]
@@ -167,10 +187,19 @@ async def healthy(url: str) -> bool:
     """Whether the server and its engine answer: a live server with a dead engine is not healthy."""
     timeout = aiohttp.ClientTimeout(HEALTH_TIMEOUT)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/health") as answer:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers()) as session,
+            session.get(f"{url}/health") as answer,
+        ):
             return answer.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False
+
+
+def reached_at(host: str) -> str:
+    """The address, for a url of this machine's, of a server that listens on `host`."""
+    own = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
+    return f"[{own}]" if ":" in own else own
 
 
 class VLLMServer:
@@ -181,7 +210,7 @@ class VLLMServer:
         server.url
         await server.stop()       # every process is gone; start() may be called again
 
-    `folders` are removed should this process be killed.
+    `folders` are removed should this process be killed. `host`: the address that it listens on.
     """
 
     def __init__(
@@ -191,7 +220,9 @@ class VLLMServer:
         settings: ServerSettings,
         log_file: Path,
         folders: Sequence[Path] = (),
+        host: str = HOST,
     ) -> None:
+        self._host = host
         self._command = list(command)
         self._env = dict(env)
         self._settings = settings
@@ -204,14 +235,17 @@ class VLLMServer:
         self.restarts = 0
 
     async def start(self) -> None:
-        port = pick_port(self._settings.port)
+        port = pick_port(self._settings.port, self._host)
         await asyncio.to_thread(watch.sweep, self._temporary)
-        self.url = f"http://{HOST}:{port}"
-        self._spawn(["--host", HOST, "--port", str(port)])
+        self.url = f"http://{reached_at(self._host)}:{port}"
+        self._spawn(["--host", self._host, "--port", str(port)])
+        moved = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
                 while not await healthy(self.url):
-                    self._raise_if_dead()
+                    moved = time.monotonic() if self._moves() else moved
+                    if time.monotonic() - moved > self._settings.health_timeout:
+                        raise RolloutError(f"the vLLM server {self.complaint()} while it starts.\n{self.log_tail()}")
                     await asyncio.sleep(0.25)
         except TimeoutError:
             await self.stop()
@@ -259,8 +293,8 @@ class VLLMServer:
         with self._log_file.open("rb") as file:
             file.seek(self._log_start)
             text = file.read().decode(errors="replace").splitlines()
-        errors = list(dict.fromkeys(line for line in text[:-lines] if "Error: " in line))[-5:]
-        return "\n".join([f"Log: {self._log_file}, which ends:", *errors, *text[-lines:]])
+        errors = [line for line in text[:-lines] if "Error: " in line and " WARNING " not in line]
+        return "\n".join([f"Log: {self._log_file}, which ends:", *list(dict.fromkeys(errors))[-5:], *text[-lines:]])
 
     def _spawn(self, address: list[str]) -> None:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -289,9 +323,11 @@ class VLLMServer:
         """torch's cache of compiled code, which is to outlive the server: torch's choice but for our TMPDIR."""
         return self._env.get(INDUCTOR) or f"{tempfile.gettempdir()}/torchinductor_{psutil.Process().username()}"
 
-    def _raise_if_dead(self) -> None:
+    def _moves(self) -> bool:
+        """While it starts: whether none of its processes stands still. Raises RolloutError if it has ended."""
         if not self.alive():
             raise RolloutError(f"the vLLM server ended while it was starting.\n{self.log_tail()}")
+        return not self.complaint()
 
 
 def build(
@@ -301,9 +337,14 @@ def build(
     log_file: Path,
     trainer_gpus: Sequence[int] = (),
     folders: Sequence[Path] = (),
+    k: int = 0,
 ) -> VLLMServer:
-    """The server that these settings describe, not started. Raises RolloutError on bad settings, ModelError."""
-    model_path = model_source(model_path)
-    where = place(rollout.server, trainer_gpus)
+    """The k-th of the servers that these settings describe, not started.
+
+    Raises RolloutError on bad settings, ModelError.
+    """
+    model_path, settings = model_source(model_path), rollout.server
+    where = place(settings, trainer_gpus).share(k, settings.replicas)
     command = command_line(model_path, model, rollout, where)
-    return VLLMServer(command, environment(model_path, rollout, where), rollout.server, log_file, folders)
+    settings = settings.model_copy(update={"port": settings.port and settings.port + k})
+    return VLLMServer(command, environment(model_path, rollout, where), settings, log_file, folders)

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from grpo.rollout.access import headers
 from grpo.rollout.engine import ServerLostError
 from grpo.rollout.vllm.server import VLLMServer
 
 Result = TypeVar("Result")
-Lost = asyncio.Task[ServerLostError]
+Lost = asyncio.Future[ServerLostError]  # done once a server is lost
 
 CHECKS = 3
 PAUSE = 2.0  # seconds between two
@@ -33,7 +34,7 @@ async def watch(url: str, seconds: float, server: VLLMServer | None = None) -> S
         await asyncio.sleep(PAUSE)
         complaint = (server.complaint() if server else "") or await _complaint(f"{url}/health", seconds / CHECKS)
         failed = failed + 1 if complaint else 0
-    return ServerLostError(f"{url} {complaint}")
+    return ServerLostError(f"{url} {complaint}", {url})
 
 
 async def answers(url: str, seconds: float) -> bool:
@@ -48,16 +49,18 @@ async def answers(url: str, seconds: float) -> bool:
     return False
 
 
-async def unless_lost(work: Coroutine[Any, Any, Result], lost: Lost | None) -> Result:
-    """The result of `work`; raises the error in which `lost` ends, should that come first. `work` ends either way."""
-    if lost is None:
-        return await work
+async def unless_lost(work: Coroutine[Any, Any, Result], *lost: Lost) -> Result:
+    """The result of `work`; raises the error in which one of `lost` ends, should that come first.
+
+    `work` ends either way.
+    """
     task = asyncio.create_task(work)
     try:
-        await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+        everything: set[asyncio.Future[Any]] = {task, *lost}
+        await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ServerLostError("the server is being replaced") if lost.cancelled() else lost.result()
+        raise next(one.result() for one in lost if one.done())
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -67,7 +70,7 @@ async def _complaint(url: str, seconds: float) -> str:
     """What is wrong with the answer, "" if nothing is."""
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(seconds)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(seconds), headers=headers()) as session,
             session.get(url) as answer,
         ):
             return f"answers {answer.status} at {answer.url.path}" if answer.status >= 500 else ""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from eval.ask.client import Answer, EvalClient, Failed, Served
 from eval.ask.server import OwnServer
 from grpo.config import ServerSettings
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.vllm.server import VLLMServer, healthy
+from grpo.types import Prompt, Sampling
 
 MAX_RESTARTS = ServerSettings().max_restarts
 
@@ -30,6 +33,30 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever(
 """
 
 
+# The first completion stops the whole process (SIGSTOP); a later start answers.
+WRITES = """
+import http.server, json, os, pathlib, signal, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer({})
+
+    def do_POST(self):
+        first = pathlib.Path(sys.argv[1], "first")
+        if not first.exists():
+            first.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        self.answer({"choices": [{"text": "4", "finish_reason": "stop"}]})
+
+    def answer(self, what):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(what).encode())
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
+"""
+
+
 def stand_in(folder: Path) -> VLLMServer:
     return VLLMServer([sys.executable, "-c", HEALTHY], os.environ, ServerSettings(), folder / "server.log")
 
@@ -39,6 +66,23 @@ def kill(server: VLLMServer) -> None:
     for process in psutil.Process(server._process.pid).children(recursive=True):
         process.kill()
         process.wait()
+
+
+def test_a_server_that_stands_still_is_started_again_long_before_a_request_would_time_out(tmp_path: Path) -> None:
+    async def run() -> tuple[Answer | Failed, int]:
+        server = VLLMServer(
+            [sys.executable, "-c", WRITES, str(tmp_path)], os.environ, ServerSettings(), tmp_path / "log"
+        )
+        async with OwnServer(server, health_timeout=3) as own:
+            served = Served("fake", None, "")
+            async with EvalClient([own.url], served, 600, own.restart, (), own.watch) as client:
+                return await client.complete(Prompt("p", "p", (1,), "2"), Sampling(max_tokens=4)), server.restarts
+
+    started = time.monotonic()
+    answer, restarts = asyncio.run(run())
+    assert isinstance(answer, Answer)
+    assert restarts == 1
+    assert time.monotonic() - started < 60
 
 
 def test_a_server_that_died_is_started_again_until_it_has_died_too_often(tmp_path: Path) -> None:

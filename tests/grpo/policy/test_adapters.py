@@ -8,6 +8,8 @@ import torch
 from grpo.config import AdapterSettings, LoraSettings, ModelError, ModelSettings
 from grpo.policy.adapters import ServedWeights, add_adapter
 from grpo.policy.load import load_model
+from grpo.policy.policy import Policy
+from grpo.rollout.sync.stream import read
 from recipes.schema.load import RecipeError, load_recipe, model_settings
 from recipes.schema.plan import Machine, PlanError, plan
 
@@ -39,6 +41,11 @@ def adapted(settings: ModelSettings) -> torch.nn.Module:
     return model.eval()
 
 
+def read_all(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What is served; `read` compares it with what the specs, made without reading a weight, say of it."""
+    return {spec.name: tensor.clone() for spec, tensor in read(ServedWeights(Policy(model)))}
+
+
 @torch.no_grad()
 def logprobs(model: torch.nn.Module) -> torch.Tensor:
     tokens = torch.randint(2, 97, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -47,7 +54,7 @@ def logprobs(model: torch.nn.Module) -> torch.Tensor:
 
 def test_served_weights_of_a_plain_model_are_the_checkpoints_names_and_values(tiny_model):
     model = load_model(settings_of(tiny_model))
-    served = ServedWeights(model)
+    served = read_all(model)
     assert set(served) == {name for name, _ in model.named_parameters()}
     assert all(torch.equal(served[name], p) for name, p in model.named_parameters())
 
@@ -57,7 +64,7 @@ def test_a_model_with_the_served_weights_has_the_adapted_models_log_probs(tiny_m
     settings = all_settings(tiny_model)[i]
     model = adapted(settings)
     frozen = {name: p.clone() for name, p in model.named_parameters()}
-    served = ServedWeights(model)
+    served = read_all(model)
     plain = load_model(settings_of(tiny_model))
     before = logprobs(plain)
     assert set(served) == {name for name, _ in plain.named_parameters()}
@@ -72,7 +79,7 @@ def test_a_model_with_the_served_weights_has_the_adapted_models_log_probs(tiny_m
 def test_served_bf16_weights_are_rounded_once_from_an_fp32_sum(tiny_model):
     settings = ModelSettings(path=str(tiny_model), dtype="bfloat16", lora=LoraSettings(r=4, alpha=8))
     model = adapted(settings)
-    served = ServedWeights(model)
+    served = read_all(model)
     layer = dict(model.get_base_model().named_modules())["model.layers.0.mlp.up_proj"]
     delta = 2.0 * layer.lora_B["default"].weight.float() @ layer.lora_A["default"].weight.float()  # alpha / r = 2
     expected = (layer.base_layer.weight.float() + delta).bfloat16()

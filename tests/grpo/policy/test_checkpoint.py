@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from grpo.policy.checkpoint import (
     CHECKSUMS,
+    STATE,
     DamagedCheckpoint,
     checkpoints,
     load_checkpoint,
@@ -21,31 +21,32 @@ from grpo.policy.checkpoint import (
     set_damaged_aside,
     verify,
 )
+from grpo.policy.shard.ranks import ALONE
+from grpo.policy.shard.state import load_state, save_state
+from tests.checkpoints import STATE_FILE
 from tests.conftest import character_tokenizer
 
 
-class Model(nn.Linear):
-    def save_pretrained(self, folder: Path) -> None:
-        save_file(self.state_dict(), folder / "model.safetensors")
-        (folder / "config.json").write_text("{}")
-
-
-class Update:
-    """The state of an update: one tensor."""
+class Learner:
+    """A tensor, as the learner keeps its own."""
 
     def __init__(self, value: float = 0.0, size: int = 1000) -> None:
         self.masters = torch.full((size,), value)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"masters": self.masters}
+    def save_model(self, folder: Path) -> None:
+        save_file({"weight": torch.ones(16)}, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.masters = state["masters"]
+    def save_state(self, folder: Path) -> None:
+        save_state({"masters": self.masters}, folder, ALONE)
+
+    def load_state(self, folder: Path) -> None:
+        load_state({"masters": self.masters}, folder, ALONE)
 
 
 def save(run_dir: Path, step: int, keep: int = 9, size: int = 1000, facts: dict[str, Any] | None = None) -> Path:
-    what = (Model(4, 4), character_tokenizer(), Update(step, size))
-    return save_checkpoint(run_dir, step, *what, facts or {"wall_seconds": 1.0}, keep)
+    learner = Learner(step, size)
+    return save_checkpoint(run_dir, step, learner, character_tokenizer(), facts or {"wall_seconds": 1.0}, keep)
 
 
 def truncate(path: Path) -> None:
@@ -73,10 +74,12 @@ def empty_folder(path: Path) -> None:
 
 
 DAMAGES = [
-    ("trainer.pt", truncate),
-    ("trainer.pt", empty),
-    ("trainer.pt", Path.unlink),
-    ("trainer.pt", flip),
+    (STATE_FILE, truncate),
+    (STATE_FILE, empty),
+    (STATE_FILE, Path.unlink),
+    (STATE_FILE, flip),
+    (f"{STATE}/.metadata", flip),
+    (CHECKSUMS, Path.unlink),
     ("trainer.json", truncate),
     ("trainer.json", Path.unlink),
     ("trainer.json", another_shape),
@@ -86,15 +89,12 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize("with_checksums", [True, False], ids=["checksums", "none"])
 @pytest.mark.parametrize(("name", "damage"), DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_said_and_kept_aside(
-    tmp_path: Path, name: str, damage: Callable[[Path], None], with_checksums: bool
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     for step in (1, 2):
         folder = save(tmp_path, step)
-        if not with_checksums:  # as an older version wrote it
-            (folder / CHECKSUMS).unlink()
     damage(folder / name)
     (sentence,) = set_damaged_aside(tmp_path)
     assert sentence.startswith("checkpoint step-000002 is damaged")
@@ -120,7 +120,7 @@ def test_a_flipped_byte_of_any_file_and_damaged_checksums_are_found(
 def test_what_is_kept_aside_is_not_counted_and_leaves_its_step_to_a_new_checkpoint(tmp_path: Path) -> None:
     for _ in range(2):
         save(tmp_path, 1, keep=2)
-        flip(save(tmp_path, 2, keep=2) / "trainer.pt")
+        flip(save(tmp_path, 2, keep=2) / STATE_FILE)
         assert set_damaged_aside(tmp_path)
     save(tmp_path, 2, keep=2)
     assert [step for step, _ in checkpoints(tmp_path)] == [1, 2]
@@ -129,9 +129,11 @@ def test_what_is_kept_aside_is_not_counted_and_leaves_its_step_to_a_new_checkpoi
 
 
 def test_trainer_json_has_the_step_of_its_checkpoint_whatever_was_known_before(tmp_path: Path) -> None:
-    facts = load_checkpoint(save(tmp_path, 2), Update())
+    learner = Learner()
+    facts = load_checkpoint(save(tmp_path, 2), learner)
     assert facts == {"step": 2, "wall_seconds": 1.0}
-    assert load_checkpoint(save(tmp_path, 4, facts=facts), Update())["step"] == 4
+    assert learner.masters.tolist() == [2.0] * 1000
+    assert load_checkpoint(save(tmp_path, 4, facts=facts), learner)["step"] == 4
 
 
 # -- a full disk -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from grpo.policy.adapters import add_adapter
 from grpo.policy.load import completion_logprobs, enable_gradient_checkpointing, load_model, training_mode
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.packing.pad import pad
+from grpo.policy.policy import Policy
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.types import Sample
 
@@ -41,7 +42,7 @@ def model_of(kind: str, checkpointing: bool = False, lora_dropout: float | None 
 
 def updated(model: nn.Module, step: int, **settings) -> torch.Tensor:
     config = GRPOConfig(learning_rate=1e-2, **settings)
-    update = PolicyUpdate(config, 1.0, model, MasterAdamW(model.parameters()))
+    update = PolicyUpdate(config, 1.0, Policy(model), MasterAdamW(model.parameters()))
     update.run(step, TrainBatch(SAMPLES, [1 / 16] * 3))
     return nn.utils.parameters_to_vector(p for p in model.parameters() if p.requires_grad).detach().clone()
 

@@ -21,6 +21,7 @@ from grpo.policy.optim import MasterAdamW
 from grpo.policy.packing.attention import NAME
 from grpo.policy.packing.pack import pack
 from grpo.policy.packing.pad import pad
+from grpo.policy.policy import Policy
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.types import Sample
 
@@ -80,7 +81,7 @@ def trained(model: nn.Module, samples: list[Sample], config: GRPOConfig, skip: b
     """
     weights = token_weights(config.normaliser_kind, [len(s.completion_ids) for s in samples], MAX_TOKENS)
     kept = [i for i, s in enumerate(samples) if s.advantage or not skip]
-    update = PolicyUpdate(config, 0.9, model, MasterAdamW(model.parameters(), eps=1.0), reference=None)
+    update = PolicyUpdate(config, 0.9, Policy(model), MasterAdamW(model.parameters(), eps=1.0), reference=None)
     metrics = update.run(1, TrainBatch([samples[i] for i in kept], [weights[i] for i in kept]))
     assert (update.padded is None) == config.packing
     return metrics, [p.grad for p in model.parameters() if p.requires_grad]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-import grpo.policy.logprobs
+from grpo.policy import logprobs
 from grpo.policy.logprobs import selected_logprobs
 
 
@@ -13,8 +13,8 @@ from grpo.policy.logprobs import selected_logprobs
 @pytest.mark.parametrize("entropy_gradient", [False, True])
 def test_chunked_value_gradient_and_entropy_equal_plain_log_softmax(monkeypatch, bias, temperature, entropy_gradient):
     # 3 tokens at a time over 11 forward, 13 words over 50 backward: uneven last chunks.
-    monkeypatch.setattr(grpo.policy.logprobs, "CHUNK_LOGITS", 3 * 50)
-    monkeypatch.setattr(grpo.policy.logprobs, "MIN_WORDS", 7)
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 3 * 50)
+    monkeypatch.setattr(logprobs, "MIN_WORDS", 7)
     torch.manual_seed(0)
     hidden = torch.randn(11, 8, requires_grad=True)
     head = nn.Linear(8, 50, bias=bias)
@@ -42,3 +42,12 @@ def test_a_frozen_head_gets_no_gradient():
     selected_logprobs(hidden, head, torch.tensor([1, 5]))[0].sum().backward()
     assert head.weight.grad is None
     assert hidden.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("n", "width"), [(151_936, 8_191), (151_936, 16_384), (50_257, 6_000)])
+def test_the_chunks_of_a_gpu_start_where_its_fast_matrix_products_can(n, width):
+    chunks = logprobs._chunks(n, width, torch.device("cuda"), at_least=logprobs.MIN_WORDS)
+    assert len(chunks) > 1
+    assert all(chunk.start % 64 == 0 for chunk in chunks)
+    assert chunks[-1].start < n <= chunks[-1].stop
+    assert (chunks[0].stop - chunks[0].start) * width <= logprobs.CHUNK_LOGITS_GPU

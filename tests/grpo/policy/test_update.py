@@ -10,6 +10,7 @@ from torch import nn
 from grpo.config import GRPOConfig, LoraSettings, ModelSettings
 from grpo.names import NORMALISERS
 from grpo.policy.optim import MasterAdamW
+from grpo.policy.policy import Policy
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.types import Sample
 
@@ -51,7 +52,7 @@ def samples(stale: bool = False) -> list[Sample]:
 
 def update_of(model, reference=None, **settings) -> PolicyUpdate:
     config = GRPOConfig(**{"learning_rate": 1e-2, "max_grad_norm": 100.0, **settings})
-    return PolicyUpdate(config, 1.0, model, MasterAdamW(model.parameters()), reference)
+    return PolicyUpdate(config, 1.0, Policy(model), MasterAdamW(model.parameters()), reference and Policy(reference))
 
 
 def batch(stale: bool = False) -> TrainBatch:
@@ -157,7 +158,7 @@ def test_a_step_that_does_not_fit_into_memory_names_the_settings_that_help(monke
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr("grpo.policy.update.completion_logprobs", full)
+    monkeypatch.setattr("grpo.policy.policy.completion_logprobs", full)
     update = update_of(tiny_model())
     with pytest.raises(MemoryError, match=r"step 3 .*\(CUDA out of memory\): lower train\.tokens_per_micro"):
         update.run(3, batch())

@@ -31,6 +31,15 @@ def test_cores_are_shared_only_while_server_and_trainer_overlap(staleness, serve
     assert share_cores(rollout, trainer, cores) == expected
 
 
+@pytest.mark.parametrize(
+    ("staleness", "cores", "expected"),
+    [(0, 8, Cores(4, 8)), (0, 1, Cores(1, 1)), (1, 8, Cores(2, 4)), (1, 2, Cores(1, 1)), (1, 7, Cores(1, 5))],
+)
+def test_two_servers_divide_what_one_would_get(staleness, cores, expected):
+    rollout = RolloutSettings(max_staleness=staleness, server=ServerSettings(replicas=2))
+    assert share_cores(rollout, 0, cores) == expected
+
+
 def test_a_trainer_whose_servers_are_elsewhere_has_the_machine_for_itself():
     rollout = RolloutSettings(max_staleness=1, server=ServerSettings(urls=["http://far:8000"]))
     assert share_cores(rollout, 0, 8).trainer == 8
@@ -40,7 +49,7 @@ def test_a_server_on_the_cpu_gets_its_cores_and_its_threads_rest_early_unless_th
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
-    cpu = Placement((), "zero_shm")
+    cpu = Placement((), "shm")
     in_turns, overlapping = (environment("hub/id", RolloutSettings(max_staleness=k), cpu) for k in (0, 1))
     assert (in_turns["OMP_NUM_THREADS"], overlapping["OMP_NUM_THREADS"]) == ("8", "4")
     assert in_turns["GOMP_SPINCOUNT"] == overlapping["GOMP_SPINCOUNT"] == "1000"

@@ -9,9 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config import ModelSettings
+from grpo.policy.adapters import ServedWeights
 from grpo.policy.load import load_model
+from grpo.policy.policy import Policy
 from grpo.rollout.engine import WeightSyncError
 from grpo.rollout.local import TransformersEngine
+from grpo.rollout.sync.stream import TensorStream
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
 
 
@@ -84,7 +87,7 @@ def test_new_weights_are_served_and_versioned(engine, settings):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     before = generate(engine, [request("1+1")])[0].completions[0]
-    report = asyncio.run(engine.update_weights(dict(model.named_parameters()), version=4))
+    report = asyncio.run(engine.update_weights(ServedWeights(Policy(model)), version=4))
     after = generate(engine, [request("1+1")])[0].completions[0]
     assert (report.version, engine.version) == (4, 4)
     assert after.versions == (4,) * len(after.token_ids)
@@ -95,5 +98,5 @@ def test_new_weights_are_served_and_versioned(engine, settings):
 def test_missing_tensors_are_refused(engine, settings):
     tensors = dict(load_model(settings).named_parameters())
     tensors.popitem()
-    with pytest.raises(WeightSyncError, match="names differ"):
-        asyncio.run(engine.update_weights(tensors, version=1))
+    with pytest.raises(WeightSyncError, match="the weights are not this model's"):
+        asyncio.run(engine.update_weights(TensorStream(tensors), version=1))

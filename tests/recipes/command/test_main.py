@@ -190,6 +190,18 @@ def test_an_output_that_is_a_file_is_refused(calls, tmp_path):
     assert "is a file" in result.stderr
 
 
+def test_a_run_goes_on_with_other_servers_than_it_began_with(calls, stored):
+    urls = "rollout.server.urls=[http://127.0.0.1:8000]"
+    result = zero("run", TINY, "--resume", "--output", stored, "--set", urls)
+    assert result.exit_code == 0, result.stderr
+    assert calls.made[0][0] == load_recipe(TINY, [urls])
+    save_recipe(load_recipe(TINY, [urls]), stored / "recipe.yaml")
+    assert zero("run", TINY, "--resume", "--output", stored, "--set", "rollout.server.replicas=2").exit_code == 0
+    refused = zero("run", TINY, "--resume", "--output", stored, "--set", "rollout.group_size=4")
+    assert "rollout.group_size is 16 there, 4 here" in refused.stderr
+    assert "rollout.server" not in refused.stderr.partition(" is 16")[0]
+
+
 def test_resume_needs_a_run(calls, tmp_path):
     assert "no --output is given" in zero("run", TINY, "--resume").stderr
     result = zero("run", TINY, "--resume", "--output", tmp_path)
@@ -228,6 +240,7 @@ def test_serve_starts_the_rollout_server(monkeypatch):
     from grpo.rollout.vllm import serve
 
     asked = []
-    monkeypatch.setattr(serve, "serve", lambda model, port, run: asked.append((model, port)))
+    monkeypatch.setattr(serve, "serve", lambda model, port, host, run: asked.append((model, port, host)))
     assert zero("serve", "some/model", "--port", "8123").exit_code == 0
-    assert asked == [("some/model", 8123)]
+    assert zero("serve", "some/model", "--host", "10.0.0.1").exit_code == 0
+    assert asked == [("some/model", 8123, "127.0.0.1"), ("some/model", 8000, "10.0.0.1")]

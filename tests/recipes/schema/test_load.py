@@ -161,6 +161,10 @@ def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
             "rollout={engine: transformers, server: {urls: [http://a]}}",
             "rollout.server.urls: engine: transformers has no",
         ),
+        ("rollout={engine: transformers, server: {replicas: 2}}", "rollout.server.replicas: 2 servers of our own are"),
+        ("rollout.server={replicas: 2, urls: [http://a]}", "rollout.server.replicas: 2 servers of our own are started"),
+        ("rollout.server.urls=[http://a, http://a/]", "expected each server once"),
+        ("rollout.server.urls=['http://me:secret@a']", "an address must not hold a password"),
         ("train.warmup_steps=101", "train.warmup_steps: got 101, expected at most train.steps (100)"),
         ("train.gpus=[0, 1]", "train.gpus: got [0, 1], expected one"),
         (

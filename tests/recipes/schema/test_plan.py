@@ -17,8 +17,9 @@ QWEN_7B = ModelSize(parameters=7_615_616_512, adapter_parameters=161_480_704, hi
 LAPTOP = Machine(cores=2, ram_gib=23.0, gpu_gib={})
 
 
-def gpus(n: int, gib: float = 79.0) -> Machine:
-    return Machine(cores=16, ram_gib=128.0, gpu_gib=dict.fromkeys(range(n), gib))
+def gpus(n: int, gib: float = 79.0, total: float | None = None) -> Machine:
+    free, whole = dict.fromkeys(range(n), gib), dict.fromkeys(range(n), total or gib)
+    return Machine(cores=16, ram_gib=128.0, gpu_gib=free, gpu_total_gib=whole)
 
 
 def lines(recipe: str, size: ModelSize, machine: Machine, *overrides: str) -> dict[str, str]:
@@ -63,6 +64,16 @@ def test_the_samplers_memory_is_weights_and_cache():
     assert said["sampler"] == "vllm: servers at http://far:8000"
 
 
+def test_several_servers_are_counted_each_with_its_share():
+    given = ["rollout.max_sequences=64", "rollout.max_tokens=96", "rollout.max_prompt_tokens=160"]
+    said = lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, *given, "rollout.server.replicas=2", "rollout.server.threads=0")
+    assert said["sampler"] == "vllm: 2 servers, CPU, 1 threads each, about 4.6 GiB"  # twice 2.3
+    with pytest.raises(PlanError, match="8 replicas x tensor_parallel 1 do not divide the servers' 7 GPUs"):
+        lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=8")
+    said = lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=7")
+    assert said["sampler"].startswith("vllm: 7 servers, GPU 0, 1, 2, 3, 4, 5, 6,")
+
+
 def test_the_plan_counts_the_cache_that_the_server_is_given(tiny_model, monkeypatch):
     import psutil
 
@@ -103,6 +114,16 @@ def test_a_gpu_recipe_fits_the_machine_that_it_names(recipe, size, machine, trai
 def test_on_a_shared_gpu_the_servers_whole_share_counts():
     with pytest.raises(PlanError, match=r"GPU 0 has 79.0 GiB"):
         lines("dr_grpo_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "rollout.server.gpu_memory_utilization=0.9")
+
+
+@pytest.mark.parametrize(("recipe", "n"), [("dr_grpo_1.5b_math_1gpu", 1), ("qwen2.5_7b_math_8gpu", 8)])
+def test_the_server_takes_its_share_of_the_whole_gpu_though_others_use_some_of_it(recipe, n):
+    """vLLM on an H200: "Free memory on device cuda:0 (125.04/139.8 GiB) on startup is less than desired"."""
+    size = QWEN_1_5B if n == 1 else QWEN_7B
+    setting = "rollout.server.gpu_memory_utilization=0.7"
+    assert lines(recipe, size, gpus(n, gib=139.0, total=139.8), setting)
+    with pytest.raises(PlanError, match=r"GPU \d has 95.0 GiB, the run needs about (97\.9|1\d\d\.\d)"):
+        lines(recipe, size, gpus(n, gib=95.0, total=139.8), setting)
 
 
 def test_a_gpu_that_is_not_there_is_named():

@@ -27,6 +27,7 @@ from grpo.policy.packing.attention import PackedGroup, _flex, lay_out, packed_at
 from grpo.policy.packing.pack import pack, packed_micro_batches
 from grpo.policy.packing.pad import pad, padded_micro_batches
 from grpo.policy.packing.probe import use_packed_attention
+from grpo.policy.policy import Policy
 from grpo.types import Sample
 
 SMALL = {
@@ -95,7 +96,7 @@ def test_packed_loss_and_gradient_equal_the_padded_ones(name, lora):
     for seed in range(3):
         model, samples = model_of(name, lora), ragged(seed)
         plain, plain_grads = loss_and_gradients(model, samples, padded_micro_batches, pad, 10**6)
-        assert use_packed_attention(model) is None
+        assert use_packed_attention(Policy(model)) is None
         for max_tokens in (10**6, 60):  # one row; several, with groups cut in parts
             packed, grads = loss_and_gradients(model, samples, packed_micro_batches, pack, max_tokens)
             assert packed == pytest.approx(plain, abs=1e-5)
@@ -106,7 +107,7 @@ def test_packed_loss_and_gradient_equal_the_padded_ones(name, lora):
 
 def test_gradient_checkpointing_leaves_packed_gradients_as_they_are():
     model, samples = model_of("qwen3"), ragged(0)
-    use_packed_attention(model)
+    use_packed_attention(Policy(model))
     _, plain = loss_and_gradients(model, samples, packed_micro_batches, pack, 60)
     model.gradient_checkpointing_enable()
     _, checkpointed = loss_and_gradients(model, samples, packed_micro_batches, pack, 60)
@@ -162,10 +163,10 @@ def test_the_way_of_gpus_uncompiled_equals_the_definition(window):
 def test_a_model_that_cannot_be_packed_is_left_as_it_was_and_the_reason_is_given():
     gemma2 = AutoModelForCausalLM.from_config(Gemma2Config(**SMALL))  # caps its scores
     before = gemma2.config._attn_implementation
-    assert "softcap" in use_packed_attention(gemma2)
+    assert "softcap" in use_packed_attention(Policy(gemma2))
     assert gemma2.config._attn_implementation == before
     mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2))
-    assert use_packed_attention(mamba) is not None  # a recurrent state would run on from segment to segment
+    assert use_packed_attention(Policy(mamba)) is not None  # a recurrent state would run on from segment to segment
 
 
 def test_the_probe_catches_a_model_that_packs_without_an_error_and_wrongly():
@@ -178,7 +179,7 @@ def test_the_probe_catches_a_model_that_packs_without_an_error_and_wrongly():
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL)).float()
     mlp = model.model.layers[0].mlp
     model.model.layers[0].mlp = nn.Sequential(mlp, LooksBack())
-    reason = use_packed_attention(model)
+    reason = use_packed_attention(Policy(model))
     assert "differ from the padded ones" in reason
 
 
@@ -186,5 +187,5 @@ def test_the_probe_catches_a_model_that_packs_without_an_error_and_wrongly():
 def test_a_model_with_learned_positions_can_be_packed(dropout):
     sizes = {"vocab_size": 100, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": None, "eos_token_id": 1}
     model = AutoModelForCausalLM.from_config(GPT2Config(**sizes, attn_pdrop=dropout)).eval()
-    assert use_packed_attention(model) is None
+    assert use_packed_attention(Policy(model)) is None
     assert not model.training

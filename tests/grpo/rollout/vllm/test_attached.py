@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner
 
-from grpo.config import ModelSettings, RolloutSettings, ServerSettings
+from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.vllm.attached import AttachedError, check_attached
 from recipes.command.main import main
 from tests.fakes import serving
@@ -54,30 +54,49 @@ def vllm(**changes: Any) -> dict[str, Any]:
         "root": "some/model",
         "length": LENGTH,
         "version": "default",
-        "backend": "zero_shm",
+        "backend": "zero",
         "logprobs": "processed_logprobs",
         "dtype": "torch.bfloat16",
+        "lora": None,
     } | changes
     config = {
         "model_config": {"logprobs_mode": said["logprobs"], "dtype": said["dtype"]},
         "weight_transfer_config": {"backend": said["backend"]},
+        "lora_config": said["lora"],
     }
     return {
         "/v1/models": {"data": [{"id": said["id"], "root": said["root"], "max_model_len": said["length"]}]},
         "/inference/v1/generate": 405,
+        "/zero/lease": {"holder": None, "seconds": 0.0},
         "/weight_info": {"weight_version": said["version"]},
         "/server_info": {"vllm_config": config},
     }
 
 
-def check(answers: dict[str, Any], backend: str | None = "zero_shm") -> None:
+def without(path: str) -> dict[str, Any]:
+    return {key: value for key, value in vllm().items() if key != path}
+
+
+def check(answers: dict[str, Any], backend: str | None = "zero", model: ModelSettings = MODEL, **settings: Any) -> None:
     with serving(Scripted(answers)) as server:  # type: ignore[type-var]
-        asyncio.run(check_attached(RolloutSettings(server=ServerSettings(urls=[server.url])), MODEL, LENGTH, backend))
+        rollout = RolloutSettings(server=ServerSettings(urls=[server.url]), **settings)
+        asyncio.run(check_attached(rollout, model, LENGTH, backend))
 
 
 @pytest.mark.parametrize("changes", [{}, {"version": "7"}, {"id": "m", "root": "/srv/model"}, {"id": "model"}])
 def test_a_server_for_the_recipe_is_taken(changes: dict[str, str]) -> None:
     check(vllm(**changes))
+
+
+def test_a_server_for_adapters_is_taken_by_a_run_that_sends_adapters_and_by_no_other() -> None:
+    lora = ModelSettings(path="some/model", lora=LoraSettings(r=16, sync="adapter"))
+    fits = {"max_loras": 3, "max_lora_rank": 16}
+    check(vllm(lora=fits), model=lora, max_staleness=1)
+    for found in (None, fits | {"max_loras": 2}, fits | {"max_lora_rank": 8}):
+        with pytest.raises(AttachedError, match=r"expected at least .*'max_loras': 3, 'max_lora_rank': 16"):
+            check(vllm(lora=found), model=lora, max_staleness=1)
+    with pytest.raises(AttachedError, match=r"was started for adapters .*and this run sends whole weights"):
+        check(vllm(lora=fits))
 
 
 def test_a_server_that_only_samples_needs_no_control_plane() -> None:
@@ -97,7 +116,11 @@ def test_a_server_that_only_samples_needs_no_control_plane() -> None:
         ({"/v1/models": [1, 2]}, "expected data.0.id in JSON"),
         ({"/v1/models": {"data": []}}, "expected data.0.id in JSON"),
         ({"/v1/models": {"data": ["name"]}}, "expected data.0.id in JSON"),
-        ({"/v1/models": 401}, "answers /v1/models with 401"),
+        ({"/v1/models": 401}, r"demands a token \(401\); set ZERO_SERVER_TOKEN to the one that the server was"),
+        (
+            without("/zero/lease"),
+            "has no /zero/lease, which says whose run it belongs to; start it with `zero serve some",
+        ),
         (vllm(id="other/thing", root="other/thing"), "serves other/thing; expected the recipe's model, some/model"),
         (vllm(id="name", root="/srv/thing"), "serves name, which is /srv/thing; expected the recipe's model"),
         (vllm(length=500), r"takes sequences of 500 tokens, expected 768"),
@@ -108,7 +131,7 @@ def test_a_server_that_only_samples_needs_no_control_plane() -> None:
             vllm() | {"/server_info": {"vllm_config": "model='x'"}},
             "expected vllm_config.weight_transfer_config.backend",
         ),
-        (vllm(backend="nccl"), "backend nccl, expected zero_shm"),
+        (vllm(backend="nccl"), "backend nccl, expected zero"),
         (vllm(logprobs="raw_logprobs"), "--logprobs-mode raw_logprobs, expected processed_logprobs"),
         (vllm(dtype="torch.float32"), "--dtype float32, expected bfloat16"),
     ],

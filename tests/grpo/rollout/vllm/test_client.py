@@ -23,7 +23,7 @@ def ask(script: Any = None, n: int = 2, timeout: float = 5, **options: Any) -> t
     async def run() -> tuple[Group, FakeServer]:
         async with (
             FakeServer(script) as server,
-            RolloutClient([server.url], CharDecoder(), timeout, **options) as client,
+            RolloutClient(server.url, CharDecoder(), timeout, **options) as client,
         ):
             return await client.group(RolloutRequest(prompt(), n, SAMPLING, seed=7)), server
 
@@ -94,7 +94,7 @@ def test_a_server_that_keeps_failing_is_reported_as_lost() -> None:
 
 def test_a_server_that_is_not_there_is_reported_as_lost() -> None:
     async def run() -> None:
-        async with RolloutClient(["http://127.0.0.1:9"], CharDecoder(), timeout=5) as client:
+        async with RolloutClient("http://127.0.0.1:9", CharDecoder(), timeout=5) as client:
             await client.group(RolloutRequest(prompt(), 1, SAMPLING))
 
     with pytest.raises(ServerLostError, match=r"127\.0\.0\.1:9 does not answer"):
@@ -103,7 +103,7 @@ def test_a_server_that_is_not_there_is_reported_as_lost() -> None:
 
 def test_greedy_sampling_of_several_completions_is_refused() -> None:
     async def run() -> None:
-        async with RolloutClient(["http://127.0.0.1:9"], CharDecoder(), timeout=5) as client:
+        async with RolloutClient("http://127.0.0.1:9", CharDecoder(), timeout=5) as client:
             await client.group(RolloutRequest(prompt(), 2, Sampling(8, temperature=0.0)))
 
     with pytest.raises(ValueError, match="n=2"):

@@ -19,7 +19,10 @@ import torch
 from eval.ask.client import Answer, EvalClient, Served
 from grpo.config import LoraSettings, ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError, ServerLostError, WeightSyncError
+from grpo.rollout.sync.choice import transfer_for
 from grpo.rollout.sync.control import ControlPlane
+from grpo.rollout.sync.files import FileTransfer
+from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm import client as client_module
 from grpo.rollout.vllm import engine as vllm_engine
 from grpo.rollout.vllm import supervision
@@ -31,6 +34,7 @@ from tests.fakes import STAND_IN, CharDecoder, FakeOpenAI, FakeServer, prompt
 
 SAMPLING = Sampling(max_tokens=16)
 WEIGHTS = {"a": torch.ones(3)}
+STREAM = TensorStream(WEIGHTS)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +81,7 @@ async def served_and_sampled(engine: VLLMEngine) -> tuple[float, dict[int, Group
     try:
         await engine.start()
         started = time.monotonic()
-        report = await engine.update_weights(WEIGHTS, 1)
+        report = await engine.update_weights(STREAM, 1)
         seconds = time.monotonic() - started
         assert report.version == engine.version == 1
         return seconds, await sampled(engine, asks(2, 2, 2))
@@ -157,12 +161,13 @@ def test_a_server_that_refuses_weights_goes_on_with_what_it_has_and_the_refusal_
             await engine.start()
             try:
                 with pytest.raises(WeightSyncError, match=r"refused /update_weights \(500\): .*they do not fit"):
-                    await engine.update_weights(WEIGHTS, 1)
+                    await engine.update_weights(STREAM, 1)
             finally:
                 await engine.close()
             return server.control
 
-    assert asyncio.run(run()) == ["/pause", "/start_weight_update", "/update_weights", "/resume"]
+    update = ["/pause", "/start_weight_update", "/update_weights"]
+    assert asyncio.run(run()) == [*update, "/update_weights", "/finish_weight_update", "/resume"]  # abandoned
 
 
 def test_an_attached_server_that_dies_in_an_update_is_named_at_once_and_the_others_go_on() -> None:
@@ -174,14 +179,14 @@ def test_an_attached_server_that_dies_in_an_update_is_named_at_once_and_the_othe
                 hanging = asyncio.Event()
                 two.before_update, two.healthy = hanging.wait, False  # its engine is dead, its answer never comes
                 started = time.monotonic()
-                await engine.update_weights(WEIGHTS, 1)
+                await engine.update_weights(STREAM, 1)
                 seconds = time.monotonic() - started
                 groups = await sampled(engine, asks(*[1] * 8))
                 hanging.set()
                 one.healthy, two.before_update = False, None
                 one.before_update = asyncio.Event().wait
                 with pytest.raises(ServerLostError, match=rf"{one.url} answers 503 at /health"):
-                    await engine.update_weights(WEIGHTS, 2)
+                    await engine.update_weights(STREAM, 2)
             finally:
                 await engine.close()
             return seconds, groups, len(two.bodies)
@@ -198,10 +203,11 @@ import asyncio, threading
 from pathlib import Path
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
 from grpo.rollout.sync.blocking import in_daemon_thread
+from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm.engine import VLLMEngine
 from tests.fakes import CharDecoder, FakeServer
 
-async def send(control, staged):
+async def send(controls, staged):
     await in_daemon_thread(threading.Event().wait)  # a collective that nobody joins
 
 async def run():
@@ -211,7 +217,7 @@ async def run():
         engine._transfer.send = send
         await engine.start()
         try:
-            await engine.update_weights({}, 1)
+            await engine.update_weights(TensorStream({}), 1)
         finally:
             await engine.close()
 
@@ -219,7 +225,7 @@ asyncio.run(run())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "is stuck: not done within 1 s (rollout.server.sync_timeout)" in done.stderr.splitlines()[-1]
+    assert "is stuck in the middle: not done within 1 s (rollout.server.sync_timeout)" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"<html>", b"[1]", b'{"version": 1}', b'{"weight_version": "v-1"}'])
@@ -237,22 +243,26 @@ def test_an_answer_of_another_kind_to_the_control_plane_is_one_error(content: by
 # -- what may be sent again -----------------------------------------------------------------------------
 
 
-def test_weights_staged_for_a_gpu_are_kept_by_value_exactly_where_they_may_be_sent_again() -> None:
-    from grpo.rollout.sync.cuda import CudaTransfer
-
-    for settings, kept in (({"max_staleness": 1}, True), ({"max_staleness": 0}, False)):
-        transfer = vllm_engine.transfer_for("nccl", RolloutSettings(**settings))
-        assert isinstance(transfer, CudaTransfer)
+@pytest.mark.parametrize("backend", ["shm", "files", "gloo", "nccl", "ipc"])
+@pytest.mark.parametrize(
+    ("settings", "kept"), [({"max_staleness": 1}, True), ({"server": {"urls": ["http://a"]}}, True), ({}, False)]
+)
+def test_weights_are_kept_by_value_exactly_where_they_may_be_sent_again(tmp_path, backend, settings, kept) -> None:
+    kept = kept or backend in ("shm", "files")  # what is in a file stays as it is
+    transfer = transfer_for(backend, RolloutSettings(**settings), tmp_path, [0])
+    try:
         trained = {"a": torch.ones(3)}
-        first = transfer.stage(trained, 1)
+        first = transfer.stage(TensorStream(trained), 1)
         trained["a"] += 1  # the next step, half done, when the server dies
-        second = transfer.stage(trained, 2)
-        assert first.tensors is not None
-        assert second.tensors is not None
-        assert first.tensors["a"].tolist() == ([1.0] * 3 if kept else [2.0] * 3)
-        assert second.tensors["a"].tolist() == [2.0] * 3
-    attached = RolloutSettings(max_staleness=1, server=ServerSettings(urls=["http://a"]))
-    assert not vllm_engine.transfer_for("nccl", attached)._keep  # type: ignore[attr-defined]
+        second = transfer.stage(TensorStream(trained), 2)
+        assert transfer.keeps == first.kept == kept
+        assert [tensor.tolist() for _, tensor in first.stream] == [[1.0] * 3 if kept else [2.0] * 3]
+        assert [tensor.tolist() for _, tensor in second.stream] == [[2.0] * 3]
+        transfer.discard(first)
+        assert len([path for folder in transfer.folders for path in folder.glob("*")]) == (1 if kept else 0)
+    finally:
+        transfer.close()
+    assert not any(folder.exists() for folder in transfer.folders)
 
 
 # -- adapters --------------------------------------------------------------------------------------
@@ -303,14 +313,14 @@ def test_the_server_is_started_for_as_many_adapters_as_are_loaded(tiny_model: Pa
     for staleness in (0, 1, 3):
         model = ModelSettings(path=str(tiny_model), lora=LoraSettings(sync="adapter"))
         rollout = RolloutSettings(max_staleness=staleness)
-        line = command_line(str(tiny_model), model, rollout, Placement((), "zero_shm"))
+        line = command_line(str(tiny_model), model, rollout, Placement((), "shm"))
         assert int(line[line.index("--max-loras") + 1]) == staleness + 2
 
 
 # -- the choice of a server ------------------------------------------------------------------------
 
 
-def test_of_several_servers_a_dead_one_is_tried_once_and_costs_no_request() -> None:
+def test_of_several_servers_a_dead_one_fails_one_request_which_another_answers() -> None:
     async def run() -> tuple[Counter[str], dict[int, Group]]:
         tried: Counter[str] = Counter()
         original = Endpoints._answer
@@ -335,7 +345,7 @@ def test_of_several_servers_a_dead_one_is_tried_once_and_costs_no_request() -> N
                 await engine.close()
 
     tried, groups = asyncio.run(run())
-    assert tried == {"dead": 1, "well": 10}
+    assert tried == {"dead": 1 + len(client_module.RETRY_DELAYS), "well": 10}
     assert groups[0].failures == {}
 
 
@@ -420,12 +430,12 @@ def test_a_part_that_came_is_not_asked_for_again_when_another_is_lost_and_no_par
     async def run() -> dict[int, Group]:
         group = client_module.RolloutClient.group
 
-        async def one_at_a_time(self: Any, request: RolloutRequest) -> Group:
+        async def one_at_a_time(self: Any, request: RolloutRequest, adapter: Any) -> Group:
             async with turn:
                 if came == [4] and not killed:
                     (tmp_path / "generate").write_text("kill")
                     killed.append(True)
-                answer = await group(self, request)
+                answer = await group(self, request, adapter)
                 came.append(request.n)
                 return answer
 
@@ -439,7 +449,7 @@ def test_a_part_that_came_is_not_asked_for_again_when_another_is_lost_and_no_par
                 await engine.close()
                 assert {task for task in asyncio.all_tasks() if task is not asyncio.current_task()} == set()
 
-    engine._rollout = engine._rollout.model_copy(update={"max_sequences": 4})
+    engine._fleet.members[0].sequences = 4
     groups = asyncio.run(run())
     assert engine.restarts == 1
     assert len(groups[0].completions) == 10
@@ -449,27 +459,20 @@ def test_a_part_that_came_is_not_asked_for_again_when_another_is_lost_and_no_par
 # -- capacity --------------------------------------------------------------------------------------
 
 
-def test_every_replica_of_our_server_counts_as_capacity(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(vllm_engine, "build", lambda *_: None)
-    monkeypatch.setattr(vllm_engine, "transfer_for", lambda *_: None)
+def test_every_replica_counts_as_capacity_vllms_and_ours(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    program = VLLMServer([], {}, ServerSettings(), tmp_path / "log")
+    monkeypatch.setattr(vllm_engine, "build", lambda *_: program)
+    monkeypatch.setattr(vllm_engine, "transfer_for", lambda *_: FileTransfer())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
 
-    def capacity(**server: Any) -> int:
+    def capacities(**server: Any) -> list[int]:
+        """Twice what each decodes at once."""
         rollout = RolloutSettings(max_sequences=32, server=ServerSettings(**server))
         engine = VLLMEngine("unused", ModelSettings(path="unused"), rollout, CharDecoder(), tmp_path)
+        return [member.capacity for member in engine._fleet.members]
 
-        async def admitted() -> int:
-            admissions = [engine._admitted(1) for _ in range(1000)]
-            tasks = [asyncio.create_task(admission.__aenter__()) for admission in admissions]
-            await asyncio.sleep(0.1)
-            n = sum(task.done() for task in tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            return n
-
-        return asyncio.run(admitted())
-
-    assert capacity(gpus=[1, 2, 3, 4]) == 4 * 2 * 32
-    assert capacity(gpus=[1, 2, 3, 4], tensor_parallel=2) == 2 * 2 * 32
-    assert capacity(urls=["http://a", "http://b"]) == 2 * 2 * 32
+    assert capacities(gpus=[1, 2, 3, 4]) == [4 * 2 * 32]
+    assert capacities(gpus=[1, 2, 3, 4], tensor_parallel=2) == [2 * 2 * 32]
+    assert capacities(gpus=[1, 2, 3, 4], replicas=2) == [2 * 2 * 32] * 2
+    assert capacities(gpus=[1, 2, 3, 4], replicas=2, tensor_parallel=2) == [2 * 32] * 2
+    assert capacities(urls=["http://a", "http://b"]) == [2 * 32] * 2

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from grpo.config import ModelSettings, RolloutSettings
 from grpo.rollout.vllm import serve as module
 from grpo.rollout.vllm.server import GIB, VLLMServer, command_line, place
 from recipes.command.main import main
-from recipes.schema.load import TINY, load_recipe
+from recipes.schema.load import TINY, builtin_recipes, load_recipe
 
 
 @pytest.fixture
@@ -64,6 +65,53 @@ def test_a_recipe_is_served_with_its_settings(served):
     assert option(served[0], "--model") == str(TINY)
     assert option(served[0], "--max-model-len") == str(rollout.max_prompt_tokens + rollout.max_tokens)
     assert option(served[0], "--max-num-seqs") == str(rollout.max_sequences)
+
+
+def test_a_recipe_that_sends_an_adapter_is_served_for_as_many_as_it_uses_and_any_other_for_none(served, tmp_path):
+    """To a url `sync: auto` means merged weights, which a server for adapters would take under other names."""
+    recipe = yaml.safe_load(builtin_recipes()["tiny_arithmetic_cpu"][0].read_text())
+    recipe["rollout"] |= {"max_staleness": 1, "server": {"replicas": 2}}
+    for sync in ("adapter", "auto", "merged"):
+        recipe["model"]["lora"] = {"r": 12, "sync": sync}
+        file = tmp_path / f"{sync}.yaml"
+        file.write_text(yaml.safe_dump(recipe))
+        assert CliRunner().invoke(main, ["serve", str(file), "--port", "0"]).exit_code == 0
+    assert (option(served[0], "--max-loras"), option(served[0], "--max-lora-rank")) == ("3", "16")
+    assert not any("--enable-lora" in server._command for server in served[1:])
+    assert option(served[0], "--weight-transfer-config") == '{"backend": "zero"}'
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
+def test_an_address_that_other_machines_reach_needs_a_token_and_the_message_says_how_to_give_one(
+    served, monkeypatch, tiny_model, host
+):
+    monkeypatch.setattr(module, "pick_port", lambda port, host: 8000)
+    for token in ("", None):
+        monkeypatch.delenv("ZERO_SERVER_TOKEN", raising=False)
+        if token is not None:
+            monkeypatch.setenv("ZERO_SERVER_TOKEN", token)
+        result = CliRunner().invoke(main, ["serve", str(tiny_model), "--host", host])
+        assert result.exit_code == 2
+        assert "export ZERO_SERVER_TOKEN=$(openssl rand -hex 32)" in result.stderr
+    monkeypatch.setenv("ZERO_SERVER_TOKEN", "with a space")
+    result = CliRunner().invoke(main, ["serve", str(tiny_model), "--host", host])
+    assert result.exit_code == 2
+    assert "expected printable ASCII without spaces" in result.stderr
+    assert served == []
+    monkeypatch.setenv("ZERO_SERVER_TOKEN", "abc")
+    assert CliRunner().invoke(main, ["serve", str(tiny_model), "--host", host]).exit_code == 0
+    assert served[0]._host == host
+    assert "abc" not in " ".join(served[0]._command)
+
+
+def test_loopback_needs_no_token_and_a_name_is_resolved(served, tiny_model, monkeypatch):
+    monkeypatch.delenv("ZERO_SERVER_TOKEN", raising=False)
+    for host in ("127.0.0.1", "localhost"):
+        result = CliRunner().invoke(main, ["serve", str(tiny_model), "--port", "0", "--host", host])
+        assert result.exit_code == 0, result.stderr
+    assert served[1]._host in ("127.0.0.1", "::1")
+    refused = CliRunner().invoke(main, ["serve", str(tiny_model), "--host", "no.such.host.invalid"])
+    assert "--host no.such.host.invalid: " in refused.stderr
 
 
 @pytest.mark.server

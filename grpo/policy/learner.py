@@ -1,0 +1,169 @@
+"""The learning half of a run: the policy, its update, its checkpoints, and its weights for the servers.
+
+Over several ranks each has one. What the leader (rank 0) calls is done by all of them: the others `follow`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from grpo.config import GRPOConfig
+from grpo.policy.adapters import ServedWeights
+from grpo.policy.load import causal_lm
+from grpo.policy.optim import MasterAdamW
+from grpo.policy.policy import Policy
+from grpo.policy.shard.ranks import ALONE, Ranks
+from grpo.policy.shard.shard import shard, whole_state
+from grpo.policy.shard.state import load_state, save_state
+from grpo.policy.update import PolicyUpdate, TrainBatch
+from grpo.rollout.sync.stream import TensorSpec, WeightStream
+from grpo.types import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _by_all(method: Callable[Concatenate[Learner, P], T]) -> Callable[Concatenate[Learner, P], T]:
+    """Called on the leader, it runs on every rank, with the same arguments."""
+
+    @functools.wraps(method)
+    def call(self: Learner, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.by_all(method.__name__, *args):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+class Learner:
+    """
+    Args:
+        temperature: that the completions are sampled at.
+        model: the policy, as `load_model` (and `add_adapter`) made it. With one rank on its device; with several on the
+            CPU, on ranks other than 0 maybe without its weights.
+        reference: the frozen model of the KL term, alike; None with LoRA (the adapter is switched off) or without KL.
+        device: of the shards.
+    """
+
+    def __init__(
+        self,
+        config: GRPOConfig,
+        temperature: float,
+        model: PreTrainedModel,
+        reference: PreTrainedModel | None = None,
+        ranks: Ranks = ALONE,
+        device: torch.device | None = None,
+    ) -> None:
+        self.model, self.ranks = model, ranks
+        self._policy = Policy(model)
+        frozen = None if reference is None else Policy(reference.requires_grad_(False))
+        if ranks.size > 1:
+            for one in (self._policy, frozen) if frozen else (self._policy,):
+                shard(one, ranks, device or torch.device("cpu"))
+        self._update = PolicyUpdate(
+            config, temperature, self._policy, MasterAdamW(self._policy.parameters(), **config.optimizer), frozen, ranks
+        )
+        self._served = ServedWeights(self._policy)
+        self._calling = threading.Lock()
+
+    @property
+    def padded(self) -> str | None:
+        """Why micro-batches are padded; None where they are packed."""
+        return self._update.padded
+
+    @property
+    def skips_zero_advantage(self) -> bool:
+        """Whether completions without advantage have no gradient, so that leaving them out is exact."""
+        return self._update.objective.skips_zero_advantage
+
+    # -- What all ranks do ----------------------------------------------------------------------------------------
+
+    @_by_all
+    def update(self, step: int, batch: TrainBatch) -> dict[str, float]:
+        """One optimizer batch, see PolicyUpdate.run."""
+        return self._update.run(step, batch)
+
+    @_by_all
+    def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
+        """See PolicyUpdate.kl_penalties."""
+        return self._update.kl_penalties(samples)
+
+    @_by_all
+    def save_model(self, folder: Path) -> None:
+        """The policy as a transformers or peft folder, written by the leader."""
+        if self.ranks.size == 1:
+            self.model.save_pretrained(folder)
+            return
+        state = whole_state(self._policy)
+        if self.ranks.rank == 0:
+            self.model.save_pretrained(folder, state_dict=state)
+            if (lm := causal_lm(self.model)) is self.model:
+                lm.config.dtype = self._policy.dtype  # transformers looks at the shards, which are wider
+                lm.config.save_pretrained(folder)
+
+    @_by_all
+    def save_state(self, folder: Path) -> None:
+        """What resuming needs beside the model: fp32 masters, the optimizer's moments, a synced reference."""
+        save_state(self._update.tensors(), folder, self.ranks)
+
+    @_by_all
+    def load_state(self, folder: Path) -> None:
+        """Put state and weights as they were, whatever the number of ranks that saved them."""
+        load_state(self._update.tensors(), folder, self.ranks)
+        self._update.loaded()
+
+    @property
+    def weights(self) -> WeightStream:
+        """What the servers are to sample with; read by the leader alone, whom the others then help."""
+        return self._served if self.ranks.size == 1 else LedWeights(self, self._served)
+
+    def read_weights(self) -> None:
+        """The others' part in it."""
+        for _ in self._served:
+            pass
+
+    # -- Leading and following ------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """On every rank but the leader: do what the leader does, until it ends."""
+        said: tuple[str, tuple[Any, ...]] | None
+        while (said := self.ranks.told()) is not None:
+            name, args = said
+            with suppress(FloatingPointError):  # the leader has it, too, and decides
+                getattr(self, name)(*args)
+
+    @contextmanager
+    def by_all(self, name: str, *args: object) -> Iterator[None]:
+        """While the leader does what its method of that name does, the others call the method.
+
+        One after the other, whichever thread asks: collectives must come in one order everywhere.
+        """
+        with self._calling:
+            if self.ranks.size > 1 and self.ranks.rank == 0:
+                self.ranks.told((name, args))
+            yield
+
+
+class LedWeights:
+    """The leader's WeightStream of a sharded policy: while it is read, all ranks read."""
+
+    def __init__(self, learner: Learner, served: ServedWeights) -> None:
+        self._learner, self._served = learner, served
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        return self._served.specs
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        with self._learner.by_all("read_weights"):
+            yield from self._served

@@ -1,0 +1,81 @@
+"""The learner that a recipe asks for, on each of its ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from grpo.config import GRPOConfig, ModelError
+from grpo.policy.adapters import add_adapter
+from grpo.policy.learner import Learner
+from grpo.policy.load import enable_gradient_checkpointing, load_model, load_skeleton
+from grpo.policy.shard.ranks import ALONE, Ranks, joined
+from grpo.rollout.cores import overlap, share_cores
+from recipes.errors import InputError
+from recipes.jobs.processes import OWN_STORE, rank, restarted
+from recipes.schema.load import model_settings
+from recipes.schema.recipe import Recipe
+
+
+@contextmanager
+def joined_ranks(recipe: Recipe) -> Iterator[Ranks]:
+    """The ranks of the run, if this process is one of several."""
+    if rank() is None:
+        yield ALONE
+        return
+    if restarted() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise InputError(f"torchrun cannot start ranks again in one store: set {OWN_STORE}=1 in its environment")
+    device = device_of(recipe)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with joined(device, recipe.train.replicas) as ranks:
+        if ranks.size != recipe.train.processes:
+            raise InputError(
+                f"train.processes: the recipe has {recipe.train.processes}, but torchrun started {ranks.size}; "
+                f"--set train.processes={ranks.size}"
+            )
+        yield ranks
+
+
+def follow(recipe: Recipe) -> None:
+    """A rank other than the leader, from its start to its end."""
+    with joined_ranks(recipe) as ranks:
+        if ranks.told():  # the leader has checked everything
+            learner_of(recipe, device_of(recipe), ranks).follow()
+
+
+def learner_of(recipe: Recipe, device: torch.device, ranks: Ranks) -> Learner:
+    """Raises ModelError: see load_model and add_adapter; or what it is cannot be sharded."""
+    config, model = recipe.train, model_settings(recipe)
+    if config.threads or ranks.size > 1 or overlap(recipe.rollout):  # else torch's choice, which is all cores
+        torch.set_num_threads(share_cores(recipe.rollout, config.threads, processes=ranks.size).trainer)
+    quantized = bool(model.lora and model.lora.quantize)
+    if quantized and ranks.size > 1:
+        raise ModelError(
+            "model.lora.quantize: layers in 4 bits are not sharded; use train.processes: 1, or leave it out"
+        )
+    where = device if ranks.size == 1 else torch.device("cpu")
+    policy = load_model(model, where, quantized) if ranks.rank == 0 else load_skeleton(model)
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(policy)
+    if model.adapted:
+        policy = add_adapter(policy, model, config.seed)
+    reference = None
+    if config.kl_coef > 0 and not model.adapted:
+        reference = load_model(model, where) if ranks.rank == 0 else load_skeleton(model)
+    return Learner(config, recipe.rollout.temperature, policy, reference, ranks, device)
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """Of this process's policy."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", gpus_of(recipe.train)[int(os.environ.get("LOCAL_RANK", 0))])
+
+
+def gpus_of(config: GRPOConfig) -> list[int]:
+    """The trainer's on this machine, by local rank."""
+    return config.gpus or list(range(int(os.environ.get("LOCAL_WORLD_SIZE", config.processes))))
