@@ -289,7 +289,7 @@ def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
     if config.processes % config.replicas:
         yield f"replicas: got {config.replicas}, expected a divisor of processes ({config.processes})"
     if config.gpus and len(config.gpus) != config.processes:
-        yield f"gpus: got {len(config.gpus)} ({config.gpus}), expected one for each of {config.processes} processes"
+        yield f"gpus: got {config.gpus}, expected one for each process (processes: {config.processes})"
     if config.backend == "trl" and config.processes > 1:
         yield f"processes: got {config.processes}, but backend: trl trains in one; use 1, or backend: zero"
     if config.loss_args and config.loss in NORMALISERS:

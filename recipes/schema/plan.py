@@ -6,6 +6,8 @@ Memory, in bytes a parameter (b = 2 for bf16, 4 for fp32; P parameters, P' train
                and weights are then one) + b P for a reference model, if the KL needs a second one
                + activations of one micro-batch: 34 b/2 x hidden x layers a token (arXiv 2205.05198, section 4.1),
                with gradient checkpointing b x hidden x layers plus one layer's
+    each of    (4 P + 12 P' + 4 P for a reference) / S, S = processes / replicas; and gathered, in b: two layers, and
+    several    what is in no layer (embeddings, head); + activations
     server     each of rollout.server.replicas: b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence,
                or what there is room for, at least one
 
@@ -15,6 +17,7 @@ Rough, from the configuration alone: it is there to refuse what cannot fit, not 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +50,7 @@ class ModelSize:
     hidden: int
     layers: int
     kv_width: int  # KV heads x head size
+    outside_layers: int = 0  # of the parameters: embeddings, head
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         ),
         ("updates", f"{train.steps} steps x {train.updates_per_batch} = {train.steps * train.updates_per_batch}"),
         ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
-        ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB"),
+        ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB{' each' if train.processes > 1 else ''}"),
         ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {all_gib:.1f} GiB")),
         ("machine", _describe(machine)),
     ]
@@ -142,18 +146,24 @@ def _itemsize(recipe: Recipe) -> int:
 
 
 def _trainer_gib(recipe: Recipe, size: ModelSize) -> float:
+    """Of each process."""
     train, b = recipe.train, _itemsize(recipe)
     trained = size.adapter_parameters or size.parameters
     stored = STORED_NF4 if recipe.model.lora and recipe.model.lora.quantize else b
     weights = stored * size.parameters + (0 if b == 4 and not size.adapter_parameters else 4 * trained)
     reference = b * size.parameters if train.kl_coef and not size.adapter_parameters else 0
+    kept = weights + 12 * trained + reference
+    if train.processes > 1:
+        copies = 2 if reference else 1
+        gathered = b * (size.outside_layers + 2 * (size.parameters - size.outside_layers) / size.layers)
+        kept = (4 * size.parameters * copies + 12 * trained) * train.replicas / train.processes + gathered
     tokens = max(train.tokens_per_micro_batch, recipe.rollout.max_prompt_tokens + recipe.rollout.max_tokens)
     tokens = min(tokens, _step_tokens(recipe))
     layer = 34 * b // 2 * size.hidden * tokens
     activations = (
         layer + b * size.hidden * size.layers * tokens if train.gradient_checkpointing else layer * size.layers
     )
-    return (weights + 12 * trained + reference + activations) / GIB + TRAINER_PROCESS_GIB
+    return (kept + activations) / GIB + TRAINER_PROCESS_GIB
 
 
 def _step_tokens(recipe: Recipe) -> int:
@@ -190,7 +200,8 @@ def _needs(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> 
     server, in_process = recipe.rollout.server, recipe.rollout.engine == "transformers"
     elsewhere = bool(server.urls)
     if not machine.gpu_gib:
-        yield "this machine", trainer + (0 if elsewhere else sampler * server.replicas), machine.ram_gib
+        trainers = trainer * recipe.train.processes
+        yield "this machine", trainers + (0 if elsewhere else sampler * server.replicas), machine.ram_gib
         return
     trainer_gpus = _trainer_gpus(recipe)
     server_gpus = [] if elsewhere or in_process else _server_gpus(recipe, machine)
@@ -257,12 +268,14 @@ def model_size(model: ModelSettings) -> ModelSize:
     with torch.device("meta"):
         meta = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     text = config.get_text_config()
+    sizes = {name: parameter.numel() for name, parameter in meta.named_parameters()}
     return ModelSize(
-        parameters=sum(p.numel() for p in meta.parameters()),
+        parameters=sum(sizes.values()),
         adapter_parameters=_adapter_parameters(meta, model) if model.adapted else 0,
         hidden=text.hidden_size,
         layers=text.num_hidden_layers,
         kv_width=kv_width(text),
+        outside_layers=sum(size for name, size in sizes.items() if not re.search(r"\.\d+\.", name)),
     )
 
 

@@ -144,8 +144,6 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield (
             f"rollout.server.weight_dir: weights go there by weight_transfer: files only, got {server.weight_transfer}"
         )
-    if len(train.gpus) > 1:
-        yield f"train.gpus: got {train.gpus}, expected one: the trainer is one process on one GPU"
     for i, reward in enumerate(recipe.rewards):
         if reads_answers(reward.name) and reward.args.get("read") != task.read:
             yield (

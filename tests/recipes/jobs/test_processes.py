@@ -222,7 +222,7 @@ def test_a_run_that_fails_is_not_started_again_and_says_why_once(recipe_file, tm
         ("model.path=/nowhere", "error: model.path: "),
         ("rewards=[{name: accurracy}]", "error: "),
         ("train.replicas=3", "replicas: got 3, expected a divisor of processes"),
-        ("train.gpus=[0]", "gpus: got 1"),
+        ("train.gpus=[0]", "gpus: got [0], expected one for each process"),
         ("train.backend=trl", "processes: got 2, but backend: trl trains in one"),
     ],
 )

@@ -19,6 +19,7 @@ NAMES = [
     "dr_grpo_1.5b_math_1gpu",
     "gspo_1.7b_math_2gpu",
     "qwen2.5_0.5b_gsm8k",
+    "qwen2.5_32b_math_2x8gpu",
     "qwen2.5_7b_math_8gpu",
     "r1_zero_3b_math_2gpu",
     "smollm2_135m_cpu",
@@ -166,7 +167,7 @@ def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
         ("rollout.server.urls=[http://a, http://a/]", "expected each server once"),
         ("rollout.server.urls=['http://me:secret@a']", "an address must not hold a password"),
         ("train.warmup_steps=101", "train.warmup_steps: got 101, expected at most train.steps (100)"),
-        ("train.gpus=[0, 1]", "train.gpus: got [0, 1], expected one"),
+        ("train.gpus=[0, 1]", "train.gpus: got [0, 1], expected one for each process (processes: 1)"),
         (
             "rollout.server={gpus: [0, 1, 2], tensor_parallel: 2}",
             "rollout.server.tensor_parallel: got 2, expected a divisor",

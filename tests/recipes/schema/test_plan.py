@@ -13,7 +13,8 @@ from recipes.schema.plan import _sampler_gib as sampler_gib
 
 SMOLLM2 = ModelSize(parameters=134_515_008, adapter_parameters=0, hidden=576, layers=30, kv_width=192)
 QWEN_1_5B = ModelSize(parameters=1_543_714_304, adapter_parameters=0, hidden=1536, layers=28, kv_width=256)
-QWEN_7B = ModelSize(parameters=7_615_616_512, adapter_parameters=161_480_704, hidden=3584, layers=28, kv_width=512)
+QWEN_7B = ModelSize(7_615_616_512, 0, hidden=3584, layers=28, kv_width=512, outside_layers=1_089_998_336)
+QWEN_32B = ModelSize(32_763_876_352, 0, hidden=5120, layers=64, kv_width=1024, outside_layers=1_557_140_480)
 LAPTOP = Machine(cores=2, ram_gib=23.0, gpu_gib={})
 
 
@@ -54,6 +55,24 @@ def test_the_trainers_memory_is_the_formulas():
     assert said["trainer"] == "CPU, 2 threads, about 3.3 GiB"
 
 
+def test_each_of_several_processes_holds_its_shard_in_fp32_and_what_is_gathered():
+    given = ["train.tokens_per_micro_batch=4096", "rollout.max_tokens=96", "rollout.max_prompt_tokens=160"]
+    given += ["rollout.prompts_per_step=16", "rollout.group_size=8", "train.processes=2"]
+    # 16 bytes x 134.5M / 2: 1.002 GiB. Gathered in bf16: 28.3M of embeddings and 2 of 30 layers, 7.1M: 0.066 GiB.
+    # Activations as above, 2.241 GiB. Process: 0.7.
+    size = replace(SMOLLM2, outside_layers=28_312_128)
+    said = lines("smollm2_135m_cpu", size, LAPTOP, *given)
+    assert said["trainer"] == "CPU, 1 threads in each of 2 processes, about 4.0 GiB each"
+    # A second copy: 4 x 134.5M / 2 more.
+    said = lines("smollm2_135m_cpu", size, LAPTOP, *given, "train.kl_coef=0.1")
+    assert said["trainer"].endswith("about 4.3 GiB each")
+    # Two replicas of one shard: as much as one process, in fp32.
+    said = lines("smollm2_135m_cpu", size, LAPTOP, *given, "train.replicas=2")
+    assert said["trainer"].endswith("about 5.0 GiB each")
+    with pytest.raises(PlanError, match=r"this machine has 6.0 GiB, the run needs about (8|9|1\d)\.\d"):
+        lines("smollm2_135m_cpu", size, replace(LAPTOP, ram_gib=6.0), *given)
+
+
 def test_the_samplers_memory_is_weights_and_cache():
     # weights 0.251, processes 1.5; a sequence of 256 tokens: 2 blocks of 128 and vLLM's own; cache: 2 x 2 bytes x
     # 30 x 192 x 64 sequences x 384 tokens = 0.527 GiB
@@ -68,10 +87,10 @@ def test_several_servers_are_counted_each_with_its_share():
     given = ["rollout.max_sequences=64", "rollout.max_tokens=96", "rollout.max_prompt_tokens=160"]
     said = lines("smollm2_135m_cpu", SMOLLM2, LAPTOP, *given, "rollout.server.replicas=2", "rollout.server.threads=0")
     assert said["sampler"] == "vllm: 2 servers, CPU, 1 threads each, about 4.6 GiB"  # twice 2.3
-    with pytest.raises(PlanError, match="8 replicas x tensor_parallel 1 do not divide the servers' 7 GPUs"):
-        lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=8")
-    said = lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=7")
-    assert said["sampler"].startswith("vllm: 7 servers, GPU 0, 1, 2, 3, 4, 5, 6,")
+    with pytest.raises(PlanError, match="3 replicas x tensor_parallel 1 do not divide the servers' 4 GPUs"):
+        lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=3")
+    said = lines("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "rollout.server.replicas=4")
+    assert said["sampler"].startswith("vllm: 4 servers, GPU 0, 1, 2, 3,")
 
 
 def test_the_plan_counts_the_cache_that_the_server_is_given(tiny_model, monkeypatch):
@@ -101,7 +120,7 @@ def test_too_little_memory_is_refused_with_what_to_reduce():
     ("recipe", "size", "machine", "trainer", "sampler"),
     [
         ("dr_grpo_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "GPU 0,", "vllm: GPU 0,"),
-        ("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "GPU 7,", "vllm: GPU 0, 1, 2, 3, 4, 5, 6,"),
+        ("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "GPU 4, 5, 6, 7,", "vllm: GPU 0, 1, 2, 3,"),
         ("qwen2.5_0.5b_gsm8k", SMOLLM2, gpus(4), "GPU 0,", "vllm: GPU 1, 2, 3,"),
     ],
 )
@@ -109,6 +128,12 @@ def test_a_gpu_recipe_fits_the_machine_that_it_names(recipe, size, machine, trai
     said = lines(recipe, size, machine)
     assert said["trainer"].startswith(trainer)
     assert said["sampler"].startswith(sampler)
+
+
+def test_the_32b_recipe_trains_on_eight_gpus_beside_a_server_on_eight_others():
+    said = lines("qwen2.5_32b_math_2x8gpu", QWEN_32B, gpus(8), "rollout.server.urls=[http://first:8000]")
+    assert said["trainer"].startswith("GPU 0, 1, 2, 3, 4, 5, 6, 7,")
+    assert said["sampler"] == "vllm: servers at http://first:8000"
 
 
 def test_on_a_shared_gpu_the_servers_whole_share_counts():
@@ -137,6 +162,7 @@ def test_a_models_size_is_counted_from_its_configuration_alone(tiny_model, tmp_p
     (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())  # no weights
     size = model_size(ModelSettings(path=str(tmp_path), lora=LoraSettings(r=4, target_modules=["q_proj", "o_proj"])))
     assert size.parameters == AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
+    assert size.outside_layers == 128 * 192 + 192  # the embedding, which is the head too, and the last norm
     assert size.adapter_parameters == 4 * 2 * 4 * (192 + 192)  # 4 layers x 2 projections x r x (in + out)
     assert (size.hidden, size.layers, size.kv_width) == (192, 4, 192)
 
