@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from grpo.rollout.engine import RolloutError
 from grpo.rollout.sync.files import FileTransfer
 from grpo.rollout.sync.group import is_this_machine
 from grpo.rollout.sync.transfer import Transfer
+from grpo.rollout.vllm.watch import own_name
 
 
 def choose_backend(settings: ServerSettings, n_gpus: int, trainer: set[int], servers: set[int]) -> str:
@@ -43,7 +45,11 @@ def transfer_for(backend: str, rollout: RolloutSettings, run_dir: Path, trainer_
     if backend == "shm":
         return FileTransfer()
     if backend == "files":
-        return FileTransfer(Path(rollout.server.weight_dir) if rollout.server.weight_dir else run_dir / "weights")
+        if rollout.server.weight_dir:
+            return FileTransfer(Path(rollout.server.weight_dir) / own_name())
+        folder = run_dir / "weights"  # the run's alone: what it left when it was killed goes
+        shutil.rmtree(folder, ignore_errors=True)
+        return FileTransfer(folder)
     # A version that lies in memory alone is the trainer's: it changes with the next step. With staleness, a server may
     # be missed, and so be sent it again, in the middle of that. And an attached server that refuses a version half-way
     # cannot be started again: it gets the one before.

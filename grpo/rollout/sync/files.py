@@ -25,17 +25,15 @@ class FileTransfer:
     """A `Transfer` through files. A version's file stays until it is discarded, so that a new server can read it.
 
     Args:
-        shared: a folder that the servers' machines see, too; None: this machine's shared memory.
+        folder: this transfer alone uses it, and the servers' machines see it; None: this machine's shared memory.
     """
 
-    def __init__(self, shared: Path | None = None) -> None:
-        self.name = "shm" if shared is None else "files"
+    def __init__(self, folder: Path | None = None) -> None:
+        self.name = "shm" if folder is None else "files"
         self.keeps = True
         self._files = shared_memory()
-        if shared is not None:
-            self._files = WeightFolder(
-                [shared.absolute() / own_name()], "point rollout.server.weight_dir at a larger disk"
-            )
+        if folder is not None:
+            self._files = WeightFolder([folder.absolute()], "point rollout.server.weight_dir at a larger disk")
         self.folders: Sequence[Path] = self._files.folders
 
     def stage(self, stream: WeightStream, version: int) -> Staged:

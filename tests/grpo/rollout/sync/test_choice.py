@@ -11,6 +11,7 @@ from grpo.config import RolloutSettings, ServerSettings
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.sync.choice import transfer_for
 from grpo.rollout.sync.group import is_this_machine
+from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm.server import place
 
 HERE, ELSEWHERE = "http://127.0.0.1:8000", "http://192.0.2.7:8000"  # RFC 5737: nobody's
@@ -63,10 +64,16 @@ def test_a_url_is_of_this_machine_only_if_its_address_is() -> None:
 
 
 def test_files_go_to_the_folder_that_the_recipe_names_or_into_the_run(tmp_path: Path) -> None:
-    for weight_dir, parent in ((None, tmp_path / "run" / "weights"), (str(tmp_path / "shared"), tmp_path / "shared")):
+    left = tmp_path / "run" / "weights" / "weights-7.bin"  # by a run that was killed
+    left.parent.mkdir(parents=True)
+    left.touch()
+    for weight_dir, parent in ((None, tmp_path / "run"), (str(tmp_path / "shared"), tmp_path / "shared")):
         rollout = RolloutSettings(server=ServerSettings(weight_transfer="files", weight_dir=weight_dir))
         transfer = transfer_for("files", rollout, tmp_path / "run")
-        try:
-            assert [folder.parent for folder in transfer.folders] == [parent]
-        finally:
-            transfer.close()
+        staged = transfer.stage(TensorStream({"a": torch.ones(3)}), 1)
+        (folder,) = transfer.folders
+        assert folder.parent == parent
+        assert len(list(folder.iterdir())) == 1
+        assert [tensor.tolist() for _, tensor in staged.stream] == [[1.0] * 3]
+        transfer.close()
+        assert not folder.exists()

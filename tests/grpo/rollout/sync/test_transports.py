@@ -234,12 +234,12 @@ def test_a_server_that_stands_still_in_a_sync_ends_it_at_its_deadline_and_the_ot
         loop.run(engine.update_weights(ServedWeights(Policy(changed(tiny_model, 42))), 2))
         seconds = time.monotonic() - started
         assert engine._fleet.members[0].state is State.SERVING
+        loop.run(check_served(engine, tiny_model, 42, 2))
         assert engine._fleet.members[1].state is State.LOST
+        assert seconds < 12 + 8, "a deadline, and the other server's update"
         stage = r"/update_weights \(receive\)" if transport in ("gloo", "nccl") else r"/update_weights \(check_file\)"
         said = rf"going on without it meanwhile: weight sync with {servers[1].url} is stuck at {stage}: not done within"
         assert re.search(said, caplog.text)
-        loop.run(check_served(engine, tiny_model, 42, 2))
-        assert seconds < 12 + 8, "a deadline, and the other server's update"
     finally:
         stopped.resume()
     loop.run(until(lambda: engine._fleet.members[1].state is State.SERVING))  # it answers, and got what it missed
