@@ -151,6 +151,7 @@ def test_a_second_run_on_the_server_of_a_first_is_refused_and_the_first_ends_wel
 def test_an_evaluation_of_it_sends_the_token(served, tmp_path: Path) -> None:
     url, _ = served
     asked = ["--benchmark", "arithmetic", "--limit", "2", "--max-tokens", "40"]
+    asked += ["--template", "{question}=<think>", "--instruction", ""]  # the recipe's, which fits its context
     line = [*ZERO, "eval", "--model", "tiny", "--base-url", url, *asked, "--output", str(tmp_path / "e")]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
