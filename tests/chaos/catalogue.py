@@ -24,7 +24,7 @@ from tests.chaos.moments import (
     sending,
     training,
 )
-from tests.checkpoints import STATE_FILE
+from tests.checkpoints import STATE, STATE_FILE
 
 
 def episode(job: Job, *strikes: tuple[f.Fault, Moment | Stored]) -> Episode:
@@ -94,6 +94,12 @@ IN_PROCESS = [
     episode(t.REFILL, (KILL, sampling(2)), (f.HUP, training(3))),
 ]
 
+RANKS = [
+    episode(t.RANKS, (f.KILL_FOLLOWER, sampling(2)), (f.KILL_LEADER, training(3)), (f.KILL_FOLLOWER, saving(4))),
+    episode(t.RANKS, (KILL, sampling(2)), (f.TERM, training(3)), (f.KILL_LEADER, sampling(4))),
+    episode(t.RANKS, (KILL, LOADING), *spoilt(f"{STATE}/.metadata", f.flip), (f.HUP, sampling(4))),
+]
+
 LINES = "generations.jsonl"
 TORN = killed_then(f"half a line more in {LINES}", f.half_a_line(LINES))
 CUT = killed_then(f"cut the last line of {LINES}", f.cut_last_line(LINES))
@@ -153,4 +159,4 @@ WITH_SERVER = [
     episode(t.VLLM_MERGED, (f.KILL_API, sending(3, 0.05)), (KILL, saving(5)), (f.STOP_WATCHER, training(7))),
 ]
 
-ALL = [*IN_PROCESS, *EVALUATIONS, *WITH_SERVER]
+ALL = [*IN_PROCESS, *RANKS, *EVALUATIONS, *WITH_SERVER]

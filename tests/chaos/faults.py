@@ -71,6 +71,20 @@ def trainer(attempt: Attempt) -> psutil.Process:
     return psutil.Process(attempt.process.pid)
 
 
+def leader(attempt: Attempt) -> psutil.Process:
+    """Of several trainer processes, the first."""
+    return _rank(attempt, 0)
+
+
+def follower(attempt: Attempt) -> psutil.Process:
+    """Another one."""
+    return _rank(attempt, 1)
+
+
+def _rank(attempt: Attempt, number: int) -> psutil.Process:
+    return next(one for one in trainer(attempt).children() if one.environ().get("RANK") == str(number))
+
+
 def api(attempt: Attempt) -> psutil.Process:
     """The process that answers HTTP."""
     return next(process for process in trainer(attempt).children(recursive=True) if _is_api(process))
@@ -144,6 +158,8 @@ KILL = Fault("kill -9", _send(trainer, signal.SIGKILL), (KILLED,))
 TERM = Fault("SIGTERM", _send(trainer, signal.SIGTERM), (TERMINATED,))
 HUP = Fault("SIGHUP", _send(trainer, signal.SIGHUP), (HUNG_UP,))
 INT = Fault("Ctrl-C", _send(trainer, signal.SIGINT), (INTERRUPTED,))
+KILL_LEADER = Fault("kill -9 the leader", _send(leader, signal.SIGKILL))
+KILL_FOLLOWER = Fault("kill -9 a follower", _send(follower, signal.SIGKILL))
 KILL_REWARD = Fault("kill -9 the reward's process", _send(reward_worker, signal.SIGKILL), exact=False)
 STOP_REWARD = Fault("SIGSTOP the reward's process", _send(reward_worker, signal.SIGSTOP), exact=False)
 KILL_ENGINE = Fault("kill -9 the engine", _send(engine, signal.SIGKILL))

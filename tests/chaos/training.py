@@ -91,6 +91,9 @@ LORA_MERGED = in_process("in process, LoRA", LORA)
 REFILL = in_process("in process, refill", "rollout.refill=1")
 
 
+RANKS = replace(in_process("two processes", "train.processes=2", "train.max_restarts=9"), seconds=900.0)
+
+
 def rewarded(function: str, all_scored: bool = True, **settings: float) -> Training:
     """In process, under another function of strange_rewards.py. Not `all_scored`: a whole step may have no reward."""
     terms = replace(TERMS, exact=False, all_scored=all_scored)
