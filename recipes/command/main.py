@@ -12,6 +12,7 @@ import typer
 
 from grpo.rollout.cores import rest_early
 from recipes.command.compare import compare
+from recipes.command.doctor import doctor
 from recipes.command.evaluate import evaluate
 from recipes.command.filter import filter_problems
 from recipes.command.import_gguf import import_gguf
@@ -54,6 +55,7 @@ main.command()(recipes)
 main.command("eval")(evaluate)
 main.command()(compare)
 main.command()(score)
+main.command()(doctor)
 main.command("filter")(filter_problems)
 main.command()(serve)
 main.command()(report)
