@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_one_of_two_servers_and_the_killed_one_returns_with_t
     async def step(version: int) -> None:
         """New weights, and groups of them: complete, of no older ones, with the log-probs of these."""
         weights = moved(tiny_model, version)
-        await engine.update_weights(ServedWeights(weights), version)
+        await engine.update_weights(ServedWeights(Policy(weights)), version)
         asking = asyncio.create_task(sampled())
         if version == 2:
             while not lost.in_flight:  # noqa: ASYNC110

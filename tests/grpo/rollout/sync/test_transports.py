@@ -290,9 +290,9 @@ def test_both_workers_of_a_tensor_parallel_server_get_and_check_every_tensor(
 
     async def run() -> None:
         await engine.start()
-        await engine.update_weights(ServedWeights(changed(two_heads, 51)), 1)
+        await engine.update_weights(ServedWeights(Policy(changed(two_heads, 51))), 1)
         await check_served(engine, two_heads, 51, 1)
-        new = ServedWeights(changed(two_heads, 52))
+        new = ServedWeights(Policy(changed(two_heads, 52)))
         collective_specs[:] = new.specs
         for version in (2, 3):  # twice: no answer of the first time is taken for one of the second
             with monkeypatch.context() as patched:
