@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config import ModelSettings, RolloutSettings, ServerSettings
 from grpo.policy.adapters import ServedWeights
+from grpo.policy.policy import Policy
 from grpo.rollout.fleet.member import State
 from grpo.rollout.vllm.engine import VLLMEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
