@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -30,9 +31,10 @@ def vllm_processes() -> list[psutil.Process]:
     """Descendants of this process that belong to vLLM."""
     found = []
     for process in psutil.Process().children(recursive=True):
-        with_name = " ".join([process.name(), *process.cmdline()])
-        if "VLLM" in with_name or "vllm" in with_name:
-            found.append(process)
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile, or waits to be seen
+            with_name = " ".join([process.name(), *process.cmdline()])
+            if "VLLM" in with_name or "vllm" in with_name:
+                found.append(process)
     return found
 
 

@@ -80,8 +80,8 @@ class Run:
         listed = own / watch.SHARED
         assert wait_for(lambda: listed.exists() and len(listed.read_text().split()) == 2)
         self.places = [own, weights, *shared_memory(log)]
-        tree = owner.children(recursive=True)
-        self.outer = next(one for one in tree if one.ppid() == owner.pid)
+        tree = alive(owner.children(recursive=True))  # the tests' process may have other children
+        self.outer = next(one for one in tree if one.ppid() == owner.pid and "watch.py" in " ".join(one.cmdline()))
         self.inner = next(one for one in tree if one.ppid() == self.outer.pid)
         self.command = next(one for one in tree if one.ppid() == self.inner.pid and STUBBORN in one.cmdline())
         self.owner, self.tree = owner, tree
