@@ -91,7 +91,6 @@ def _run_agent(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said in one message, by us
     os.environ[OUTCOME] = str(outcome)
     os.environ[OWN_STORE] = "1"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     logs.mkdir(parents=True, exist_ok=True)
     config = LaunchConfig(
         min_nodes=1,

@@ -102,6 +102,8 @@ def joined(device: torch.device, replicas: int = 1) -> Iterator[Ranks]:
     Raises RankLostError in the place of what a collective raises when another rank on this machine has ended.
     """
     ranks = ALONE
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:  # whatever this machine's name resolves to
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
     try:
