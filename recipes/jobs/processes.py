@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -28,8 +27,8 @@ import typer
 
 from recipes.errors import FAILED, Stopped
 
-OUTCOME = "ZERO_OUTCOME"  # where the leader leaves the exit code, and LEADER its process's number
-LEADER = "leader"
+OUTCOME = "ZERO_OUTCOME"  # variable: the file where the leader leaves the exit code; beside it its process's number
+OUTCOME_FILE, LEADER = "exit_code", "leader"
 GRACE = 60  # seconds that ranks have to end by themselves when another one is lost, or the run is stopped
 PR_SET_PDEATHSIG = 1
 # torch 2.13's agent keeps one store for all starts (elastic/rendezvous/dynamic_rendezvous.py), where ranks that are
@@ -55,29 +54,30 @@ def launch(arguments: Sequence[str], processes: int, max_restarts: int, logs: Pa
 
     Args:
         max_restarts: how often all are started again, from the last checkpoint, when one is lost.
-        logs: a folder for what the ranks other than the leader print.
+        logs: a folder for what the ranks other than the leader print, and for the exit code.
     """
-    with tempfile.TemporaryDirectory(prefix="zero-rl-ranks-") as folder:
-        outcome = Path(folder) / "exit_code"
-        failures: list[str] = []
-        ended = threading.Event()
+    logs.mkdir(parents=True, exist_ok=True)
+    outcome = logs / OUTCOME_FILE
+    outcome.unlink(missing_ok=True)  # of a launcher that was killed
+    failures: list[str] = []
+    ended = threading.Event()
 
-        def run() -> None:
-            try:
-                _run_agent(arguments, processes, max_restarts, logs, outcome, failures)
-            finally:
-                ended.set()
+    def run() -> None:
+        try:
+            _run_agent(arguments, processes, max_restarts, logs, outcome, failures)
+        finally:
+            ended.set()
 
-        threading.Thread(target=run, daemon=True).start()
-        while not ended.is_set():
-            try:
-                ended.wait(1.0)  # a join that a signal interrupts takes the thread for ended (Python 3.11)
-            except KeyboardInterrupt as stop:  # comes once, see recipes/errors.py
-                _pass_on(stop.exit_code - 128 if isinstance(stop, Stopped) else signal.SIGINT, outcome)
-        if outcome.exists():
-            return int(outcome.read_text())
-        typer.echo(f"failed: {failures[0] if failures else 'the trainer processes ended without a word'}", err=True)
-        return FAILED
+    threading.Thread(target=run, daemon=True).start()
+    while not ended.is_set():
+        try:
+            ended.wait(1.0)  # a join that a signal interrupts takes the thread for ended (Python 3.11)
+        except KeyboardInterrupt as stop:  # comes once, see recipes/errors.py
+            _pass_on(stop.exit_code - 128 if isinstance(stop, Stopped) else signal.SIGINT, outcome)
+    if outcome.exists():
+        return int(outcome.read_text())
+    typer.echo(f"failed: {failures[0] if failures else 'the trainer processes ended without a word'}", err=True)
+    return FAILED
 
 
 def _run_agent(
@@ -91,7 +91,6 @@ def _run_agent(
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is said in one message, by us
     os.environ[OUTCOME] = str(outcome)
     os.environ[OWN_STORE] = "1"
-    logs.mkdir(parents=True, exist_ok=True)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

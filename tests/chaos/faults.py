@@ -82,7 +82,8 @@ def follower(attempt: Attempt) -> psutil.Process:
 
 
 def _rank(attempt: Attempt, number: int) -> psutil.Process:
-    return next(one for one in trainer(attempt).children() if one.environ().get("RANK") == str(number))
+    below = trainer(attempt).children(recursive=True)  # a parent before its children
+    return next(one for one in below if one.environ().get("RANK") == str(number))
 
 
 def api(attempt: Attempt) -> psutil.Process:

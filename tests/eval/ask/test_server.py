@@ -73,7 +73,7 @@ def test_a_server_that_stands_still_is_started_again_long_before_a_request_would
         server = VLLMServer(
             [sys.executable, "-c", WRITES, str(tmp_path)], os.environ, ServerSettings(), tmp_path / "log"
         )
-        async with OwnServer(server, health_timeout=3) as own:
+        async with OwnServer(server, health_timeout=9) as own:  # of a busy machine, too
             served = Served("fake", None, "")
             async with EvalClient([own.url], served, 600, own.restart, (), own.watch) as client:
                 return await client.complete(Prompt("p", "p", (1,), "2"), Sampling(max_tokens=4)), server.restarts
@@ -82,7 +82,7 @@ def test_a_server_that_stands_still_is_started_again_long_before_a_request_would
     answer, restarts = asyncio.run(run())
     assert isinstance(answer, Answer)
     assert restarts == 1
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300  # half of what a request may take
 
 
 def test_a_server_that_died_is_started_again_until_it_has_died_too_often(tmp_path: Path) -> None:
