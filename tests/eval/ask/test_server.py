@@ -35,7 +35,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever(
 
 # The first completion stops the whole process (SIGSTOP); a later start answers.
 WRITES = """
-import http.server, json, os, pathlib, signal, sys
+import http.server, json, os, pathlib, signal, sys, time
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -46,6 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not first.exists():
             first.touch()
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(60)  # threads stop one after the other: this one would answer first
         self.answer({"choices": [{"text": "4", "finish_reason": "stop"}]})
 
     def answer(self, what):

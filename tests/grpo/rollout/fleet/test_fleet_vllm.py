@@ -43,6 +43,7 @@ def true_logprobs(model: torch.nn.Module, group: Group) -> torch.Tensor:
 def test_a_run_goes_on_with_one_of_two_servers_and_the_killed_one_returns_with_the_newest_weights(
     tiny_model: Path, tmp_path: Path
 ) -> None:
+    before = set(psutil.Process().children(recursive=True))  # other tests' servants
     settings = ServerSettings(replicas=2, request_timeout=300, health_timeout=60)
     rollout = RolloutSettings(max_tokens=LONG, max_prompt_tokens=50, max_sequences=16, server=settings)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -97,5 +98,5 @@ def test_a_run_goes_on_with_one_of_two_servers_and_the_killed_one_returns_with_t
             assert runner.run(run()) > 0, "no step was made with one server"
         finally:
             runner.run(engine.close())
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= before
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"server-1.log", "server-2.log"}

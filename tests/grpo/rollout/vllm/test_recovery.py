@@ -329,9 +329,9 @@ def test_of_several_servers_a_dead_one_fails_one_request_which_another_answers()
             tried[url] += 1
             return await original(self, url, *rest)
 
-        async with FakeServer() as gone:
-            pass
         async with FakeServer() as one, FakeServer() as two:
+            async with FakeServer() as gone:  # while they have their ports: it must have another one
+                pass
             engine = attached(gone.url, one.url, two.url)
             await engine.start()
             try:
