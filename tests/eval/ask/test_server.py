@@ -18,6 +18,8 @@ from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.vllm.server import VLLMServer, healthy
 from grpo.types import Prompt, Sampling
 
+pytestmark = pytest.mark.slow
+
 MAX_RESTARTS = ServerSettings().max_restarts
 
 HEALTHY = """

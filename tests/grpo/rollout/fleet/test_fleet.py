@@ -33,6 +33,8 @@ from grpo.rollout.vllm.server import VLLMServer
 from grpo.types import Group, RolloutRequest, Sampling
 from tests.fakes import STAND_IN, CharDecoder, FakeServer, prompt
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = Sampling(max_tokens=16)
 WEIGHTS = {"a": torch.ones(3)}
 STREAM = TensorStream(WEIGHTS)

@@ -32,6 +32,8 @@ from grpo.rollout.vllm.server import Placement, VLLMServer, command_line
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
 from tests.fakes import STAND_IN, CharDecoder, FakeOpenAI, FakeServer, prompt
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = Sampling(max_tokens=16)
 WEIGHTS = {"a": torch.ones(3)}
 STREAM = TensorStream(WEIGHTS)
