@@ -19,19 +19,26 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3 of 1.8M parameters in fp32 with a character tokenizer, as a transformers folder."""
+    return save_qwen3(tmp_path_factory.mktemp("tiny-qwen3"))
+
+
+def save_qwen3(folder: Path, **sizes: int) -> Path:
+    """The model of `tiny_model`, but for these sizes of its configuration."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    folder = tmp_path_factory.mktemp("tiny-qwen3")
+    shape = {
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+    }
     torch.manual_seed(0)
     config = Qwen3Config(
+        **(shape | sizes),
         vocab_size=128,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        head_dim=64,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -69,7 +69,7 @@ class Ranks:
         said = [value]
         if self.group is not None:
             dist.broadcast_object_list(said, src=0, group=self.group)
-        return said[0]  # type: ignore[return-value]
+        return said[0]  # type: ignore[return-value]  # the leader's own
 
     def check(self) -> None:
         """Raises RankLostError if a rank on this machine has ended."""

@@ -56,7 +56,7 @@ class CollectiveTransfer:
             group = await self._joined(controls)
             with half_loaded():
                 await self._send(group, controls, staged)
-        except BaseException:
+        except BaseException:  # cancelled, too: a group that was left half-way is of no more use
             self._drop()
             raise
 

@@ -32,6 +32,7 @@ from grpo.rollout.sync.stream import TensorSpec, TensorStream, WeightStream
 from grpo.rollout.sync.weight_file import WeightFile
 from grpo.rollout.vllm.engine import VLLMEngine
 from grpo.rollout.vllm.server import VLLMServer, build
+from tests.conftest import save_qwen3
 from tests.grpo.rollout.vllm.test_server import ask, changed, load, request, true_logprobs
 
 pytestmark = pytest.mark.server
@@ -319,28 +320,5 @@ def test_both_workers_of_a_tensor_parallel_server_get_and_check_every_tensor(
 @pytest.fixture
 def two_heads(tmp_path: Path) -> Path:
     """The tiny model, of heads that two workers can share."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from tests.conftest import character_tokenizer
-
-    folder = tmp_path / "two-heads"
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=128,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-        dtype="float32",
-        initializer_range=0.1,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    character_tokenizer().save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3}
+    return save_qwen3(tmp_path / "two-heads", **sizes, num_attention_heads=4, num_key_value_heads=2)
