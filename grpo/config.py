@@ -180,18 +180,38 @@ class CurriculumSettings(Settings):
     decay: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: of what was seen before; 1 forgets nothing
 
 
-# (clip_low, clip_high) of a recipe that gives none; of all other losses (0.2, 0.2). cispo's is ScaleRL's.
-PUBLISHED_CLIPS = {"dapo": (0.2, 0.28), "cispo": (1.0, 4.0), "gspo": (3e-4, 4e-4), "gspo_token": (3e-4, 4e-4)}
+class TrainSettings(Settings):
+    """What every kind of training has: its optimizer, its micro-batches, its processes, its checkpoints."""
 
-
-class GRPOConfig(Settings):
-    """Training. Defaults are DeepSeekMath's GRPO (arXiv 2402.03300) without its KL, as R1-Zero-like runs use it."""
-
-    backend: Literal["zero", "trl"] = "zero"  # trl: the same recipe through TRL's GRPOTrainer, to compare
+    backend: Literal["zero", "trl"] = "zero"  # trl: the same recipe through TRL's trainer, to compare
     steps: Positive = 100
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
+    optimizer: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of torch.optim.AdamW
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = False
+    tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
+    packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
+    processes: Positive = 1  # that the policy is sharded over; each has a GPU, or its share of the cores
+    replicas: Positive = 1  # of the sharded policy (HSDP): each over processes / replicas, such as those of one machine
+    max_restarts: NonNegative = 3  # of all processes, from the last checkpoint, when one of several was lost
+    threads: NonNegative = 0  # CPU: torch threads of each trainer process; 0: see grpo/rollout/cores.py
+    gpus: list[int] = Field(default_factory=list)  # one a process; []: the first ones
+    seed: int = 0
+    checkpoint_every: NonNegative = 50  # 0: at the end only
+    keep_checkpoints: Positive = 2
+    eval_every: NonNegative = 0  # 0: before and after only
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+
+
+# (clip_low, clip_high) of a recipe that gives none; of all other losses (0.2, 0.2). cispo's is ScaleRL's.
+PUBLISHED_CLIPS = {"dapo": (0.2, 0.28), "cispo": (1.0, 4.0), "gspo": (3e-4, 4e-4), "gspo_token": (3e-4, 4e-4)}
+
+
+class GRPOConfig(TrainSettings):
+    """Training. Defaults are DeepSeekMath's GRPO (arXiv 2402.03300) without its KL, as R1-Zero-like runs use it."""
+
     loss: str = "grpo"  # a name of grpo/names.py, path/to/file.py:function or package.module:function
     loss_args: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of a loss of one's own
     normaliser: Literal["auto"] | Normaliser = "auto"  # auto: as the loss's paper has it
@@ -222,22 +242,7 @@ class GRPOConfig(Settings):
     stale_correction: CorrectionKind | None = None  # of tokens that older weights sampled; None: as correction
     stale_cap: Annotated[float, Field(gt=0)] | None = None  # None: as correction_cap
     stale_floor: Annotated[float, Field(ge=0)] | None = None  # None: as correction_floor
-    optimizer: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of torch.optim.AdamW
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    gradient_checkpointing: bool = False
-    tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
-    packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
-    processes: Positive = 1  # that the policy is sharded over; each has a GPU, or its share of the cores
-    replicas: Positive = 1  # of the sharded policy (HSDP): each over processes / replicas, such as those of one machine
-    max_restarts: NonNegative = 3  # of all processes, from the last checkpoint, when one of several was lost
-    threads: NonNegative = 0  # CPU: torch threads of each trainer process; 0: see grpo/rollout/cores.py
-    gpus: list[int] = Field(default_factory=list)  # one a process; []: the first ones
-    seed: int = 0
-    checkpoint_every: NonNegative = 50  # 0: at the end only
-    keep_checkpoints: Positive = 2
-    eval_every: NonNegative = 0  # 0: before and after only
     max_failed_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of a step's completions; above it the run stops
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     control: Literal["none", "random", "format_only"] = "none"  # null rewards, see grpo/signal/null_rewards.py
 
     @field_validator("advantage")
@@ -285,13 +290,17 @@ class GRPOConfig(Settings):
         return "group_mean" if self.loss == "dr_grpo" else "group_std"
 
 
-def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
+def process_conflicts(config: TrainSettings) -> Iterator[str]:
     if config.processes % config.replicas:
         yield f"replicas: got {config.replicas}, expected a divisor of processes ({config.processes})"
     if config.gpus and len(config.gpus) != config.processes:
         yield f"gpus: got {config.gpus}, expected one for each process (processes: {config.processes})"
     if config.backend == "trl" and config.processes > 1:
         yield f"processes: got {config.processes}, but backend: trl trains in one; use 1, or backend: zero"
+
+
+def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
+    yield from process_conflicts(config)
     if config.loss_args and config.loss in NORMALISERS:
         yield f"loss_args: {config.loss} takes none; they are for a loss of your own (loss: file.py:function)"
     if config.clip_max is not None and config.loss not in ("grpo", "bnpo", "dr_grpo", "dapo"):

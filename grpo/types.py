@@ -16,9 +16,10 @@ Dimension suffixes of tensors, everywhere in `grpo`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
     from grpo.policy.packing.attention import Layout
 
 FinishReason = Literal["stop", "length"]
+T = TypeVar("T")
 
 
 def _same_length(record: str, **lists: Any) -> None:
     lengths = {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{record}: per-token lists must have one length, got {lengths}")
+
+
+def _trained(values: Iterable[T], trained: tuple[bool, ...] | None) -> list[T]:
+    return list(values) if trained is None else list(compress(values, trained))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,7 @@ class Sample:
     sampler_logprobs: tuple[float, ...]
     advantage: float
     staleness: tuple[int, ...] | None = None  # optimizer steps since the weights that made each token; None: all 0
+    trained: tuple[bool, ...] | None = None  # which tokens of the completion have a loss; None: all
 
     def __post_init__(self) -> None:
         _same_length(
@@ -143,11 +150,16 @@ class Sample:
             completion_ids=self.completion_ids,
             sampler_logprobs=self.sampler_logprobs,
             staleness=self.completion_ids if self.staleness is None else self.staleness,
+            trained=self.completion_ids if self.trained is None else self.trained,
         )
 
     @property
     def length(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    def of_trained(self, values: Iterable[T]) -> list[T]:
+        """Of one value for each token of the completion, those of the trained tokens."""
+        return _trained(values, self.trained)
 
 
 @dataclass(frozen=True, slots=True)

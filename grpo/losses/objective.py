@@ -91,6 +91,10 @@ class Objective:
         if "entropy" in metrics:
             self.entropy.observe(metrics["entropy"])
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a resumed run needs, itself."""
+        return {"entropy": self.entropy.state}
+
 
 def policy_loss(inputs: LossInputs, config: GRPOConfig | None = None) -> LossTerms:
     """A micro-batch's share of the loss that `config` (default: plain GRPO) describes. See the module's formula."""

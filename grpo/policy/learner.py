@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from grpo.config import GRPOConfig
+from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import ServedWeights
 from grpo.policy.load import causal_lm
 from grpo.policy.optim import MasterAdamW
@@ -53,6 +54,7 @@ class Learner:
             CPU, on ranks other than 0 maybe without its weights.
         reference: the frozen model of the KL term, alike; None with LoRA (the adapter is switched off) or without KL.
         device: of the shards.
+        objective: None: what `config` describes.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Learner:
         reference: PreTrainedModel | None = None,
         ranks: Ranks = ALONE,
         device: torch.device | None = None,
+        objective: CrossEntropy | None = None,
     ) -> None:
         self.model, self.ranks = model, ranks
         self._policy = Policy(model)
@@ -70,9 +73,8 @@ class Learner:
         if ranks.size > 1:
             for one in (self._policy, frozen) if frozen else (self._policy,):
                 shard(one, ranks, device or torch.device("cpu"))
-        self._update = PolicyUpdate(
-            config, temperature, self._policy, MasterAdamW(self._policy.parameters(), **config.optimizer), frozen, ranks
-        )
+        optimizer = MasterAdamW(self._policy.parameters(), **config.optimizer)
+        self._update = PolicyUpdate(config, temperature, self._policy, optimizer, frozen, ranks, objective)
         self._served = ServedWeights(self._policy)
         self._calling = threading.Lock()
 
@@ -97,6 +99,11 @@ class Learner:
     def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
         """See PolicyUpdate.kl_penalties."""
         return self._update.kl_penalties(samples)
+
+    @_by_all
+    def cross_entropy(self, samples: Sequence[Sample]) -> float:
+        """See PolicyUpdate.cross_entropy."""
+        return self._update.cross_entropy(samples)
 
     @_by_all
     def save_model(self, folder: Path) -> None:

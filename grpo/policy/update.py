@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grpo.config import GRPOConfig
+from grpo.losses.cross_entropy import CrossEntropy
 from grpo.losses.entropy import entropy_threshold
 from grpo.losses.kl import kl_penalties
 from grpo.losses.objective import Objective
@@ -52,6 +53,7 @@ class PolicyUpdate:
         temperature: that the completions were sampled at; log-probs are taken at it.
         reference: the frozen model of the KL term; None with LoRA (the adapter is switched off) or without KL.
         ranks: that the policy is sharded over.
+        objective: None: what `config` describes.
 
     `padded` says why micro-batches are padded; None where they are packed.
     """
@@ -64,10 +66,11 @@ class PolicyUpdate:
         optimizer: MasterAdamW,
         reference: Policy | None = None,
         ranks: Ranks = ALONE,
+        objective: Objective | CrossEntropy | None = None,
     ) -> None:
         self._config, self._temperature = config, temperature
         self._policy, self._optimizer, self._ranks = policy, optimizer, ranks
-        self.objective = Objective(config)
+        self.objective = objective or Objective(config)
         self._reference = Reference(policy, reference, config.kl_sync_every if config.kl_coef else 0)
         self._device = next(policy.parameters()).device
         # The leader's random numbers are those of a process alone.
@@ -143,9 +146,20 @@ class PolicyUpdate:
                 )
         return torch.stack(self._ranks.gathered(penalty_N.cpu())).sum(0).tolist()
 
+    def cross_entropy(self, samples: Sequence[Sample]) -> float:
+        """Mean of -log pi of their trained tokens, in nats; the weights stay as they are."""
+        micros, n_idle = self._micro_batches(TrainBatch(list(samples), [1.0] * len(samples)))
+        total = tokens = 0.0
+        for i, micro in enumerate(micros):
+            logprobs_T, _ = self._policy.measured(micro, self._temperature)
+            if i < len(micros) - n_idle:
+                total, tokens = total - logprobs_T.double().sum().item(), tokens + len(micro.target_T)
+        sums = self._ranks.summed({"total": total, "tokens": tokens})
+        return sums["total"] / max(sums["tokens"], 1)
+
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights, themselves: the optimizer's and a synced reference's."""
-        return {**self._optimizer.tensors(), **self._reference.tensors(), "entropy": self.objective.entropy.state}
+        return {**self._optimizer.tensors(), **self._reference.tensors(), **self.objective.tensors()}
 
     def loaded(self) -> None:
         """Call it when `tensors` have been overwritten."""

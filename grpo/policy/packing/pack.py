@@ -73,7 +73,7 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
         for i in indices:
             first, inputs = len(ids), samples[i].completion_ids[:-1]
             ids += inputs
-            cols += [middle - 1, *range(first, len(ids))]  # the position before predicts the token
+            cols += samples[i].of_trained([middle - 1, *range(first, len(ids))])  # the position before predicts it
             if inputs:
                 ends.append(len(ids))
         groups.append(PackedGroup(start, middle, tuple(ends)))
@@ -90,20 +90,23 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
 
 def flat(samples: Sequence[Sample], weights: Sequence[float], device: torch.device | str) -> dict[str, Any]:
     """The fields of a PackedBatch that hold one entry a trained token, sample after sample."""
-    lengths = torch.tensor([len(sample.completion_ids) for sample in samples])
+    targets = [sample.of_trained(sample.completion_ids) for sample in samples]
+    lengths = torch.tensor([len(target) for target in targets])
 
     def per_token(values: Sequence[float] | range) -> torch.Tensor:
         return torch.tensor(values).repeat_interleave(lengths).to(device)
 
     staleness_T = None
     if any(sample.staleness for sample in samples):
-        stale = [step for s in samples for step in s.staleness or (0,) * len(s.completion_ids)]
+        stale = [step for s in samples for step in s.of_trained(s.staleness or (0,) * len(s.completion_ids))]
         staleness_T = torch.tensor(stale, device=device)
     return {
-        "target_T": torch.tensor([token for sample in samples for token in sample.completion_ids], device=device),
+        "target_T": torch.tensor([token for target in targets for token in target], device=device),
         "sequence_T": per_token(range(len(samples))),
         "n_sequences": len(samples),
-        "sampler_logprobs_T": torch.tensor([x for s in samples for x in s.sampler_logprobs], device=device),
+        "sampler_logprobs_T": torch.tensor(
+            [x for s in samples for x in s.of_trained(s.sampler_logprobs)], device=device
+        ),
         "advantage_T": per_token([sample.advantage for sample in samples]),
         "weight_T": per_token(weights),
         "staleness_T": staleness_T,

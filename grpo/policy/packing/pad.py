@@ -36,8 +36,9 @@ def pad(samples: Sequence[Sample], weights: Sequence[float], device: torch.devic
     cols: list[int] = []
     for row, sample in enumerate(samples):
         input_ids_RL[row, : sample.length] = torch.tensor(sample.prompt_ids + sample.completion_ids)
-        rows += [row] * len(sample.completion_ids)
-        cols += range(len(sample.prompt_ids) - 1, sample.length - 1)  # the position before predicts the token
+        before = sample.of_trained(range(len(sample.prompt_ids) - 1, sample.length - 1))  # it predicts the token
+        rows += [row] * len(before)
+        cols += before
     return PackedBatch(
         input_ids_RL=input_ids_RL.to(device),
         row_T=torch.tensor(rows, device=device),
