@@ -72,6 +72,7 @@ def _codes() -> Mapping[type[Exception], int]:
     from grpo.rollout.access import AccessError
     from grpo.rollout.engine import RolloutError
     from grpo.rollout.vllm.attached import AttachedError
+    from grpo.sft.errors import SFTError
     from grpo.signal.advantage import AdvantageError
     from rewards import RewardError
 
@@ -83,6 +84,7 @@ def _codes() -> Mapping[type[Exception], int]:
         ModelError,
         PromptError,
         RewardError,
+        SFTError,
         TrackerError,
     )
     of_files = (CompareError, DataError, StoreError)

@@ -92,8 +92,7 @@ class Reader:
             ids = self._text(_string(row[names.text], names.text), ends=True)
             trained = [True] * len(ids)
         else:
-            assert names.prompt and names.completion
-            ids, trained = self._completion(row[names.prompt], row[names.completion])
+            ids, trained = self._completion(row[str(names.prompt)], row[str(names.completion)])
         if self._config.loss_on == "all":
             trained = [True] * len(ids)
         return ids, [False, *trained[1:]]
@@ -127,7 +126,7 @@ class Reader:
         end = self._tokenizer.eos_token_id
         if not ends and ids and ids[-1] == end and not text.endswith(str(self._tokenizer.eos_token)):
             ids.pop()  # which the tokenizer puts after every text
-        return ids + [end] if ends and ids[-1:] != [end] else ids
+        return [*ids, end] if ends and ids[-1:] != [end] else ids
 
     @property
     def _marked_template(self) -> str:
@@ -170,7 +169,8 @@ def read_examples(
 
 def split_held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
     """(to train on, held out), chosen by content, so that equal examples fall on one side."""
-    train, held_out = [], []
+    train: list[Example] = []
+    held_out: list[Example] = []
     for example in examples:
         digest = hashlib.sha256(f"{seed}/{example.ids}".encode()).digest()
         (held_out if int.from_bytes(digest[:8], "big") < share * 2**64 else train).append(example)
@@ -183,7 +183,7 @@ def marked(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
     run: list[int] = []
     for token, trained in [*zip(example.ids, example.trained, strict=True), (None, False)]:
         if trained != inside or token is None:
-            text = tokenizer.decode(run)
+            text = str(tokenizer.decode(run))
             out.append(f"»{text}«" if inside else text)
             run, inside = [], trained
         if token is not None:

@@ -59,7 +59,7 @@ def render(
     from jinja2 import TemplateError
 
     try:
-        out = tokenizer.apply_chat_template(
+        out: Any = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             chat_template=template,
             tokenize=True,

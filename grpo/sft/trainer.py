@@ -24,13 +24,14 @@ from grpo.policy.learner import Learner
 from grpo.policy.optim import learning_rate
 from grpo.policy.update import TrainBatch
 from grpo.record.recorder import RunRecorder
+from grpo.rollout.engine import RolloutEngine
 from grpo.sft.config import SFTConfig
 from grpo.sft.examples import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# (checkpoint's folder or the model before) -> {"accuracy", "low", "high", "n", ...}; None where there is no task.
+# () -> {"accuracy", "low", "high", "n", ...} of the weights that the engine serves.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
@@ -41,6 +42,7 @@ class SFTTrainer:
         learner: made with `config.for_update` and CrossEntropy; of several ranks, the leader's.
         held_out: examples that are only measured; may be none.
         steps: optimizer steps of the whole run, see SFTConfig.n_steps.
+        engine, evaluate: what answers the held-out problems of the task, before and after; None without a task.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class SFTTrainer:
         held_out: Sequence[Example],
         recorder: RunRecorder,
         run_dir: Path,
+        engine: RolloutEngine | None = None,
+        evaluate: Evaluate | None = None,
     ) -> None:
         self.config, self.steps, self.learner, self.tokenizer = config, steps, learner, tokenizer
         self.examples, self.held_out, self.recorder, self.run_dir = examples, held_out, recorder, run_dir
+        self.engine, self.evaluate = engine, evaluate
         self._rate = config.for_update(steps)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0}  # goes into every checkpoint
         self._whole = 0  # the last step that was trained and recorded
@@ -72,28 +77,39 @@ class SFTTrainer:
         if self.learner.padded:
             self.recorder.note(f"training computes padded rows: {self.learner.padded}")
         try:
-            if "before" not in self._facts:
-                self._facts["before"] = await self._measured()
+            if self.engine:
+                self.recorder.stage(f"starting the rollout engine ({self.engine.name})")
+                await self.engine.start()
+            if "loss_before" not in self._facts:
+                self._facts |= {"loss_before": await self._loss(), "before": await self._accuracy(0)}
             for step in range(done + 1, self.steps + 1):
                 await self._step(step)
-                if step == self.steps or (self.config.checkpoint_every and step % self.config.checkpoint_every == 0):
+                if step < self.steps and self.config.checkpoint_every and step % self.config.checkpoint_every == 0:
                     await self._save(step)
-            return {
-                "loss_before": self._facts["before"],
-                "loss_after": self._facts["after"],
-                "steps": self.steps,
-                "examples": len(self.examples),
-                "wall_seconds": time.monotonic() - self._started,
-                "engine": "none",
-                "seed": self.config.seed,
-            }
+            if "loss_after" not in self._facts:
+                after = {"loss_after": await self._loss(), "after": await self._accuracy(self.steps)}
+                self._facts |= after
+                await self._save(self.steps)
+            return self._summary()
         except asyncio.CancelledError:
             self.learner.ranks.check()
             if max((step for step, _ in checkpoints(self.run_dir)), default=0) < self._whole:
                 await self._save(self._whole)
             raise
         finally:
+            if self.engine:
+                await self.engine.close()
             self._compute.shutdown()
+
+    def _summary(self) -> dict[str, Any]:
+        keys = ("before", "after", "loss_before", "loss_after")
+        return {key: self._facts[key] for key in keys if self._facts[key] is not None} | {
+            "steps": self.steps,
+            "examples": len(self.examples),
+            "wall_seconds": time.monotonic() - self._started,
+            "engine": self.engine.name if self.engine else None,
+            "seed": self.config.seed,
+        }
 
     async def _step(self, step: int) -> None:
         self.recorder.stage(f"step {step}: training")
@@ -117,11 +133,8 @@ class SFTTrainer:
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
         }
-        last = step == self.steps
-        if last or (self.config.eval_every and step % self.config.eval_every == 0):
-            held_out = await self._measured()
-            metrics |= {} if held_out is None else {"heldout_loss": held_out}
-            self._facts |= {"after": held_out} if last else {}
+        if self.config.eval_every and step % self.config.eval_every == 0 and self.held_out:
+            metrics["heldout_loss"] = await self._loss()
         self.recorder.step(step, metrics)
         self._whole = step
 
@@ -136,12 +149,21 @@ class SFTTrainer:
         epoch, place = divmod(place, len(self.examples))
         return self.examples[_order(self.config.seed, epoch, len(self.examples))[place]]
 
-    async def _measured(self) -> float | None:
+    async def _loss(self) -> float | None:
         """Cross entropy of the held-out examples, nats a token."""
         if not self.held_out:
             return None
         self.recorder.stage("measuring the held-out loss")
         return await self._on_ranks(self.learner.cross_entropy, [example.sample for example in self.held_out])
+
+    async def _accuracy(self, step: int) -> dict[str, Any] | None:
+        """Of the weights after `step`, on the task's held-out problems."""
+        if self.engine is None or self.evaluate is None:
+            return None
+        self.recorder.stage(f"sending weights, version {step}")
+        await self.engine.update_weights(self.learner.weights, step)
+        self.recorder.stage(f"measuring held-out accuracy at step {step}")
+        return self.recorder.evaluation(step, dict(await self.evaluate()))
 
     async def _on_ranks(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._compute, function, *args)

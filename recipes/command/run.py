@@ -14,6 +14,7 @@ from recipes.jobs.run_dir import check_unused
 
 if TYPE_CHECKING:
     from recipes.schema.recipe import Recipe
+    from recipes.schema.sft import SFTRecipe
 
 # Where a run trains, not what.
 WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "train.max_restarts")
@@ -34,9 +35,9 @@ def run(
     with as_rank(), exit_codes():
         if rank():
             from recipes.jobs.learner import follow
-            from recipes.schema.load import load_recipe
+            from recipes.schema.load import load_run
 
-            follow(load_recipe(recipe, overrides or []))
+            follow(load_run(recipe, overrides or []))
             raise typer.Exit
         # All ranks are started again when one is lost; the leader has the output's name from the launcher.
         resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
@@ -44,23 +45,33 @@ def run(
         if settings.train.processes > 1 and rank() is None:
             code = _launch(settings, recipe, folder, resume, overrides or [])
         else:
-            from recipes.jobs.train import run as run_recipe
-
-            code = run_recipe(settings, recipe, folder, resume, overrides or [])
+            code = _run_here(settings, recipe, folder, resume, overrides or [])
         raise typer.Exit(code)
 
 
-def _launch(settings: Recipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
+def _run_here(settings: Recipe | SFTRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
+    from recipes.schema.recipe import Recipe
+
+    if isinstance(settings, Recipe):
+        from recipes.jobs.train import run as run_recipe
+
+        return run_recipe(settings, recipe, folder, resume, overrides)
+    from recipes.jobs.sft import run as run_sft
+
+    return run_sft(settings, recipe, folder, resume, overrides)
+
+
+def _launch(settings: Recipe | SFTRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
     arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
     arguments += ["--output", str(folder), *(["--resume"] if resume else [])]
     return launch(arguments, settings.train.processes, settings.train.max_restarts, folder / "logs" / "ranks")
 
 
-def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
+def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe | SFTRecipe, Path]:
     """The recipe to run and the directory to run it in."""
-    from recipes.schema.load import RecipeError, differences, load_recipe
+    from recipes.schema.load import RecipeError, differences, load_run
 
-    recipe = load_recipe(spec, overrides)
+    recipe = load_run(spec, overrides)
     if not resume:
         folder = output or Path("runs") / f"{Path(spec).stem}-{datetime.now():%Y%m%d-%H%M%S}"
         check_unused(folder)
@@ -68,7 +79,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
     if output is None or not (output / "recipe.yaml").is_file():
         found = "no --output is given" if output is None else f"{output} has no recipe.yaml"
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
-    stored = load_recipe(str(output / "recipe.yaml"))
+    stored = load_run(str(output / "recipe.yaml"))
     changed = differences(stored.model_dump(), recipe.model_dump())
     for key in [key for key in changed if key.startswith("rollout.server.") or key in WHERE]:
         del changed[key]  # whichever servers sample, and however many processes train

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from grpo.config import GRPOConfig, ModelError
+from grpo.config import ModelError, TrainSettings
+from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import add_adapter
 from grpo.policy.learner import Learner
 from grpo.policy.load import enable_gradient_checkpointing, load_model, load_skeleton
@@ -18,10 +19,11 @@ from recipes.errors import InputError
 from recipes.jobs.processes import OWN_STORE, rank, restarted
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
+from recipes.schema.sft import SFTRecipe
 
 
 @contextmanager
-def joined_ranks(recipe: Recipe) -> Iterator[Ranks]:
+def joined_ranks(recipe: Recipe | SFTRecipe) -> Iterator[Ranks]:
     """The ranks of the run, if this process is one of several."""
     if rank() is None:
         yield ALONE
@@ -40,15 +42,22 @@ def joined_ranks(recipe: Recipe) -> Iterator[Ranks]:
         yield ranks
 
 
-def follow(recipe: Recipe) -> None:
+def follow(recipe: Recipe | SFTRecipe) -> None:
     """A rank other than the leader, from its start to its end."""
     with joined_ranks(recipe) as ranks:
-        if ranks.told():  # the leader has checked everything
+        said: int | None = ranks.told()  # the steps, when the leader has checked everything
+        if said and isinstance(recipe, SFTRecipe):
+            learner_of(recipe.for_update(said), device_of(recipe), ranks, CrossEntropy()).follow()
+        elif said:
+            assert isinstance(recipe, Recipe)
             learner_of(recipe, device_of(recipe), ranks).follow()
 
 
-def learner_of(recipe: Recipe, device: torch.device, ranks: Ranks) -> Learner:
-    """Raises ModelError: see load_model and add_adapter; or what it is cannot be sharded."""
+def learner_of(recipe: Recipe, device: torch.device, ranks: Ranks, objective: CrossEntropy | None = None) -> Learner:
+    """`objective`: None: the one that the recipe describes.
+
+    Raises ModelError: see load_model and add_adapter; or what it is cannot be sharded.
+    """
     config, model = recipe.train, model_settings(recipe)
     if config.threads or ranks.size > 1 or overlap(recipe.rollout):  # else torch's choice, which is all cores
         torch.set_num_threads(share_cores(recipe.rollout, config.threads, processes=ranks.size).trainer)
@@ -66,16 +75,16 @@ def learner_of(recipe: Recipe, device: torch.device, ranks: Ranks) -> Learner:
     reference = None
     if config.kl_coef > 0 and not model.adapted:
         reference = load_model(model, where) if ranks.rank == 0 else load_skeleton(model)
-    return Learner(config, recipe.rollout.temperature, policy, reference, ranks, device)
+    return Learner(config, recipe.rollout.temperature, policy, reference, ranks, device, objective)
 
 
-def device_of(recipe: Recipe) -> torch.device:
+def device_of(recipe: Recipe | SFTRecipe) -> torch.device:
     """Of this process's policy."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", gpus_of(recipe.train)[int(os.environ.get("LOCAL_RANK", 0))])
 
 
-def gpus_of(config: GRPOConfig) -> list[int]:
+def gpus_of(config: TrainSettings) -> list[int]:
     """The trainer's on this machine, by local rank."""
     return config.gpus or list(range(int(os.environ.get("LOCAL_WORLD_SIZE", config.processes))))

@@ -35,6 +35,7 @@ from recipes.jobs.run_dir import check_unused, locked
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
 from recipes.schema.recipe import Recipe
+from recipes.schema.sft import SFTRecipe
 from recipes.tasks import Task, TaskError, TaskRow, load_task
 from rewards import RewardSum
 
@@ -83,25 +84,30 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
             if not resume:
                 check_unused(output)
             save_recipe(recipe, output / "recipe.yaml")
-            with _recording(recipe, output, resume) as recorder:
+            with recording(recipe, recipe.train.steps, output, resume) as recorder:
                 for text in said:
                     recorder.note(text)
                 parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output, ranks)
                 try:
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
-                    recorder.note(_how_to_go_on(recipe, source, output, overrides))
+                    recorder.note(
+                        "stopping. train.backend: trl keeps no checkpoint before the end: start again, with another "
+                        "--output"
+                        if recipe.train.backend == "trl"
+                        else how_to_go_on(source, output, overrides)
+                    )
                     raise
 
 
 @contextmanager
-def _recording(recipe: Recipe, output: Path, resume: bool) -> Iterator[RunRecorder]:
+def recording(recipe: Recipe | SFTRecipe, steps: int, output: Path, resume: bool) -> Iterator[RunRecorder]:
     damaged = set_damaged_aside(output) if resume else []
     found = checkpoints(output) if resume else []
     recorder = RunRecorder(
         output,
         recipe.model_dump(mode="json"),
-        recipe.train.steps,
+        steps,
         recipe.train.trackers,
         resume_step=found[-1][0] if found else 0,
     )
@@ -117,10 +123,8 @@ def _recording(recipe: Recipe, output: Path, resume: bool) -> Iterator[RunRecord
         torch.set_num_threads(threads)  # the next run in this process has its own
 
 
-def _how_to_go_on(recipe: Recipe, source: str, output: Path, overrides: Sequence[str]) -> str:
+def how_to_go_on(source: str, output: Path, overrides: Sequence[str]) -> str:
     """The last line is a command that can be pasted into a shell in the same working folder."""
-    if recipe.train.backend == "trl":
-        return "stopping. train.backend: trl keeps no checkpoint before the end: start again, with another --output"
     kept = checkpoints(output)
     settings = [part for override in overrides for part in ("--set", override)]
     command = shlex.join(["zero", "run", source, *settings, "--output", str(output), "--resume"])
@@ -150,7 +154,7 @@ def _trainer(
 ) -> GRPOTrainer:
     recorder.stage("loading the model")
     device = device_of(recipe)
-    ranks.told(True)  # to those that wait in `follow`
+    ranks.told(recipe.train.steps)  # to those that wait in `follow`
     learner = learner_of(recipe, device, ranks)
     engine = rollout_engine(recipe, model, tokenizer, output, device, tenant_of(recipe, output))
 

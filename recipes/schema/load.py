@@ -19,11 +19,13 @@ from grpo.record.atomic import write_atomic
 from grpo.record.flatten import flatten
 from recipes.errors import InputError
 from recipes.schema.recipe import Recipe
+from recipes.schema.sft import SFTRecipe
 from rewards.nearest import did_you_mean
 
 FOLDER = Path(__file__).parents[1]
 TINY = FOLDER / "tiny" / "model"
 Key = tuple[str | int, ...]
+KINDS: Mapping[str, type[Recipe] | type[SFTRecipe]] = {"grpo": Recipe, "sft": SFTRecipe}
 
 
 class RecipeError(InputError):
@@ -31,24 +33,43 @@ class RecipeError(InputError):
 
 
 def load_recipe(spec: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in the file `spec`, or the built-in of that name, with `key=value` overrides applied.
+    """The GRPO recipe in the file `spec`, or the built-in of that name, with `key=value` overrides applied.
 
     Raises:
-        RecipeError: no such recipe, no YAML, or anything in it that the schema refuses.
+        RecipeError: no such recipe, no YAML, another kind, or anything in it that the schema refuses.
     """
+    recipe = load_run(spec, overrides)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{spec}: a recipe of kind {recipe.kind}; expected one of kind grpo")
+    return recipe
+
+
+def load_run(spec: str, overrides: Sequence[str] = ()) -> Recipe | SFTRecipe:
+    """As `load_recipe`, of any kind."""
     path = _find(spec)
     data, where = _parse(path)
     for override in overrides:
         _override(data, where, override)
     _anchor_files(data, path.parent, where)
+    root = _kind_of(data, where)
     try:
         # JSON in strict mode: true is not 1 and "5" is not 5, while a list may become a tuple.
-        return Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
+        return root.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError("\n".join(_explain(error, data, where))) from error
+        raise RecipeError("\n".join(_explain(error, data, where, root))) from error
 
 
-def save_recipe(recipe: Recipe, path: Path) -> None:
+def _kind_of(data: Mapping[str, Any], where: Mapping[Key, str]) -> type[Recipe] | type[SFTRecipe]:
+    kind = data.get("kind", "grpo")
+    if kind not in KINDS:
+        raise RecipeError(
+            f"{_source(where, ('kind',))}: kind: got {_show(kind)}, expected {' or '.join(KINDS)}"
+            + did_you_mean(str(kind), KINDS)
+        )
+    return KINDS[kind]
+
+
+def save_recipe(recipe: Recipe | SFTRecipe, path: Path) -> None:
     """Write every setting, defaults included; `load_recipe` of the file gives an equal recipe."""
     write_atomic(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
 
@@ -195,10 +216,13 @@ def _anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str]) 
     for key in ("advantage", "loss"):
         if isinstance(train, dict) and ".py:" in str(train.get(key)):
             train[key] = _anchored(train[key], folder, _source(where, ("train", key)), f"train.{key}")
-    task = data.get("task")
-    for key in ("path", "dataset"):
-        if isinstance(task, dict) and isinstance(task.get(key), str):
-            task[key] = str(_existing(task[key], folder) or task[key])  # what does not exist may be a hub id
+    if isinstance(train, dict) and isinstance(train.get("chat_template"), str):
+        train["chat_template"] = str(_existing(train["chat_template"], folder) or train["chat_template"])
+    sources = data.get("data")
+    for section in (data.get("task"), *(sources if isinstance(sources, list) else [])):
+        for key in ("path", "dataset"):
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                section[key] = str(_existing(section[key], folder) or section[key])  # else it may be a hub id
 
 
 def _anchored(name: str, folder: Path, source: str, key: str) -> str:
@@ -233,7 +257,9 @@ EXPECTED = {
 }
 
 
-def _explain(error: ValidationError, data: dict[str, Any], where: Mapping[Key, str]) -> list[str]:
+def _explain(
+    error: ValidationError, data: dict[str, Any], where: Mapping[Key, str], root: type[BaseModel]
+) -> list[str]:
     """One line a problem, in this project's words."""
     wrong: dict[Key, tuple[Any, list[str]]] = {}  # the alternatives of a union are one problem
     lines = []
@@ -241,11 +267,11 @@ def _explain(error: ValidationError, data: dict[str, Any], where: Mapping[Key, s
         key, context = _real_key(problem["loc"], data), problem.get("ctx", {})
         source, name = _source(where, key), _dotted(key)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: {name}: unknown key{_unknown(key)}")
+            lines.append(f"{source}: {name}: unknown key{_unknown(key, root)}")
         elif problem["type"] == "missing":
             lines.append(f"{source}: {_dotted((*key, problem['loc'][-1]))}: required, but absent")
         elif problem["type"] == "value_error":
-            lines += [_explain_conflict(key, text, where) for text in str(context["error"]).split("\n")]
+            lines += [_explain_conflict(key, text, where, root) for text in str(context["error"]).split("\n")]
         else:
             expected = EXPECTED.get(problem["type"], problem["msg"]).format(**context)
             if problem["type"] == "literal_error" and isinstance(problem["input"], str):
@@ -258,9 +284,9 @@ def _explain(error: ValidationError, data: dict[str, Any], where: Mapping[Key, s
     return lines
 
 
-def _explain_conflict(key: Key, text: str, where: Mapping[Key, str]) -> str:
+def _explain_conflict(key: Key, text: str, where: Mapping[Key, str], root: type[BaseModel]) -> str:
     """A validator's own words. A whole section's validator starts with the keys, relative to the section."""
-    if _model_at(key) is None:
+    if _model_at(key, root) is None:
         return f"{_source(where, key)}: {_dotted(key)}: {text}"
     first = tuple(text.partition(":")[0].split(" ")[0].split("."))
     return f"{_source(where, (*key, *first))}: {_dotted((*key, text))}"
@@ -278,13 +304,13 @@ def _real_key(loc: Key, data: Any) -> Key:
     return tuple(key)
 
 
-def _unknown(key: Key) -> str:
+def _unknown(key: Key, root: type[BaseModel]) -> str:
     """The nearest key where it stands, else the place where a key of that name belongs, and what is allowed."""
-    model = _model_at(key[:-1])
+    model = _model_at(key[:-1], root)
     allowed = list(model.model_fields) if model else []
     hint = did_you_mean(str(key[-1]), allowed)
     if not hint:
-        elsewhere = [place for place in _all_keys(Recipe, ()) if place[-1] == key[-1]]
+        elsewhere = [place for place in _all_keys(root, ()) if place[-1] == key[-1]]
         hint = f" (did you mean {_dotted(elsewhere[0])!r}?)" if elsewhere else ""
     return f"{hint}; allowed here: {', '.join(allowed)}"
 
@@ -297,9 +323,9 @@ def _all_keys(model: type[BaseModel], prefix: Key) -> Iterator[Key]:
             yield from _all_keys(inner, (*prefix, name))
 
 
-def _model_at(key: Key) -> type[BaseModel] | None:
+def _model_at(key: Key, root: type[BaseModel]) -> type[BaseModel] | None:
     """The settings class that the schema has at `key`, None where it has a plain value."""
-    model: type[BaseModel] | None = Recipe
+    model: type[BaseModel] | None = root
     for part in key:
         if isinstance(part, str):
             field = model.model_fields.get(part) if model else None

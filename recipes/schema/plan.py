@@ -29,6 +29,7 @@ from grpo.rollout.vllm.kv_cache import ITEMSIZE, SHARE_OF_RAM, kv_bytes, kv_widt
 from recipes.errors import InputError
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
+from recipes.schema.sft import SFTRecipe
 
 GIB = 2**30
 LIMIT_VARIABLE = "ZERO_MEMORY_LIMIT_GIB"  # overrides what is found, to plan for another machine
@@ -95,6 +96,30 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
         ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB{' each' if train.processes > 1 else ''}"),
         ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {all_gib:.1f} GiB")),
+        ("machine", _describe(machine)),
+    ]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def sft_plan(recipe: SFTRecipe, steps: int, examples: int, machine: Machine | None = None) -> str:
+    """As `plan`, of a supervised run on so many examples."""
+    machine, train = machine or find_machine(), recipe.train
+    shared = recipe.for_update(steps)
+    size = model_size(model_settings(shared))
+    batch = {"prompts_per_step": train.batch_size, "group_size": 1, "max_prompt_tokens": 0}
+    step = shared.rollout.model_copy(update=batch | {"max_tokens": train.max_length})
+    trainer_gib = _trainer_gib(shared.model_copy(update={"rollout": step}), size)
+    sampler_gib = _sampler_gib(shared, size, machine) if recipe.task else 0.0
+    _check_memory(shared, machine, trainer_gib, sampler_gib)
+    trainer_place, sampler_place = _places(shared, machine)
+    each = " each" if train.processes > 1 else ""
+    rows = [
+        ("model", f"{recipe.model.path}, {_millions(size)}, {recipe.model.dtype}"),
+        ("step", f"{train.batch_size} examples, at most {train.batch_size * train.max_length:,} tokens"),
+        ("updates", f"{steps} steps, {steps * train.batch_size / examples:.2f} epochs"),
+        ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB{each}"),
+        ("sampler", f"{recipe.rollout.engine}: {sampler_place}" if recipe.task else "none: no task to measure"),
         ("machine", _describe(machine)),
     ]
     width = max(len(label) for label, _ in rows)

@@ -68,8 +68,9 @@ class TaskSettings(Settings):
 
 
 class Recipe(Settings):
-    """One training run. `zero run` takes its YAML form."""
+    """One GRPO run. `zero run` takes its YAML form."""
 
+    kind: Literal["grpo"] = "grpo"
     model: ModelSettings
     task: TaskSettings
     rewards: list[RewardSettings] = Field(min_length=1)

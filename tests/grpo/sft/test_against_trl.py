@@ -10,11 +10,11 @@ import torch
 from datasets import Dataset
 
 from grpo.config import ModelSettings
+from grpo.losses import token_weights
 from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.learner import Learner
 from grpo.policy.load import load_model, load_tokenizer
 from grpo.policy.update import TrainBatch
-from grpo.losses import token_weights
 from grpo.sft.config import SFTConfig
 from grpo.sft.examples import Reader, kind_of, read_examples
 
