@@ -46,7 +46,7 @@ class SFTData(Settings):
 class SFTConfig(TrainSettings):
     """Training. Defaults are those of a full fine-tuning; with an adapter, ten times the learning rate is usual."""
 
-    steps: Positive | None = None  # optimizer steps; None: by epochs  # type: ignore[assignment]
+    steps: Positive | None = None  # type: ignore[assignment]  # optimizer steps; None: by epochs
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     epochs: Annotated[float, Field(gt=0)] | None = None  # passes over the examples; None: 1, unless steps are given

@@ -21,7 +21,7 @@ from grpo.sft.config import SFTConfig, SFTData
 from grpo.sft.errors import SFTError
 from grpo.sft.examples import Example, Examples, Reader, kind_of, marked, read_examples, split_held_out
 from grpo.sft.trainer import SFTTrainer
-from grpo.types import Sampling
+from grpo.types import Prompt, Sampling
 from recipes.errors import run_async
 from recipes.jobs.learner import device_of, joined_ranks, learner_of
 from recipes.jobs.run_dir import check_unused, locked
@@ -29,7 +29,7 @@ from recipes.jobs.train import how_to_go_on, recording, rollout_engine, task_in_
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import sft_plan
 from recipes.schema.sft import SFTRecipe
-from recipes.tasks import load_task
+from recipes.tasks import Task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +66,8 @@ def _run(recipe: SFTRecipe, source: str, output: Path, resume: bool, overrides: 
     shared = recipe.for_update(steps)
     model = model_settings(shared)
     said = [f"{source} -> {output}", sft_plan(recipe, steps, len(data.train)), data.words]
-    task, held_out = None, []
+    task: Task | None = None
+    held_out: list[Prompt] = []
     if recipe.task:
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(shared, task, tokenizer)

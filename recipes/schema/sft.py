@@ -36,7 +36,7 @@ class SFTRecipe(Settings):
         lora = self.model.lora and self.model.lora.model_copy(update={"sync": "merged"})
         return Recipe(
             model=self.model.model_copy(update={"lora": lora}),
-            task=self.task or TaskSettings(name="arithmetic"),
+            task=self.task or TaskSettings.model_validate({"name": "arithmetic"}),
             rewards=[RewardSettings(name="accuracy", args={"read": self.task.read} if self.task else {})],
             rollout=self.rollout.model_copy(update={"temperature": 1.0, "max_staleness": 0}),
             train=self.train.for_update(steps),
@@ -50,13 +50,10 @@ def _conflicts(recipe: SFTRecipe) -> Iterator[str]:
         yield "data: every source has a share; leave it out of one, which is taken whole"
     if sum(source.share or 0 for source in recipe.data) >= 1:
         yield "data: the shares add up to 1 or more; what is taken whole needs a part"
-    if (
-        recipe.eval.max_tokens
-        and recipe.eval.max_tokens > recipe.rollout.max_tokens
-        and recipe.rollout.engine == "vllm"
-    ):
+    asked = recipe.eval.max_tokens or 0
+    if asked > recipe.rollout.max_tokens and recipe.rollout.engine == "vllm":
         yield (
-            f"eval.max_tokens: got {recipe.eval.max_tokens}, expected at most rollout.max_tokens "
+            f"eval.max_tokens: got {asked}, expected at most rollout.max_tokens "
             f"({recipe.rollout.max_tokens}): the server's context is made for that"
         )
     if recipe.rollout.server.urls:
