@@ -15,8 +15,6 @@ from grpo.types import Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Row = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -83,7 +81,7 @@ class Reader:
             raise SFTError("the model's tokenizer has no end-of-sequence token: a trained model would never end")
         self._template: str | None = None
 
-    def __call__(self, row: Row) -> tuple[list[int], list[bool]]:
+    def __call__(self, row: Mapping[str, Any]) -> tuple[list[int], list[bool]]:
         """(token ids, which of them are learned) of one row. Raises SFTError: what is wrong with it."""
         names = self._names
         if names.messages:
@@ -97,7 +95,7 @@ class Reader:
             trained = [True] * len(ids)
         return ids, [False, *trained[1:]]
 
-    def _conversation(self, messages: list[Row]) -> tuple[list[int], list[bool]]:
+    def _conversation(self, messages: list[Mapping[str, Any]]) -> tuple[list[int], list[bool]]:
         if self._config.loss_on == "all":
             return render(self._tokenizer, messages, self._any_template)
         if not any(message["role"] == "assistant" for message in messages):
@@ -143,7 +141,7 @@ class Reader:
 
 
 def read_examples(
-    rows: Iterable[tuple[str, Row]], reader: Reader, config: SFTConfig, limit: int | None = None
+    rows: Iterable[tuple[str, Mapping[str, Any]]], reader: Reader, config: SFTConfig, limit: int | None = None
 ) -> Examples:
     """The examples of (id, row), at most `limit`; what cannot be learned from is dropped under its reason."""
     found = Examples()
@@ -191,7 +189,7 @@ def marked(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
     return "".join(out)
 
 
-def _messages(value: Any, column: str) -> list[Row]:
+def _messages(value: Any, column: str) -> list[Mapping[str, Any]]:
     if not isinstance(value, list | tuple) or not value:
         raise RowError(f"{column}: got {_short(value)}, expected a list of messages")
     for message in value:

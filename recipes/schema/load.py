@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from grpo.config import ModelSettings
 from grpo.policy.folder import is_folder
 from grpo.record.atomic import write_atomic
 from grpo.record.flatten import flatten
 from recipes.errors import InputError
+from recipes.schema.explain import Key, dotted, explain, show, source_of
 from recipes.schema.recipe import Recipe
 from recipes.schema.sft import SFTRecipe
 from rewards.nearest import did_you_mean
 
 FOLDER = Path(__file__).parents[1]
 TINY = FOLDER / "tiny" / "model"
-Key = tuple[str | int, ...]
+AnyRecipe = Recipe | SFTRecipe
 KINDS: Mapping[str, type[Recipe] | type[SFTRecipe]] = {"grpo": Recipe, "sft": SFTRecipe}
 
 
@@ -44,26 +43,45 @@ def load_recipe(spec: str, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def load_run(spec: str, overrides: Sequence[str] = ()) -> Recipe | SFTRecipe:
-    """As `load_recipe`, of any kind."""
+def load_run(spec: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """As `load_recipe`, of any kind; not of a chain."""
+    data, where = parsed(spec, overrides)
+    if "stages" in data:
+        raise RecipeError(f"{source_of(where, ('stages',))}: stages: a chain; expected the recipe of one run")
+    return validated(data, where)
+
+
+def parsed(spec: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[Key, str]]:
+    """The recipe as plain data with its overrides, and where each key was given."""
     path = _find(spec)
     data, where = _parse(path)
     for override in overrides:
         _override(data, where, override)
-    _anchor_files(data, path.parent, where)
+    stages = data.get("stages")
+    for key, part in [((), data), *((("stages", name), stage) for name, stage in _mappings(stages))]:
+        _anchor_files(part, path.parent, where, key)
+    return data, where
+
+
+def _mappings(stages: Any) -> list[tuple[str, dict[str, Any]]]:
+    return [one for one in stages.items() if isinstance(one[1], dict)] if isinstance(stages, dict) else []
+
+
+def validated(data: dict[str, Any], where: Mapping[Key, str]) -> AnyRecipe:
+    """Raises RecipeError: whatever the schema of its kind refuses."""
     root = _kind_of(data, where)
     try:
         # JSON in strict mode: true is not 1 and "5" is not 5, while a list may become a tuple.
         return root.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError("\n".join(_explain(error, data, where, root))) from error
+        raise RecipeError("\n".join(explain(error, data, where, root))) from error
 
 
 def _kind_of(data: Mapping[str, Any], where: Mapping[Key, str]) -> type[Recipe] | type[SFTRecipe]:
     kind = data.get("kind", "grpo")
     if kind not in KINDS:
         raise RecipeError(
-            f"{_source(where, ('kind',))}: kind: got {_show(kind)}, expected {' or '.join(KINDS)}"
+            f"{source_of(where, ('kind',))}: kind: got {show(kind)}, expected {' or '.join(KINDS)}"
             + did_you_mean(str(kind), KINDS)
         )
     return KINDS[kind]
@@ -151,7 +169,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a text file in YAML: {error}") from error
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: expected a mapping with model, task and rewards, got {_show(data)}")
+        raise RecipeError(f"{path}: expected a mapping with model, task and rewards, got {show(data)}")
     where: dict[Key, str] = {(): str(path)}
     if repeated := list(_locate(node, (), str(path), where)):
         raise RecipeError("\n".join(repeated))
@@ -164,7 +182,7 @@ def _locate(node: yaml.Node | None, key: Key, path: str, where: dict[Key, str]) 
         for name, value in node.value:
             child, line = (*key, name.value), f"{path}:{name.start_mark.line + 1}"
             if child in where:
-                yield f"{line}: {_dotted(child)}: given twice, first in {where[child]}; keep one"
+                yield f"{line}: {dotted(child)}: given twice, first in {where[child]}; keep one"
             where[child] = line
             yield from _locate(value, child, path, where)
     elif isinstance(node, yaml.SequenceNode):
@@ -195,34 +213,34 @@ def _override(data: dict[str, Any], where: dict[Key, str], override: str) -> Non
 def _enter(parent: Any, part: str | int, source: str, key: Key) -> Any:
     if isinstance(parent, list):
         if not isinstance(part, int) or part >= len(parent):
-            raise RecipeError(f"{source}: {_dotted(key)} is a list of {len(parent)}; expected a number below that")
+            raise RecipeError(f"{source}: {dotted(key)} is a list of {len(parent)}; expected a number below that")
         return parent[part]
     if not isinstance(parent, dict):
-        raise RecipeError(f"{source}: {_dotted(key)} is {_show(parent)}, which has no keys")
+        raise RecipeError(f"{source}: {dotted(key)} is {show(parent)}, which has no keys")
     if parent.get(part) is None:
         parent[part] = {}
     return parent[part]
 
 
-def _anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str]) -> None:
+def _anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str], key: Key = ()) -> None:
     """Make file names absolute, so that the stored recipe works from anywhere: next to the recipe, else from here."""
     rewards = data.get("rewards")
     for i, reward in enumerate(rewards if isinstance(rewards, list) else []):
         name = reward.get("name") if isinstance(reward, dict) else None
         if not isinstance(name, str) or ".py:" not in name:
             continue
-        reward["name"] = _anchored(name, folder, _source(where, ("rewards", i, "name")), f"rewards.{i}.name")
+        reward["name"] = _anchored(name, folder, source_of(where, (*key, "rewards", i, "name")), f"rewards.{i}.name")
     train = data.get("train")
-    for key in ("advantage", "loss"):
-        if isinstance(train, dict) and ".py:" in str(train.get(key)):
-            train[key] = _anchored(train[key], folder, _source(where, ("train", key)), f"train.{key}")
+    for name in ("advantage", "loss"):
+        if isinstance(train, dict) and ".py:" in str(train.get(name)):
+            train[name] = _anchored(train[name], folder, source_of(where, (*key, "train", name)), f"train.{name}")
     if isinstance(train, dict) and isinstance(train.get("chat_template"), str):
         train["chat_template"] = str(_existing(train["chat_template"], folder) or train["chat_template"])
     sources = data.get("data")
     for section in (data.get("task"), *(sources if isinstance(sources, list) else [])):
-        for key in ("path", "dataset"):
-            if isinstance(section, dict) and isinstance(section.get(key), str):
-                section[key] = str(_existing(section[key], folder) or section[key])  # else it may be a hub id
+        for name in ("path", "dataset"):
+            if isinstance(section, dict) and isinstance(section.get(name), str):
+                section[name] = str(_existing(section[name], folder) or section[name])  # else it may be a hub id
 
 
 def _anchored(name: str, folder: Path, source: str, key: str) -> str:
@@ -236,117 +254,3 @@ def _anchored(name: str, folder: Path, source: str, key: str) -> str:
 def _existing(name: str, folder: Path) -> Path | None:
     path = Path(name).expanduser()
     return next((place.resolve() for place in (folder / path, path) if place.exists()), None)
-
-
-# -- Errors -------------------------------------------------------------------------------------------------------
-
-EXPECTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a mapping (key: value)",
-    "model_type": "a mapping (key: value)",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "a number of at least {ge}",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "a number of at most {le}",
-    "literal_error": "{expected}",
-    "too_short": "a list of at least {min_length}",
-}
-
-
-def _explain(
-    error: ValidationError, data: dict[str, Any], where: Mapping[Key, str], root: type[BaseModel]
-) -> list[str]:
-    """One line a problem, in this project's words."""
-    wrong: dict[Key, tuple[Any, list[str]]] = {}  # the alternatives of a union are one problem
-    lines = []
-    for problem in error.errors(include_url=False):
-        key, context = _real_key(problem["loc"], data), problem.get("ctx", {})
-        source, name = _source(where, key), _dotted(key)
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: {name}: unknown key{_unknown(key, root)}")
-        elif problem["type"] == "missing":
-            lines.append(f"{source}: {_dotted((*key, problem['loc'][-1]))}: required, but absent")
-        elif problem["type"] == "value_error":
-            lines += [_explain_conflict(key, text, where, root) for text in str(context["error"]).split("\n")]
-        else:
-            expected = EXPECTED.get(problem["type"], problem["msg"]).format(**context)
-            if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-                expected += did_you_mean(problem["input"], re.findall(r"'([^']*)'", expected))
-            wrong.setdefault(key, (problem["input"], []))[1].append(expected)
-    for key, (value, expected_list) in wrong.items():
-        lines.append(
-            f"{_source(where, key)}: {_dotted(key)}: got {_show(value)}, expected {' or '.join(expected_list)}"
-        )
-    return lines
-
-
-def _explain_conflict(key: Key, text: str, where: Mapping[Key, str], root: type[BaseModel]) -> str:
-    """A validator's own words. A whole section's validator starts with the keys, relative to the section."""
-    if _model_at(key, root) is None:
-        return f"{_source(where, key)}: {_dotted(key)}: {text}"
-    first = tuple(text.partition(":")[0].split(" ")[0].split("."))
-    return f"{_source(where, (*key, *first))}: {_dotted((*key, text))}"
-
-
-def _real_key(loc: Key, data: Any) -> Key:
-    """`loc` without what pydantic adds to it: the names of a union's alternatives, a key that is absent."""
-    key: list[str | int] = []
-    for part in loc:
-        present = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int)
-        if not present:
-            break
-        key.append(part)
-        data = data[part]
-    return tuple(key)
-
-
-def _unknown(key: Key, root: type[BaseModel]) -> str:
-    """The nearest key where it stands, else the place where a key of that name belongs, and what is allowed."""
-    model = _model_at(key[:-1], root)
-    allowed = list(model.model_fields) if model else []
-    hint = did_you_mean(str(key[-1]), allowed)
-    if not hint:
-        elsewhere = [place for place in _all_keys(root, ()) if place[-1] == key[-1]]
-        hint = f" (did you mean {_dotted(elsewhere[0])!r}?)" if elsewhere else ""
-    return f"{hint}; allowed here: {', '.join(allowed)}"
-
-
-def _all_keys(model: type[BaseModel], prefix: Key) -> Iterator[Key]:
-    for name, field in model.model_fields.items():
-        yield (*prefix, name)
-        inner = _inner_model(field.annotation)
-        if inner and typing.get_origin(field.annotation) is not list:
-            yield from _all_keys(inner, (*prefix, name))
-
-
-def _model_at(key: Key, root: type[BaseModel]) -> type[BaseModel] | None:
-    """The settings class that the schema has at `key`, None where it has a plain value."""
-    model: type[BaseModel] | None = root
-    for part in key:
-        if isinstance(part, str):
-            field = model.model_fields.get(part) if model else None
-            model = _inner_model(field.annotation) if field else None
-    return model
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next(filter(None, map(_inner_model, typing.get_args(annotation))), None)
-
-
-def _source(where: Mapping[Key, str], key: Key) -> str:
-    """Where `key`, or what it stands in, was given."""
-    return next(where[key[:n]] for n in range(len(key), -1, -1) if key[:n] in where)
-
-
-def _dotted(key: Sequence[Any]) -> str:
-    return ".".join(map(str, key))
-
-
-def _show(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
