@@ -39,6 +39,8 @@ def run(
 
             follow(load_run(recipe, overrides or []))
             raise typer.Exit
+        if _is_chain(recipe, overrides or []):
+            raise typer.Exit(_run_chain(recipe, overrides or [], output, resume))
         # All ranks are started again when one is lost; the leader has the output's name from the launcher.
         resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
         settings, folder = _prepare(recipe, overrides or [], output, resume)
@@ -47,6 +49,30 @@ def run(
         else:
             code = _run_here(settings, recipe, folder, resume, overrides or [])
         raise typer.Exit(code)
+
+
+def _is_chain(recipe: str, overrides: list[str]) -> bool:
+    from recipes.schema.chain import is_chain
+
+    return is_chain(recipe, overrides)
+
+
+def _run_chain(recipe: str, overrides: list[str], output: Path | None, resume: bool) -> int:
+    from rich.console import Console
+
+    from recipes.schema.chain import load_chain
+    from recipes.stages.run import run_chain
+
+    chain = load_chain(recipe, overrides)
+    if resume and output is None:
+        from recipes.stages.artifact import StageError
+
+        raise StageError("--resume: no --output is given; expected --output with the directory of the chain")
+    return run_chain(chain, output or _default_output(recipe), resume, overrides, Console())
+
+
+def _default_output(recipe: str) -> Path:
+    return Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _run_here(settings: Recipe | SFTRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
@@ -73,7 +99,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
 
     recipe = load_run(spec, overrides)
     if not resume:
-        folder = output or Path("runs") / f"{Path(spec).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = output or _default_output(spec)
         check_unused(folder)
         return recipe, folder
     if output is None or not (output / "recipe.yaml").is_file():

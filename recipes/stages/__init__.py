@@ -1,0 +1,1 @@
+"""A chain of stages run as one, resumed as one."""

@@ -1,0 +1,93 @@
+"""What can be known of a chain before its first stage: that every stage can work, and what it will do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo.losses.registry import policy_loss_of
+from grpo.policy.load import load_tokenizer
+from grpo.record.trackers import check_trackers
+from grpo.signal.advantage import load_advantage
+from recipes.errors import InputError
+from recipes.jobs.sft import prepare
+from recipes.jobs.train import task_in_words, task_prompts
+from recipes.schema.chain import Chain, Stage, stage_recipe
+from recipes.schema.load import AnyRecipe, model_settings
+from recipes.schema.plan import plan, sft_plan
+from recipes.schema.recipe import Recipe
+from recipes.schema.sft import SFTRecipe
+from recipes.stages.artifact import Artifact, StageError
+from recipes.tasks import load_task
+from rewards import RewardSum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def check(chain: Chain) -> dict[str, str]:
+    """Each stage's plan, by name. Raises StageError, a paragraph for each stage that cannot work.
+
+    A stage whose model another makes is planned with the model that this one starts from.
+    """
+    plans: dict[str, str] = {}
+    bases: dict[str, str] = {}
+    problems = []
+    for stage in chain.stages:
+        bases[stage.name] = bases[stage.model] if stage.model else str(stage.settings["model"]["path"])
+        try:
+            plans[stage.name] = _plan(stage, bases[stage.name])
+        except (InputError, ValueError) as error:
+            text = str(error)
+            problems.append(text if text.startswith("stage ") else f"stage {stage.name}: {text}")
+    if problems:
+        raise StageError("\n".join(problems))
+    return plans
+
+
+def _plan(stage: Stage, base: str) -> str:
+    there = {name: Path(base) for name in stage.inputs}
+    recipe = stage_recipe(stage, stage.resolved(there, there))
+    check_trackers(recipe.train.trackers)
+    if isinstance(recipe, SFTRecipe):
+        return _plan_sft(recipe, stage)
+    with closing(RewardSum(recipe.rewards)):
+        load_advantage(recipe.train.advantage_kind)
+        policy_loss_of(recipe.train)
+    tokenizer = load_tokenizer(model_settings(recipe))
+    return f"{plan(recipe)}\n{_task(recipe, recipe, tokenizer)}"
+
+
+def _plan_sft(recipe: SFTRecipe, stage: Stage) -> str:
+    shared = recipe.for_update(1)
+    tokenizer = load_tokenizer(model_settings(shared))
+    there = [source for source, given in zip(recipe.data, stage.settings["data"], strict=True) if "stage" not in given]
+    data = prepare([source.model_copy(update={"share": None}) for source in there], recipe.train, tokenizer)
+    known = len(data.train) if len(there) == len(recipe.data) else 0
+    steps = recipe.train.n_steps(known) if known or recipe.train.steps else 1
+    text = [sft_plan(recipe, steps, known or steps * recipe.train.batch_size)]
+    if not known:
+        text.append(f"data of {', '.join(stage.data)}: the steps are counted when it is there")
+    text += [data.words] if there else []
+    return "\n".join([*text, *([_task(recipe, shared, tokenizer)] if recipe.task else [])])
+
+
+def _task(recipe: AnyRecipe, shared: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
+    task = load_task(shared.task, recipe.eval.problems, recipe.train.seed)
+    train, held_out, dropped = task_prompts(shared, task, tokenizer)
+    return task_in_words(task, len(train), len(held_out), dropped)
+
+
+def in_words(chain: Chain, plans: Mapping[str, str], done: Mapping[str, Artifact], begun: Collection[str]) -> str:
+    """What will happen, stage by stage."""
+    lines = [f"{chain.source}: {len(chain.stages)} stages"]
+    for stage in chain.stages:
+        start = f"from {stage.model}" if stage.model else f"from {stage.settings['model']['path']}"
+        data = f", data of {', '.join(stage.data)}" if stage.data else ""
+        state = "finished" if stage.name in done else "begun, goes on" if stage.name in begun else "to do"
+        lines += ["", f"{stage.name}: {stage.kind} {start}{data} ({state})"]
+        if stage.name not in done:
+            lines += [f"  {line}" for line in plans[stage.name].split("\n")]
+    return "\n".join(lines)
