@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +14,10 @@ from recipes.jobs.processes import as_rank, launch, rank, restarted
 from recipes.jobs.run_dir import check_unused
 
 if TYPE_CHECKING:
-    from recipes.schema.recipe import Recipe
-    from recipes.schema.sft import SFTRecipe
+    from grpo.config import TrainSettings
+    from recipes.schema.load import AnyRecipe
 
+JOBS = {"grpo": "recipes.jobs.train", "sft": "recipes.jobs.sft", "sample": "recipes.jobs.sample"}  # by kind
 # Where a run trains, not what.
 WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "train.max_restarts")
 
@@ -35,17 +37,18 @@ def run(
     with as_rank(), exit_codes():
         if rank():
             from recipes.jobs.learner import follow
-            from recipes.schema.load import load_run
+            from recipes.schema.load import load_trained
 
-            follow(load_run(recipe, overrides or []))
+            follow(load_trained(recipe, overrides or []))
             raise typer.Exit
         if _is_chain(recipe, overrides or []):
             raise typer.Exit(_run_chain(recipe, overrides or [], output, resume))
         # All ranks are started again when one is lost; the leader has the output's name from the launcher.
         resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
         settings, folder = _prepare(recipe, overrides or [], output, resume)
-        if settings.train.processes > 1 and rank() is None:
-            code = _launch(settings, recipe, folder, resume, overrides or [])
+        train = getattr(settings, "train", None)  # a run that only samples has none
+        if train and train.processes > 1 and rank() is None:
+            code = _launch(train, recipe, folder, resume, overrides or [])
         else:
             code = _run_here(settings, recipe, folder, resume, overrides or [])
         raise typer.Exit(code)
@@ -75,25 +78,18 @@ def _default_output(recipe: str) -> Path:
     return Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _run_here(settings: Recipe | SFTRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
-    from recipes.schema.recipe import Recipe
-
-    if isinstance(settings, Recipe):
-        from recipes.jobs.train import run as run_recipe
-
-        return run_recipe(settings, recipe, folder, resume, overrides)
-    from recipes.jobs.sft import run as run_sft
-
-    return run_sft(settings, recipe, folder, resume, overrides)
+def _run_here(settings: AnyRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
+    job = import_module(JOBS[settings.kind])
+    return job.run(settings, recipe, folder, resume, overrides)
 
 
-def _launch(settings: Recipe | SFTRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
+def _launch(train: TrainSettings, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
     arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
     arguments += ["--output", str(folder), *(["--resume"] if resume else [])]
-    return launch(arguments, settings.train.processes, settings.train.max_restarts, folder / "logs" / "ranks")
+    return launch(arguments, train.processes, train.max_restarts, folder / "logs" / "ranks")
 
 
-def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe | SFTRecipe, Path]:
+def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[AnyRecipe, Path]:
     """The recipe to run and the directory to run it in."""
     from recipes.schema.load import RecipeError, differences, load_run
 

@@ -36,6 +36,7 @@ from eval.ask.run import to_the_end
 from eval.grade import failed, graded
 from eval.stats.intervals import wilson
 from eval.types import Generation, Problem
+from grpo.config import RolloutSettings
 from grpo.policy.load import load_tokenizer
 from grpo.record.atomic import append_line, readable, write_atomic
 from grpo.rollout.engine import RolloutEngine
@@ -163,32 +164,33 @@ async def _grade_all(
     rows = {row.id: row for row in task.train}
 
     async def keep(group: Group) -> None:
-        generations = await asyncio.to_thread(_graded, task, group)
+        generations = await asyncio.to_thread(graded_group, task, group)
         for generation in generations:
             progress.step(generation)
         append_line(request.output, _json(_line(rows[group.prompt.id], generations, request)))
 
     try:
         await engine.start()
-        async for group in _groups(engine, prompts, recipe, request.samples):
+        seed = f"{recipe.train.seed}/filter"
+        async for group in groups(engine, prompts, recipe.rollout, request.samples, seed):
             await to_the_end(keep(group))
     finally:
         await engine.close()
 
 
-async def _groups(
-    engine: RolloutEngine, prompts: Sequence[Prompt], recipe: Recipe, samples: int
+async def groups(
+    engine: RolloutEngine, prompts: Sequence[Prompt], rollout: RolloutSettings, samples: int, seed: str
 ) -> AsyncIterator[Group]:
-    rollout = recipe.rollout
+    """`samples` completions of each prompt, as they come."""
     sampling = Sampling(rollout.max_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
     # By problem, not by place: a resumed filter asks for what the killed one would have asked for.
-    seeds = [random.Random(f"{recipe.train.seed}/filter/{prompt.id}").getrandbits(62) for prompt in prompts]
+    seeds = [random.Random(f"{seed}/{prompt.id}").getrandbits(62) for prompt in prompts]
     requests = [RolloutRequest(prompt, samples, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     async for _, group in engine.generate(requests):
         yield group
 
 
-def _graded(task: Task, group: Group) -> list[Generation]:
+def graded_group(task: Task, group: Group) -> list[Generation]:
     """Every completion that was asked for, those that never came included."""
     prompt = group.prompt
     problem = Problem(prompt.id, prompt.text, prompt.answer, columns=prompt.columns)

@@ -18,13 +18,14 @@ from grpo.record.flatten import flatten
 from recipes.errors import InputError
 from recipes.schema.explain import Key, dotted, explain, show, source_of
 from recipes.schema.recipe import Recipe
+from recipes.schema.sample import SampleRecipe
 from recipes.schema.sft import SFTRecipe
 from rewards.nearest import did_you_mean
 
 FOLDER = Path(__file__).parents[1]
 TINY = FOLDER / "tiny" / "model"
-AnyRecipe = Recipe | SFTRecipe
-KINDS: Mapping[str, type[Recipe] | type[SFTRecipe]] = {"grpo": Recipe, "sft": SFTRecipe}
+AnyRecipe = Recipe | SFTRecipe | SampleRecipe
+KINDS: Mapping[str, type[AnyRecipe]] = {"grpo": Recipe, "sft": SFTRecipe, "sample": SampleRecipe}
 
 
 class RecipeError(InputError):
@@ -49,6 +50,14 @@ def load_run(spec: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     if "stages" in data:
         raise RecipeError(f"{source_of(where, ('stages',))}: stages: a chain; expected the recipe of one run")
     return validated(data, where)
+
+
+def load_trained(spec: str, overrides: Sequence[str] = ()) -> Recipe | SFTRecipe:
+    """As `load_run`, of a kind that trains."""
+    recipe = load_run(spec, overrides)
+    if isinstance(recipe, SampleRecipe):
+        raise RecipeError(f"{spec}: a recipe of kind sample, which trains nothing; expected one of kind grpo or sft")
+    return recipe
 
 
 def parsed(spec: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], dict[Key, str]]:
@@ -77,7 +86,7 @@ def validated(data: dict[str, Any], where: Mapping[Key, str]) -> AnyRecipe:
         raise RecipeError("\n".join(explain(error, data, where, root))) from error
 
 
-def _kind_of(data: Mapping[str, Any], where: Mapping[Key, str]) -> type[Recipe] | type[SFTRecipe]:
+def _kind_of(data: Mapping[str, Any], where: Mapping[Key, str]) -> type[AnyRecipe]:
     kind = data.get("kind", "grpo")
     if kind not in KINDS:
         raise RecipeError(
@@ -87,7 +96,7 @@ def _kind_of(data: Mapping[str, Any], where: Mapping[Key, str]) -> type[Recipe] 
     return KINDS[kind]
 
 
-def save_recipe(recipe: Recipe | SFTRecipe, path: Path) -> None:
+def save_recipe(recipe: AnyRecipe, path: Path) -> None:
     """Write every setting, defaults included; `load_recipe` of the file gives an equal recipe."""
     write_atomic(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
 

@@ -12,7 +12,9 @@ from typing import Any
 from grpo.policy.checkpoint import CHECKSUMS, STATE, checkpoints
 from grpo.record.atomic import write_atomic, write_folder
 from recipes.errors import InputError
+from recipes.jobs.sample import DATA
 from recipes.schema.load import AnyRecipe, resolve_model
+from recipes.schema.sample import SampleRecipe
 
 STAGE = "stage.json"
 
@@ -46,7 +48,10 @@ def read_artifact(folder: Path) -> Artifact | None:
 def finish(folder: Path, identity: str, kind: str, recipe: AnyRecipe) -> Artifact:
     """Makes the artifact of a run that has ended: an adapter is merged, so that every stage may start from it."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    artifact = Artifact(identity, kind, _model(folder, recipe), None, summary)
+    if isinstance(recipe, SampleRecipe):
+        artifact = Artifact(identity, kind, None, str(DATA), summary)
+    else:
+        artifact = Artifact(identity, kind, _model(folder, recipe), None, summary)
     write_atomic(folder / STAGE, json.dumps(asdict(artifact), indent=2))
     return artifact
 

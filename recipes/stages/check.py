@@ -12,12 +12,15 @@ from grpo.policy.load import load_tokenizer
 from grpo.record.trackers import check_trackers
 from grpo.signal.advantage import load_advantage
 from recipes.errors import InputError
+from recipes.jobs.sample import in_words as describe_sampling
+from recipes.jobs.sample import prepare as prepare_sampling
 from recipes.jobs.sft import prepare
 from recipes.jobs.train import task_in_words, task_prompts
 from recipes.schema.chain import Chain, Stage, stage_recipe
-from recipes.schema.load import AnyRecipe, model_settings
+from recipes.schema.load import model_settings
 from recipes.schema.plan import plan, sft_plan
 from recipes.schema.recipe import Recipe
+from recipes.schema.sample import SampleRecipe
 from recipes.schema.sft import SFTRecipe
 from recipes.stages.artifact import Artifact, StageError
 from recipes.tasks import load_task
@@ -50,14 +53,17 @@ def check(chain: Chain) -> dict[str, str]:
 def _plan(stage: Stage, base: str) -> str:
     there = {name: Path(base) for name in stage.inputs}
     recipe = stage_recipe(stage, stage.resolved(there, there))
+    if isinstance(recipe, SampleRecipe):
+        shared = recipe.for_sampling()
+        task, prompts, dropped, overlapping = prepare_sampling(recipe, load_tokenizer(model_settings(shared)))
+        return describe_sampling(recipe, task, len(prompts), dropped, overlapping)
     check_trackers(recipe.train.trackers)
     if isinstance(recipe, SFTRecipe):
         return _plan_sft(recipe, stage)
     with closing(RewardSum(recipe.rewards)):
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
-    tokenizer = load_tokenizer(model_settings(recipe))
-    return f"{plan(recipe)}\n{_task(recipe, recipe, tokenizer)}"
+    return f"{plan(recipe)}\n{_task(recipe, load_tokenizer(model_settings(recipe)))}"
 
 
 def _plan_sft(recipe: SFTRecipe, stage: Stage) -> str:
@@ -71,12 +77,12 @@ def _plan_sft(recipe: SFTRecipe, stage: Stage) -> str:
     if not known:
         text.append(f"data of {', '.join(stage.data)}: the steps are counted when it is there")
     text += [data.words] if there else []
-    return "\n".join([*text, *([_task(recipe, shared, tokenizer)] if recipe.task else [])])
+    return "\n".join([*text, *([_task(shared, tokenizer)] if recipe.task else [])])
 
 
-def _task(recipe: AnyRecipe, shared: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
-    task = load_task(shared.task, recipe.eval.problems, recipe.train.seed)
-    train, held_out, dropped = task_prompts(shared, task, tokenizer)
+def _task(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
+    task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
+    train, held_out, dropped = task_prompts(recipe, task, tokenizer)
     return task_in_words(task, len(train), len(held_out), dropped)
 
 
