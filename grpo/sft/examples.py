@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo.sft.config import ColumnNames, SFTConfig
 from grpo.sft.errors import RowError, SFTError
-from grpo.sft.template import render, training_template
+from grpo.sft.template import learned, render, training_template
 from grpo.types import Sample
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ class Reader:
             return render(self._tokenizer, messages, self._any_template)
         if not any(message["role"] == "assistant" for message in messages):
             raise RowError("it has no assistant's turn")
-        return render(self._tokenizer, messages, self._marked_template)
+        template = self._marked_template
+        own = template == self._tokenizer.chat_template or self._config.chat_template is not None
+        return (render if own else learned)(self._tokenizer, messages, template)
 
     def _completion(self, prompt: Any, completion: Any) -> tuple[list[int], list[bool]]:
         if isinstance(prompt, str) and isinstance(completion, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,29 @@ def render(
         raise RowError(f"the chat template refuses the conversation: {error}") from error
     ids = list(out["input_ids"])
     return ids, [bool(mark) for mark in out.get("assistant_masks") or [False] * len(ids)]
+
+
+def learned(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], template: str
+) -> tuple[list[int], list[bool]]:
+    """(token ids, which of them the model has to write), of a template that TRL has put the marks into.
+
+    TRL's marks are a little wide: they may hold what the prompt of a turn ends with, and the blanks after its end.
+    """
+    ids, trained = render(tokenizer, messages, template)
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            prompt, _ = render(tokenizer, messages[:i], template, add_generation_prompt=True)
+            common = len(commonprefix([ids, prompt]))  # a prompt that opens <think> is followed by no plain answer
+            for place in range(common - 1, -1, -1):
+                if not trained[place]:
+                    break
+                trained[place] = False
+    for place in range(len(ids) - 1, -1, -1):
+        ends = trained[place] and not (place + 1 < len(ids) and trained[place + 1])
+        if ends and not str(tokenizer.decode([ids[place]])).strip():
+            trained[place] = False
+    return ids, trained
 
 
 def _read(file: str) -> str:
