@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +84,10 @@ def learned(
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             prompt, _ = render(tokenizer, messages[:i], template, add_generation_prompt=True)
-            common = len(commonprefix([ids, prompt]))  # a prompt that opens <think> is followed by no plain answer
+            same = [a == b for a, b in zip(ids, prompt, strict=False)]
+            common = (
+                same.index(False) if False in same else len(same)
+            )  # a prompt that opens <think> is followed by no plain answer
             for place in range(common - 1, -1, -1):
                 if not trained[place]:
                     break

@@ -23,7 +23,7 @@ PUBLIC = {
     "qwen3": ("<think>\n\n</think>\n\n", "<|im_end|>"),
     "llama3": ("", "<|eot_id|>"),
     "gemma": ("", "<end_of_turn>"),
-    "deepseekv3": ("", "<｜end▁of▁sentence｜>"),
+    "deepseekv3": ("", "<｜end▁of▁sentence｜>"),  # noqa: RUF001
     "glm4moe": ("\n<think></think>\n", "<|user|>"),
     "lfm2": ("", "<|im_end|>"),
 }
