@@ -85,9 +85,8 @@ def learned(
         if message["role"] == "assistant":
             prompt, _ = render(tokenizer, messages[:i], template, add_generation_prompt=True)
             same = [a == b for a, b in zip(ids, prompt, strict=False)]
-            common = (
-                same.index(False) if False in same else len(same)
-            )  # a prompt that opens <think> is followed by no plain answer
+            # Not always all of the prompt: one that opens <think> is followed by no plain answer.
+            common = same.index(False) if False in same else len(same)
             for place in range(common - 1, -1, -1):
                 if not trained[place]:
                     break

@@ -18,6 +18,7 @@ import yaml
 from datasets import load_dataset
 from safetensors.torch import load_file
 
+from recipes.errors import InputError
 from recipes.schema.chain import load_chain
 from recipes.schema.load import RecipeError
 from recipes.stages.identity import identities
@@ -120,7 +121,7 @@ def test_every_stage_is_a_run_of_its_own_and_the_summary_has_all_in_order(whole:
             assert {"before", "after", "change"} <= stage.keys()
             assert stage["change"]["low"] <= stage["change"]["value"] <= stage["change"]["high"]
     cold, rl = stages[0], stages[1]
-    assert cold["after"] == pytest.approx(rl["before"])
+    assert cold["after"] == rl["before"]
     assert "change" in (whole / "report.html").read_text()
 
 
@@ -213,7 +214,7 @@ def stages(**changes: Any) -> dict[str, Any]:
         (stages(student={"kind": "sft", "data": [{"stage": "rl"}]}), "stage rl makes no samples"),
         (
             stages(student={"kind": "sft", "data": [{"stage": "smaples"}]}),
-            "no stage 'smaples' (did you mean 'samples'?)",
+            "did you mean 'samples'?",
         ),
         (stages(cold={**CHAIN["stages"]["cold"], "train": {"epochs": 1, "steps": 2}}), "epochs: steps say"),
         ({**CHAIN, "train": {"warmpu_steps": 3}}, "train.warmpu_steps: no stage of this chain takes it"),
@@ -224,7 +225,7 @@ def test_a_chain_that_cannot_work_is_refused_with_one_message(tmp_path, chain, m
     from recipes.stages.check import check
 
     file = written(tmp_path, chain)
-    with pytest.raises(ValueError, match=".") as refused:
+    with pytest.raises(InputError) as refused:
         check(load_chain(str(file)))
     assert message in str(refused.value)
 
