@@ -70,13 +70,14 @@ def _plan_sft(recipe: SFTRecipe, stage: Stage) -> str:
     shared = recipe.for_update(1)
     tokenizer = load_tokenizer(model_settings(shared))
     there = [source for source, given in zip(recipe.data, stage.settings["data"], strict=True) if "stage" not in given]
-    data = prepare([source.model_copy(update={"share": None}) for source in there], recipe.train, tokenizer)
-    known = len(data.train) if len(there) == len(recipe.data) else 0
+    whole = [source.model_copy(update={"share": None}) for source in there]  # a share is of what is not there yet
+    data = prepare(recipe.data if len(there) == len(recipe.data) else whole, recipe.train, tokenizer) if there else None
+    known = len(data.train) if data and len(there) == len(recipe.data) else 0
     steps = recipe.train.n_steps(known) if known or recipe.train.steps else 1
     text = [sft_plan(recipe, steps, known or steps * recipe.train.batch_size)]
     if not known:
         text.append(f"data of {', '.join(stage.data)}: the steps are counted when it is there")
-    text += [data.words] if there else []
+    text += [data.words] if data else []
     return "\n".join([*text, *([_task(shared, tokenizer)] if recipe.task else [])])
 
 
