@@ -19,11 +19,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.losses import token_weights
-from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from grpo.policy.checkpoint import CheckpointWriter, checkpoints, load_checkpoint
 from grpo.policy.learner import Learner
 from grpo.policy.optim import learning_rate
 from grpo.policy.update import TrainBatch
@@ -43,6 +43,8 @@ from rewards.types import TrainerState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 # () -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -88,6 +90,7 @@ class GRPOTrainer:
         self._n_prompts = len(prompts)
         # One thread, always the same: the event loop goes on serving requests while a step trains.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="train")
+        self._checkpoints = CheckpointWriter(run_dir, learner, tokenizer, config.keep_checkpoints)
 
     async def train(self) -> dict[str, Any]:
         """Run from the checkpoint of the recorder's `resume_step`, or from the start, to `config.steps`.
@@ -113,6 +116,7 @@ class GRPOTrainer:
                 await self._step(step)
                 await self._keep(step)
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
+            await self._computed(self._checkpoints.finish)
             return self._summary(after)
         except asyncio.CancelledError:
             self.learner.ranks.check()
@@ -123,6 +127,7 @@ class GRPOTrainer:
             await self.scheduler.cancel()
             await self.engine.close()
             self._compute.shutdown()
+            self._checkpoints.close()
 
     async def _step(self, step: int) -> None:
         self.recorder.stage(f"step {step}: sampling")
@@ -153,7 +158,7 @@ class GRPOTrainer:
         recording = asyncio.create_task(asyncio.to_thread(self.recorder.rollouts, step, rows))
         self.recorder.stage(f"step {step}: training")
         started = time.monotonic()
-        trained = await asyncio.get_running_loop().run_in_executor(self._compute, self.learner.update, step, batch)
+        trained = await self._computed(self.learner.update, step, batch)
         updated = time.monotonic()
         await recording
         return {
@@ -182,25 +187,24 @@ class GRPOTrainer:
 
     async def _keep(self, step: int) -> None:
         """What is due after the step: measuring the weights, and a checkpoint. Its time is not the step's."""
+        self._checkpoints.check()
         last = step == self.config.steps
         measured = last or (self.config.eval_every and step % self.config.eval_every == 0)
         kept = last or (self.config.checkpoint_every and step % self.config.checkpoint_every == 0)
         if measured and self._facts["measured"] < step:
             result = await self._evaluate(step)
             self._facts |= {"measured": step} | ({"after": result} if last else {})
-        if kept and self._newest_checkpoint() < step:
+        if kept and self._checkpoints.newest < step:
             await self._save(step)
         if measured or kept:
             self._mark = time.monotonic()
 
     async def _keep_whole(self) -> None:
         """A checkpoint of the last whole step, unless there is one. Another that is being written comes first."""
-        await asyncio.get_running_loop().run_in_executor(self._compute, int)
-        if self._newest_checkpoint() < self._whole:
+        await self._computed(self._checkpoints.finish)
+        if self._checkpoints.newest < self._whole:
             await self._save(self._whole)
-
-    def _newest_checkpoint(self) -> int:
-        return max((step for step, _ in checkpoints(self.run_dir)), default=0)
+            await self._computed(self._checkpoints.finish)
 
     # -- rewards and advantages ------------------------------------------------------------------
 
@@ -234,8 +238,7 @@ class GRPOTrainer:
             for scored in groups
             for completion in scored.group.completions
         ]
-        loop = asyncio.get_running_loop()
-        penalties = iter(await loop.run_in_executor(self._compute, self.learner.kl_penalties, samples))
+        penalties = iter(await self._computed(self.learner.kl_penalties, samples))
         return [penalised(one, [next(penalties) for _ in one.total_G], self.config.kl_coef) for one in rewards]
 
     def _trained_rewards(self, step: int, scored: ScoredGroup) -> RewardsOfGroup:
@@ -302,10 +305,11 @@ class GRPOTrainer:
     async def _save(self, step: int) -> None:
         self.recorder.stage(f"step {step}: writing the checkpoint")
         self._facts |= {"wall_seconds": time.monotonic() - self._started, "prompts": self.scheduler.state_dict()}
-        what = (self.run_dir, step, self.learner, self.tokenizer, self._facts)
-        await asyncio.get_running_loop().run_in_executor(
-            self._compute, save_checkpoint, *what, self.config.keep_checkpoints
-        )
+        await self._computed(self._checkpoints.begin, step, self._facts)
+
+    async def _computed(self, call: Callable[..., T], *args: Any) -> T:
+        """By the thread that computes. What has begun there is done to its end, cancelled or not."""
+        return await asyncio.get_running_loop().run_in_executor(self._compute, call, *args)
 
     async def _evaluate(self, step: int) -> dict[str, Any]:
         self.recorder.stage(f"measuring held-out accuracy at step {step}")

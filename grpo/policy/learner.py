@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -22,7 +23,7 @@ from grpo.policy.optim import MasterAdamW
 from grpo.policy.policy import Policy
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.policy.shard.shard import shard, whole_state
-from grpo.policy.shard.state import load_state, save_state
+from grpo.policy.shard.state import load_state, save_state, staged
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.rollout.sync.stream import TensorSpec, WeightStream
 from grpo.types import Sample
@@ -75,6 +76,8 @@ class Learner:
         )
         self._served = ServedWeights(self._policy)
         self._calling = threading.Lock()
+        self._writing: Future[None] = Future()  # this rank's part of the last checkpoint
+        self._writing.set_result(None)
 
     @property
     def padded(self) -> str | None:
@@ -106,15 +109,39 @@ class Learner:
             return
         state = whole_state(self._policy)
         if self.ranks.rank == 0:
-            self.model.save_pretrained(folder, state_dict=state)
-            if (lm := causal_lm(self.model)) is self.model:
-                lm.config.dtype = self._policy.dtype  # transformers looks at the shards, which are wider
-                lm.config.save_pretrained(folder)
+            self._write_model(folder, state)
 
     @_by_all
-    def save_state(self, folder: Path) -> None:
-        """What resuming needs beside the model: fp32 masters, the optimizer's moments, a synced reference."""
-        save_state(self._update.tensors(), folder, self.ranks)
+    def save(self, folder: Path, state_folder: Path) -> Callable[[], None]:
+        """Keep the policy in `folder`, and in `state_folder` what resuming needs beside it: fp32 masters, the
+        optimizer's moments, a synced reference.
+
+        When this returns, both are copied and the update may go on; the state is being written by all ranks. The leader
+        has then to call, in any thread, what is returned: it writes the model and waits for the state.
+        """
+        self._writing.exception()  # one copy at a time; the leader knows what has failed
+        tensors, model = self._update.tensors(), {}
+        if self.ranks.size > 1:
+            copies, model = staged(tensors), whole_state(self._policy)
+        else:
+            # What is not trained stays as it is. What is trained in fp32 is its own master: copied once.
+            model = self.model.state_dict(keep_vars=True)
+            moving = {name: tensor for name, tensor in model.items() if getattr(tensor, "requires_grad", False)}
+            copies = staged({**tensors, **{f"model.{name}": tensor for name, tensor in moving.items()}})
+            model |= {name: copies.pop(f"model.{name}") for name in moving}
+        self._writing = writing = save_state(copies, state_folder, self.ranks)
+
+        def write() -> None:
+            writing.result()
+            self._write_model(folder, model)
+
+        return write
+
+    def _write_model(self, folder: Path, state: dict[str, Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=state)
+        if self.ranks.size > 1 and (lm := causal_lm(self.model)) is self.model:
+            lm.config.dtype = self._policy.dtype  # transformers looks at the shards, which are wider
+            lm.config.save_pretrained(folder)
 
     @_by_all
     def load_state(self, folder: Path) -> None:
@@ -141,6 +168,7 @@ class Learner:
             name, args = said
             with suppress(FloatingPointError):  # the leader has it, too, and decides
                 getattr(self, name)(*args)
+        self._writing.exception()  # a thread must not use what is being taken down
 
     @contextmanager
     def by_all(self, name: str, *args: object) -> Iterator[None]:
