@@ -20,23 +20,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rewards.types import FAILURES
-from rewards.verifier.elements import elements_of, have_names, rows_of, sides_of, values_by_name, without_grouping
+from rewards.verifier.elements import (
+    elements_of,
+    have_names,
+    rows_of,
+    sides_of,
+    three_digits_each,
+    values_by_name,
+    without_grouping,
+)
 from rewards.verifier.expression import Expression, rounds_to, same_relation, same_value
 from rewards.verifier.grammar import Unreadable
 from rewards.verifier.latex import balanced, outside, split_name, split_top
 from rewards.verifier.numeric import equal, quantity
-from rewards.verifier.ranges import RELATION, TURNED, intervals
+from rewards.verifier.ranges import RELATION, TURNED, intervals, variable
 from rewards.verifier.spelling import TEXT, plain
-from rewards.verifier.units import measure, same_unit
+from rewards.verifier.units import foreign_words, measure, same_unit, stem
 from rewards.verifier.verdict import Verdict
 
 Ask = Callable[[str, str], Verdict]  # (answer, gold) that no form could read
 
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a pair is decided with."""
+
+    ask: Ask
+    words: frozenset[str] = frozenset()  # of the question, which may be units: what it counts
+
+
+
 _RATIONAL = re.compile(r"(?:[^a-zA-Z\\^!]|\\(?:times|cdot|div|frac)(?![a-zA-Z]))*")
 _OPERATION = re.compile(r"[\d)}] ?(?:[-+*(]|\\(?:times|cdot|div)(?![a-zA-Z]))")
-_WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}")  # a choice, a name; "xy" and "abc" may be products
+# A choice, a name; "xy" and "abc" may be products.
+_WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}|[A-Z][a-z]{2}|(?i:yes|no|odd|red|one|two|six|ten)")
 _EMPTY = "no solution|no solutions|no real solutions|none|empty set|the empty set"
 _REALS = "all real numbers|all reals|any real number"
 _SYNONYMS = {
@@ -59,21 +79,30 @@ _DROPPED = re.compile(r"\\(?:angle|triangle)|[':]")  # by Math-Verify, or read a
 
 def same_answer(one: str, other: str) -> bool:
     """Whether two tidied answers are equal, as far as that is known without Math-Verify."""
-    return one == other or decide(one, other, lambda *_: ("wrong", ""))[0] == "correct"
+    return one == other or decide(one, other, Case(lambda *_: ("wrong", "")))[0] == "correct"
 
 
-def decide(answer: str, gold: str, ask: Ask) -> Verdict:
+def decide(answer: str, gold: str, case: Case) -> Verdict:
     """The verdict on two tidied answers (rewards.verifier.spelling.tidy)."""
     if _key(answer) == _key(gold):
         return _verdict(True, answer, gold)
+    if strange := _strange_unit(answer, gold, case):
+        return "wrong", f"{strange!r} is no unit"
     answer = _without_label(answer, gold)
     answer, gold, named = _without_names(answer, gold)
-    if named and (verdict := _chain(answer, gold, ask, named)):
+    if named and (verdict := _chain(answer, gold, case, named)):
         return verdict
     for form in _FORMS:
-        if (verdict := form(answer, gold, ask)) is not None:
+        if (verdict := form(answer, gold, case)) is not None:
             return verdict
-    return _asked(answer, gold, ask)
+    return _asked(answer, gold, case)
+
+
+def _strange_unit(answer: str, gold: str, case: Case) -> str:
+    """What stands behind a value like a unit, and is none: not of the list, the question or the gold answer."""
+    if not (answer[-1:].isalpha() or answer[-1:] == "}") or not re.search(r"\d", answer):
+        return ""
+    return foreign_words(answer, case.words | {stem(word) for word in re.findall(r"[^\W\d_]{2,}", gold)})
 
 
 def _key(text: str) -> str:
@@ -130,7 +159,7 @@ def _several(text: str) -> bool:
 # -- Forms: a verdict, or None if the form does not fit -----------------------------------------------------------
 
 
-def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _numbers(answer: str, gold: str, case: Case) -> Verdict | None:
     wanted = quantity(gold)
     got = quantity(answer, letters=wanted is not None)
     if wanted and got:
@@ -140,7 +169,7 @@ def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
     return None
 
 
-def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _words(answer: str, gold: str, case: Case) -> Verdict | None:
     marked = _TEXT.fullmatch(answer) or _TEXT.fullmatch(gold)
     answer, gold = plain(answer), plain(gold)
     mine, wanted = (_SYNONYMS.get(text.casefold(), text) for text in (answer, gold))
@@ -155,7 +184,7 @@ def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
     return None
 
 
-def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | None:
+def _chain(answer: str, gold: str, case: Case, named: bool = False) -> Verdict | None:
     """10 \\cdot 9 = 90 answers 90. Links with variables need a name before them: V = \\pi r^2 = 9\\pi."""
     links = split_top(answer, "=")
     if len(links) == 1 or _several(answer) or len(split_top(gold, "=")) > 1:
@@ -167,10 +196,10 @@ def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | N
         return None
     if any(not named if step.names else same_value(step, end) is not True for step in steps):
         return "wrong", f"{answer} does not hold, or is an equation"
-    return decide(links[-1], gold, ask)
+    return decide(links[-1], gold, case)
 
 
-def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _approximations(answer: str, gold: str, case: Case) -> Verdict | None:
     """5\\sqrt{3} \\approx 8.66 answers 5\\sqrt{3}; and 8.66, where that is asked and rounds it."""
     exact, sign, rounded = answer.partition(r"\approx")
     if not sign or r"\approx" in gold:
@@ -183,33 +212,40 @@ def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
         near = False
     if not near:
         return "wrong", f"{answer} does not hold"
-    verdict = decide(exact, gold, ask)
+    verdict = decide(exact, gold, case)
     if verdict[0] == "correct" or quantity(exact) or len(rounded.partition(".")[2]) < 2:
         return verdict
-    return decide(rounded, gold, ask)
+    return decide(rounded, gold, case)
 
 
-def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _matrices(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = rows_of(answer), rows_of(gold)
     if mine is None and wanted is None:
         return None
     if mine is None or wanted is None or [len(row) for row in mine] != [len(row) for row in wanted]:
         return "wrong", f"{answer} is no matrix of the shape of {gold}"
-    return _in_order([cell for row in mine for cell in row], [cell for row in wanted for cell in row], ask)
+    return _in_order([cell for row in mine for cell in row], [cell for row in wanted for cell in row], case)
 
 
-def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _ranges(answer: str, gold: str, case: Case) -> Verdict | None:
     if not re.search(r"\\cup(?![a-zA-Z])|[<>]|\\(?:[lgn]eq|setminus)(?![a-zA-Z])", answer + gold):
         return None
     mine, wanted = intervals(answer), intervals(gold)
     if mine is None or wanted is None or (mine, wanted) == ([answer], [gold]):
         return None
-    return _in_any_order(mine, wanted, ask)
+    about, asked = variable(answer), variable(gold)
+    if about and asked and about != asked:
+        return "wrong", f"{answer} is about {about}, expected {asked}"
+    return _in_any_order(mine, wanted, case)
 
 
-def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _lists(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = measure(answer), measure(gold)
     (kind, elements), (gold_kind, golds) = elements_of(mine.value), elements_of(wanted.value)
+    if len(golds) > 1 == len(elements) and gold_kind in ("", "{}"):
+        elements = three_digits_each(answer) or elements
+    elif len(elements) > 1 == len(golds) and kind == "":
+        golds = three_digits_each(gold) or golds
     if (kind or len(elements) > 1) and (gold_kind or len(golds) > 1):
         if not same_unit(mine.unit, wanted.unit):
             return "wrong", f"unit {mine.unit}, expected {wanted.unit}"
@@ -217,25 +253,25 @@ def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
             mine_by_name, wanted_by_name = values_by_name(elements), values_by_name(golds)
             if mine_by_name is None or wanted_by_name is None:
                 return "wrong", f"of {answer} and {gold}, only one has names, and these give no order"
-            return _in_order(mine_by_name, wanted_by_name, ask)
+            return _in_order(mine_by_name, wanted_by_name, case)
         unordered = gold_kind in ("", "{}")
         if kind != gold_kind and not (unordered and kind in ("", "{}")):
             return "wrong", f"brackets {kind or 'missing'}, expected {gold_kind or 'none'}"
-        return (_in_any_order if unordered else _in_order)(elements, golds, ask)
+        return (_in_any_order if unordered else _in_order)(elements, golds, case)
     if (
         not kind + gold_kind
         and len(elements) != len(golds)
         and (ungrouped := (without_grouping(answer), without_grouping(gold))) != (answer, gold)
     ):
-        return decide(*ungrouped, ask)
+        return decide(*ungrouped, case)
     if kind or gold_kind or len(elements) != len(golds):
         return "wrong", f"of {answer} and {gold}, one is a list and the other is not"
     if ([elements[0]], [golds[0]]) != ([plain(mine.value)], [plain(wanted.value)]):  # without their parentheses
-        return decide(elements[0], golds[0], ask)
+        return decide(elements[0], golds[0], case)
     return None
 
 
-def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _relations(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = sides_of(answer), sides_of(gold)
     if mine is None and wanted is None:
         return None
@@ -253,7 +289,7 @@ def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
     return _verdict(factor != 0 and sign == (gold_sign if factor > 0 else TURNED[gold_sign]), answer, gold)
 
 
-def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _values(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = measure(answer), measure(gold)
     try:
         same = same_value(Expression(plain(mine.value)), Expression(plain(wanted.value)))
@@ -267,7 +303,7 @@ def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
 _FORMS = (_numbers, _words, _approximations, _chain, _matrices, _ranges, _lists, _relations, _values)
 
 
-def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
+def _asked(answer: str, gold: str, case: Case) -> Verdict:
     """Math-Verify reads what it can and drops the rest, so that it is asked only where nothing can be dropped."""
     if not balanced(answer):
         return "wrong", f"the braces of {answer} do not match"
@@ -275,7 +311,7 @@ def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
         return "wrong", f"{answer} cannot be read"
     if _DROPPED.search(gold) or _atoms(answer) != _atoms(gold):
         return "wrong", f"{answer} cannot be read as {gold}"
-    return ask(answer, gold)
+    return case.ask(answer, gold)
 
 
 def _readable(text: str) -> bool:
@@ -293,24 +329,24 @@ def _atoms(text: str) -> list[str]:
 # -- Parts ---------------------------------------------------------------------------------------------------------
 
 
-def _in_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+def _in_order(answers: Sequence[str], golds: Sequence[str], case: Case) -> Verdict:
     if len(answers) != len(golds):
         return "wrong", f"{len(answers)} elements, expected {len(golds)}"
     for answer, gold in zip(answers, golds, strict=True):
-        verdict = decide(answer, gold, ask)
+        verdict = decide(answer, gold, case)
         if verdict[0] != "correct":
             return verdict
     return "correct", "every element is equal"
 
 
-def _in_any_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+def _in_any_order(answers: Sequence[str], golds: Sequence[str], case: Case) -> Verdict:
     if len(answers) != len(golds):
         return "wrong", f"{len(answers)} elements, expected {len(golds)}"
     left = list(answers)
     for gold in golds:
         failed: Verdict = ("wrong", f"{gold} is missing")
         for position, answer in enumerate(left):
-            verdict = decide(answer, gold, ask)
+            verdict = decide(answer, gold, case)
             if verdict[0] == "correct":
                 del left[position]
                 break

@@ -71,7 +71,8 @@ _RULES = tuple(
         (r"_\{?(?:\\text\{)?(" + "|".join(_BASES) + r")\}*", lambda found: f"_{_BASES[found[1]]}"),
         (r"\((\d+)\)(_\{?\d+\}?)", r"\1\2"),  # (1010)_2
         (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),  # x**2
-        (r"(?<![\d!)}\]])(?<!\d )!=", r"\\neq "),  # 5!=120 is no inequality
+        (r"(?<![\w\\])([a-zA-Z])! +=", r"(\1)!="),
+        (r"(?<![\d!)}\]])(?<!\d )!=", r"\\neq "),  # 5!=120 and n! = 120 are no inequalities
         (r"<=", r"\\leq "),
         (r">=", r"\\geq "),
         (r"(?<![a-zA-Z\\])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty"),

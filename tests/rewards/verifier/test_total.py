@@ -39,8 +39,8 @@ _SIGNS = r"""
 PIECES = [*_SIGNS.split(), "\0", "\ud800", "\N{ARABIC-INDIC DIGIT FOUR}", "\N{SUPERSCRIPT TWO}"]
 UNEXPECTED = [RecursionError, MemoryError, OverflowError, AssertionError, NoConvergence, InvalidOperation]
 PATCHED = {  # what each reward that reads an answer calls to judge it
-    "accuracy": ("rewards.verifier.math.decide", {"answer": ["42"]}, {}),
-    "cosine_length": ("rewards.verifier.math.decide", {"answer": ["42"], "completion_ids": [[1]]}, {"max_length": 9}),
+    "accuracy": ("rewards.verifier.math.judge", {"answer": ["42"]}, {}),
+    "cosine_length": ("rewards.verifier.math.judge", {"answer": ["42"], "completion_ids": [[1]]}, {"max_length": 9}),
     "number": ("rewards.builtin.number.quantity", {"answer": ["42"]}, {}),
     "multiple_choice": ("rewards.builtin.choice.named_options", {"answer": ["B"]}, {}),
     "countdown": ("rewards.builtin.countdown.evaluate", {"numbers": [[42]], "target": [42]}, {}),
@@ -132,14 +132,14 @@ def test_an_exception_that_cannot_even_be_printed_is_the_outcome_error(monkeypat
         def __str__(self) -> str:
             raise RecursionError
 
-    monkeypatch.setattr("rewards.verifier.math.decide", fails_with(Mute))
+    monkeypatch.setattr("rewards.verifier.math.judge", fails_with(Mute))
     grading._settle.cache_clear()
     assert compare("1", "2").outcome == "error"
 
 
 def test_a_failure_is_not_remembered_as_the_verdict_on_the_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as short_of_memory:
-        short_of_memory.setattr("rewards.verifier.math.decide", fails_with(MemoryError))
+        short_of_memory.setattr("rewards.verifier.math.judge", fails_with(MemoryError))
         grading._settle.cache_clear()
         assert compare("1", "1").outcome == "error"
     assert compare("1", "1").outcome == "correct"
@@ -147,7 +147,7 @@ def test_a_failure_is_not_remembered_as_the_verdict_on_the_pair(monkeypatch: pyt
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
 def test_the_ends_of_the_program_pass(monkeypatch: pytest.MonkeyPatch, ending: type[BaseException]) -> None:
-    monkeypatch.setattr("rewards.verifier.math.decide", fails_with(ending))
+    monkeypatch.setattr("rewards.verifier.math.judge", fails_with(ending))
     grading._settle.cache_clear()
     with pytest.raises(ending):
         compare("1", "2")
@@ -184,10 +184,10 @@ def test_a_vote_whose_comparison_raises_stands_alone(monkeypatch: pytest.MonkeyP
 def test_the_commands_go_on_after_an_answer_that_cannot_be_graded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
 ) -> None:
-    def decide(answer: str, gold: str, ask: object) -> tuple[str, str]:
+    def judge(answer: str, gold: str, *others: object) -> tuple[str, str]:
         return fails_with(ArithmeticError)() if answer == "7" else ("correct", "")
 
-    monkeypatch.setattr("rewards.verifier.math.decide", decide)
+    monkeypatch.setattr("rewards.verifier.math.judge", judge)
     grading._settle.cache_clear()
     rows = [{"completion": rf"\boxed{{{n}}}", "answer": str(n), "problem_id": str(n)} for n in (6, 7, 8)]
     data = tmp_path / "data.jsonl"
