@@ -25,8 +25,8 @@ def accuracy(
 
     `read` says where the answer may stand (rewards/verifier/extract.py). What the column `question` already says is no
     answer to it, unless the gold answer says the same; without that column, `problem` or TRL's `prompts` stand for it.
-    `tolerance` is a column of what a number may differ by. `evaluated: true`: where the gold answer is a number, so must
-    the answer be, and no 2^{10}.
+    `tolerance` is a column of what a number may differ by. `evaluated: true`: where the gold answer is a number, the
+    answer must be one, and no 2^{10}.
     """
     asked = question or columns.get("problem") or columns.get("prompts") or [None] * len(completions)
     texts, questions = [text_of(text) for text in completions], [_question(one) for one in asked]

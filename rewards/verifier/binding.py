@@ -13,14 +13,16 @@ import re
 from collections.abc import Iterator, Mapping
 
 from rewards.verifier.question import Question
+from rewards.verifier.spelling import TEXT
 from rewards.verifier.statement import Statement
 
 MAX_RENAMED = 3
 _HEAD = re.compile(
-    r"(?P<name>[a-zA-Z]|\\[a-z]+)'?(?:\((?P<arguments>[a-z](?:, ?[a-z])?)\)|_(?:\{(?P<braced>[a-z])\}|(?P<index>[a-z])))"
-    r" ?= ?(?P<body>.+)",
+    r"(?P<name>[a-zA-Z]|\\[a-z]+)'?"
+    r"(?:\((?P<arguments>[a-z](?:, ?[a-z])?)\)|_(?:\{(?P<braced>[a-z])\}|(?P<index>[a-z]))) ?= ?(?P<body>.+)",
     re.DOTALL,
 )
+_TEXT_COMMANDS = frozenset([*TEXT.split("|"), "mathbb"])
 _LETTER = re.compile(r"\\[a-zA-Z]+(?: ?\{[^{}]*\})?|[a-zA-Z]")
 _CHOSEN = frozenset("ckCK")  # what people call a constant of their own
 _CONSTANTS = frozenset("abcdkmpqABCDK")
@@ -29,7 +31,7 @@ _FIXED = frozenset("eix")  # never renamed: constants of mathematics, and the va
 
 
 def renamed(answer: Statement, gold: Statement, question: Question) -> Iterator[str]:
-    """The answer with the gold answer's letters, in each way that means the same; none if there is nothing to rename."""
+    """The answer with the gold answer's letters, in each way that means the same."""
     text, wanted = answer.value, gold.value
     mine, theirs = _HEAD.fullmatch(text), _HEAD.fullmatch(wanted)
     if mine and theirs and mine["name"] == theirs["name"]:
@@ -76,7 +78,9 @@ def _letters(text: str) -> set[str]:
 
 
 def with_letters(text: str, names: Mapping[str, str]) -> str:
-    return _LETTER.sub(lambda found: names.get(found[0], found[0]) if len(found[0]) == 1 else _inside(found[0], names), text)
+    return _LETTER.sub(
+        lambda found: names.get(found[0], found[0]) if len(found[0]) == 1 else _inside(found[0], names), text
+    )
 
 
 def _inside(command: str, names: Mapping[str, str]) -> str:
@@ -94,6 +98,3 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
             yield from _tokens(rest)
         else:
             yield found
-
-
-_TEXT_COMMANDS = frozenset("text mbox hbox mathrm textrm textnormal textup textbf textit operatorname mathbb".split())

@@ -1,7 +1,7 @@
 r"""Characters: what an encoding or an input method did to a text, undone.
 
-    mended("\x0crac{1}{2}") == "\\frac{1}{2}"      a backslash that a JSON or Python string took for an escape
-    mended("（1，2）") == "(1,2)"                  fullwidth forms, byte order marks, invisible signs
+mended("\x0crac{1}{2}") == "\\frac{1}{2}"      a backslash that a JSON or Python string took for an escape
+mended("\uff081\uff0c2\uff09") == "(1, 2)"       fullwidth forms, byte order marks, invisible signs
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ _ESCAPED = re.compile(
     "|".join(rf"{re.escape(control)}(?=(?:{rest})(?![a-z]))" for control, (_, rest) in _ESCAPES.items())
 )
 _INVISIBLE = re.compile("[\ufeff\u200b-\u200f\u202a-\u202e\u2060\u00ad]")
-_PUNCTUATION = str.maketrans({"。": ". ", "、": ", ", "，": ", ", "；": "; ", "：": ": ", "\u3000": " ", "【": "[", "】": "]"})
+_PUNCTUATION = str.maketrans({
+    "\N{IDEOGRAPHIC FULL STOP}": ". ", "\N{IDEOGRAPHIC COMMA}": ", ", "\N{FULLWIDTH COMMA}": ", ",
+    "\N{FULLWIDTH SEMICOLON}": "; ", "\N{FULLWIDTH COLON}": ": ", "\N{IDEOGRAPHIC SPACE}": " ",
+    "\N{LEFT BLACK LENTICULAR BRACKET}": "[", "\N{RIGHT BLACK LENTICULAR BRACKET}": "]",
+})  # fmt: skip
 _COMPATIBLE = re.compile("[\uff01-\uff5e\U0001d400-\U0001d7ff\u2460-\u2473]")  # fullwidth, mathematical letters
 
 

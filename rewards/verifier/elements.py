@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from rewards.verifier.latex import outside, split_list, split_name
 from rewards.verifier.numeric import quantity
@@ -20,9 +21,19 @@ def elements_of(text: str) -> tuple[str, list[str]]:
     return ("", [text]) if quantity(text) else split_list(plain(text))
 
 
-def three_digits_each(text: str) -> list[str] | None:
-    """The numbers of 100,200,300: as well one number, where the other side is no list."""
-    return text.split(",") if re.fullmatch(r"\d{3}(?:,\d{3})+", text) else None
+def ratio_of(text: str) -> list[Fraction]:
+    """The terms of 1:2:3, or of more."""
+    if not re.fullmatch(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?){2,7}", text):
+        return []
+    terms = [Fraction(term) for term in text.split(":")]
+    return terms if all(terms) else []
+
+
+def three_digits_each(text: str, others: Sequence[str]) -> list[str] | None:
+    """The numbers of 100,200,300, which as well is one number; a list only beside another list of such numbers."""
+    if not re.fullmatch(r"\d{3}(?:,\d{3})+", text) or not all(re.fullmatch(r"\d{3}", other) for other in others):
+        return None
+    return text.split(",")
 
 
 def without_grouping(text: str) -> str:

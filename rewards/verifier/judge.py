@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from rewards.verifier.binding import renamed
 from rewards.verifier.equality import Ask, Case, decide
+from rewards.verifier.labels import choice_and_rest
 from rewards.verifier.question import Question, is_number
 from rewards.verifier.spelling import plain, tidy
 from rewards.verifier.statement import (
@@ -51,6 +52,8 @@ def judge(answer: str, gold: str, question: Question, ask: Ask, evaluated: bool 
 def _as_meant(answer: str, gold: str, question: Question) -> Iterator[tuple[str, str]]:
     """Pairs that mean what the answer and the gold answer say, none twice and not those themselves."""
     seen = {(answer, gold)}
+    for one in choice_and_rest(gold):
+        yield answer, one
     for mine in _said(answer):
         for wanted in _said(gold):
             if not _same_domain(mine, wanted, question):

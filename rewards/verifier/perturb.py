@@ -5,6 +5,7 @@ A comparison that cannot tell a gold answer from these knows too little of it to
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -18,7 +19,8 @@ _RELATION = re.compile("|".join(rf"{re.escape(one)}(?![a-zA-Z])" for one in _TUR
 
 def near_misses(text: str) -> list[str]:
     """At most MOST of them, those of every kind first."""
-    kinds = [_signs(text), _exchanged(text, _LETTER), _digits(text), _exchanged(text, _DIGIT), _relations(text), _minus(text)]
+    exchanges = _exchanged(text, _LETTER), _exchanged(text, _DIGIT)
+    kinds = [_signs(text), exchanges[0], _digits(text), exchanges[1], _relations(text), _minus(text)]
     found: dict[str, None] = {}
     while kinds and len(found) < MOST:
         for kind in list(kinds):
@@ -37,7 +39,7 @@ def _signs(text: str) -> Iterator[str]:
 def _exchanged(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
     """Each two neighbours of a kind in each other's place."""
     places = list(pattern.finditer(text))
-    for one, other in zip(places, places[1:], strict=False):
+    for one, other in itertools.pairwise(places):
         if one[0] != other[0]:
             yield text[: one.start()] + other[0] + text[one.end() : other.start()] + one[0] + text[other.end() :]
 

@@ -25,7 +25,8 @@ _SYMBOLS = str.maketrans({
     "\N{FRACTION SLASH}": "/", "\N{UNION}": r"\cup ", "\N{NO-BREAK SPACE}": " ",
     "\N{DOUBLE-STRUCK CAPITAL R}": r"\mathbb{R}", "\N{DOUBLE-STRUCK CAPITAL Z}": r"\mathbb{Z}", "∞": r"\infty ",
     "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ",
-    "√": r"\sqrt ", "±": r"\pm ", "∠": r"\angle ", "∴": " ", "✓": " ", "\N{PRIME}": "'", "\N{ASTERISK OPERATOR}": "*", "→": r"\rightarrow ", "⇒": r"\Rightarrow ", "~": " ",
+    "√": r"\sqrt ", "±": r"\pm ", "∠": r"\angle ", "∴": " ", "✓": " ", "\N{PRIME}": "'", "\N{ASTERISK OPERATOR}": "*",
+    "→": r"\rightarrow ", "⇒": r"\Rightarrow ", "~": " ",
     **{unicodedata.lookup(f"GREEK SMALL LETTER {'LAMDA' if n == 'lambda' else n.upper()}"): f"\\{n} "
        for n in _GREEK.split()},
     **{sign: f"\\frac{{{n}}}{{{d}}}" for sign, n, d in
@@ -44,7 +45,7 @@ _COMMANDS = {
 _COMMAND = re.compile(r"\\(" + "|".join(_COMMANDS) + r")(?![a-zA-Z])")
 _BASES = dict(zip(("two", "three", "four", "five", "six", "seven", "eight", "nine"), "23456789", strict=True))
 
-_ANSWER_IS = (  # Answer: 42, **Final answer:** 42, 答案：42, => 42
+_ANSWER_IS = (  # Answer: 42, **Final answer:** 42, => 42
     r"\A(?:=>?|[*_#>]{0,4} ?(?i:(?:(?:so|thus|therefore|hence|and),? )?(?:the |my )?(?:(?:final|correct) )?"
     r"(?:answer|ans|result)[*_]{0,2}(?: ?[:=]| is(?: ?[:=])?(?= |\Z|[^\w,])| (?=[\d$\\(\[{.+-]))"
     r"|(?:(?:最终)?答案|答)(?:[是为]|(?=:)):?) ?[*_]{0,2}) ?"
@@ -70,6 +71,7 @@ _RULES = tuple(
         (r"\\frac(\d)(\d)(?!\d)", r"\\frac{\1}{\2}"),
         (r"_\{?(?:\\text\{)?(" + "|".join(_BASES) + r")\}*", lambda found: f"_{_BASES[found[1]]}"),
         (r"\((\d+)\)(_\{?\d+\}?)", r"\1\2"),  # (1010)_2
+        (r"\A([a-zA-Z]\([a-z]\)) ?\\equiv(?![a-zA-Z])", r"\1="),
         (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),  # x**2
         (r"(?<![\w\\])([a-zA-Z])! +=", r"(\1)!="),
         (r"(?<![\d!)}\]])(?<!\d )!=", r"\\neq "),  # 5!=120 and n! = 120 are no inequalities

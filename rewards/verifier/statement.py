@@ -24,11 +24,11 @@ _DENYING = re.compile(
     r"|roots?|opposite|reciprocal|inverse|other|under|mod|modulo|unlike|instead|if|unless|but|\w+n't)(?![a-z])"
 )
 _LEAD = re.compile(
-    r"(?i)(?:(?:so|thus|therefore|hence|then|finally|and)\b,? ?)*"
+    r"(?i)\A(?:(?:so|thus|therefore|hence|then|finally|and)\b,? ?)*"
     r"(?:(?:we|i|you|this|that|it) (?:get|gets|have|find|obtain|conclude|gives|follows|see|know)(?: that)?:? )?"
 )
 _VERB = re.compile(r"(?i)(?<![a-z])(?:is|are|equals?|was|were|will be|would be|must be|has|have)(?![a-z])")
-_AFTER_VERB = re.compile(r"(?i)(?: equal to| exactly| simply| just| only| therefore| a total of|:)* ?")
+_AFTER_VERB = re.compile(r"(?i)\A(?: equal to| exactly| simply| just| only| therefore| a total of|:)* ?")
 _DIVIDED = re.compile(r"(?i)when [^=]{1,40}? (?:is|are) divided by [^=]{1,40}? (?=is )")
 _IS_THE_ANSWER = re.compile(r"(?i)(.+?) is (?:the|my) (?:(?:final|correct|right) )?answer")
 
@@ -37,24 +37,30 @@ _FUNCTION = (
     rf"\\(?:sin|cos|tan|cot|sec|csc|arg|det|deg|dim|gcd|min|max|log|ln)(?![a-zA-Z]) ?"
     rf"\(?(?:\\(?:angle|triangle) ?)?{_LETTERS}\)?"
 )
-_CALL = rf"[A-Za-z](?:_(?:\w|\{{\w+\}}))?'{{0,2}}[\[(](?:[^()=\[\]]{{1,20}}|\([^()=]{{1,12}}\))[\])]"
+_CALL = r"[A-Za-z](?:_(?:\w|\{\w+\}))?'{0,2}[\[(][^()=\[\]]{1,20}(?:\([^()=]{1,12}\))?[\])]"
 _TERM = rf"(?:{_CALL}|{_FUNCTION}|\\(?:angle|triangle) ?[A-Z]{{1,4}}|\|{_LETTERS}\||\[[A-Z]{{2,5}}\]|{_LETTERS})"
-_LABEL = re.compile(rf"{_TERM}(?: ?[-+] ?{_TERM}){{0,4}}|{_TERM}(?: ?[:/] ?{_TERM}){{1,4}}|\\frac\{{{_TERM}\}}\{{{_TERM}\}}")
+_LABEL = re.compile(
+    rf"{_TERM}(?: ?[-+] ?{_TERM}){{0,4}}|{_TERM}(?: ?[:/] ?{_TERM}){{1,4}}|\\frac\{{{_TERM}\}}\{{{_TERM}\}}"
+)
 _SUM = re.compile(r"[-+]|\A[a-z]{2,}\Z")
 _TEXT_LABEL = re.compile(r"[A-Za-z][A-Za-z ,'-]{2,60}(?: [A-Z]{1,5}| [a-z])?")
-_COLON = re.compile(rf"(?:\\(?:{TEXT}) ?\{{)?([A-Za-z][A-Za-z ]{{3,40}}|[A-Za-z]|\\[a-z]+)\}}?:(?=.*=)|([A-Za-z][A-Za-z ]{{3,40}}):")
+_COLON = re.compile(
+    rf"(?:\\(?:{TEXT}) ?\{{)?([A-Za-z][A-Za-z ]{{3,40}}|[A-Za-z]|\\[a-z]+)\}}?:(?=.*=)|([A-Za-z][A-Za-z ]{{3,40}}):"
+)
 
 _CONDITION = re.compile(
-    r"(?:[,;] ?|(?<=[^\w(]) ?| )\(?(?:for (?:all|every|any|each|some)(?![a-z])|\\forall(?![a-z])|where(?![a-z])|with(?![a-z])"
+    r"(?:[,;] ?|(?<=[^\w(]) ?| )\(?(?:for (?:all|every|any|each|some)(?![a-z])|\\forall(?![a-z])"
+    r"|where(?![a-z])|with(?![a-z])"
     r"|(?=[a-zA-Z](?:,[a-zA-Z])?(?: ?\\in(?![a-z])| (?:is|are) (?:an?|any|arbitrary|constants?|integers?)(?![a-z]))))"
 )
-_ORDINARY = {  # words of a condition that restrict nothing
-    *"all every any each some real complex number numbers constant constants arbitrary fixed where is are a an the with".split(),
-    *"and for of value values being given parameter parameters in reals that or".split(), "\\in", "\\forall",
-}  # fmt: skip
+_PLAIN_WORDS = (  # of a condition, which restrict nothing
+    "all every any each some real complex number numbers constant constants arbitrary fixed where is are a an the with"
+    " and for of value values being given parameter parameters in reals that or \\in \\forall"
+)
+_ORDINARY = frozenset(_PLAIN_WORDS.split())
+_NATURAL = "natural positive nonnegative nonzero"
 _RESTRICTING = {
-    **dict.fromkeys("integer integers".split(), "Z"), **dict.fromkeys("natural positive nonnegative nonzero".split(), "N"),
-    "rational": "Q", "rationals": "Q",
+    "integer": "Z", "integers": "Z", "rational": "Q", "rationals": "Q", **dict.fromkeys(_NATURAL.split(), "N"),
 }  # fmt: skip
 _SETS = {"R": "", "C": "", "Z": "Z", "N": "N", "Q": "Q"}
 _CONDITION_TOKEN = re.compile(r"\\mathbb ?\{?([RCZNQ])\}?(?:\^?\{?[+*]\}?|_\{?[+>]\}?)*|\\?[A-Za-z]+|[-,;.()$ ]|(\S)")
@@ -76,14 +82,14 @@ def without_sentence(text: str) -> str:
     words = plain(text)
     if said := _IS_THE_ANSWER.fullmatch(words):
         return said[1]
-    words = words[_LEAD.match(words).end() :]  # type: ignore[union-attr] - it matches nothing at all
+    words = _LEAD.sub("", words, count=1)
     verbs = list(_VERB.finditer(_DIVIDED.sub(lambda found: "-" * len(found[0]), words)))
     if len(verbs) != 1 or not verbs[0].start():
         return words if words != plain(text) else text
     subject, value = words[: verbs[0].start()], words[verbs[0].end() :]
     if _DENYING.search(subject) or not re.match(r"[A-Za-z|(\\]", subject) or "=" in subject or subject.count(",") > 1:
         return text
-    return value[_AFTER_VERB.match(value).end() :].strip()  # type: ignore[union-attr]
+    return _AFTER_VERB.sub("", value, count=1).strip()
 
 
 def split_label(text: str) -> tuple[str, str]:

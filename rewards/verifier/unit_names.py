@@ -23,7 +23,8 @@ _SPELLINGS = (
     "acre acres", "hectare hectares", "bushel bushels", "knot knots", "carat carats", "atm atmosphere atmospheres",
     "torr", "mmhg", "psi", "hp horsepower", "dyn dyne dynes", "erg ergs", "å angstrom angstroms", "au", "ly",
     "parsec parsecs pc", "molar", "byte bytes", "bit bits", "kb kilobyte kilobytes", "mb megabyte megabytes",
-    "gb gigabyte gigabytes", "lightyear lightyears", "fahrenheit", "celsius", "gauss", "magnitude magnitudes",
+    "gb gigabyte gigabytes", "lightyear lightyears", "fahrenheit", "celsius", "gauss",
+    "magnitude magnitudes",
     "photon photons", "a.m am", "p.m pm",
 )  # fmt: skip
 _PREFIXES = {
@@ -38,34 +39,33 @@ _BASES = {  # symbol: names that take prefixes
     "Sv": "sievert",
 }  # fmt: skip
 _ALIASES = {"gm": "g", "gms": "g", "kilo": "kg", "kilos": "kg", "kgs": "kg", "kms": "km", "cms": "cm"}
-_COUNTED = """
-people person persons children child men man women woman feet fish sheep mice geese deer students student ways way pieces
-points pages books apples slices marbles cookies boxes cards eggs choices cars bags games oranges cans pencils bottles
-dogs balls packs tickets blocks trees bars candies bills flowers balloons girls words digits friends shirts kids stickers
-steps chairs legs members boys rows players seeds bananas coins cats plants roses cupcakes pens customers animals
-sandwiches toys questions cows letters birds pizzas possibilities beads stamps crayons cakes guests items terms pies
-leaves cases servings sticks glasses seats chickens employees songs goals floors shells classes notebooks photos brownies
-ducks options episodes pills rolls tiles fruits candles votes rooms tables groups dolls spots potatoes sheets lollipops
-houses packages values loaves tomatoes meals trips strawberries passengers jellybeans teachers solutions adults chips
-donuts paintings cartons crates batches triangles puppies plates sides hats beans rounds muffins seashells laps necklaces
-chocolates movies stars problems socks caps scoops pictures goats messages horses apartments marks sodas arrangements jars
-spoons pets gifts peaches pots lines bricks bracelets kittens windows stripes frogs turtles gumballs trucks beds towels
-packets babies widgets heads tires carrots shoes matches vertices workers pigs lemons segments phones planks followers
-bulbs bees mangoes elements grapes walls containers baskets peppers nights bikes dresses ants nuts buttons knives dishes
-emails bears holes bugs places faces shots erasers logs bones nails rabbits buckets earrings markers mushrooms males
-handshakes crackers parents blueberries seasons sweaters edges divisors tulips families lessons visitors stitches records
-crabs combinations objects sweets copies vehicles siblings rectangles texts drinks lions watermelons stories rings females
-decorations insects hens burgers vegetables sentences cones chapters flights teams envelopes articles patients cherries
-pins rocks pancakes diagonals bales notes berries marshmallows homes machines albums strings sections answers spiders
-onions tests intersections coats acorns cities citizens bacteria atoms calories integers primes subsets functions
-permutations committees outcomes regions paths polynomials numbers factors zeros moves turns roots squares cubes circles
-codes passwords sequences schedules routes
-daps knicks penguins clips bushes transistors containers
-""".split()
+_WORDS = """
+people person persons children child men man women woman feet fish sheep mice geese deer students student ways way
+pieces points pages books apples slices marbles cookies boxes cards eggs choices cars bags games oranges cans pencils
+bottles dogs balls packs tickets blocks trees bars candies bills flowers balloons girls words digits friends shirts
+kids stickers steps chairs legs members boys rows players seeds bananas coins cats plants roses cupcakes pens
+customers animals sandwiches toys questions cows letters birds pizzas possibilities beads stamps crayons cakes guests
+items terms pies leaves cases servings sticks glasses seats chickens employees songs goals floors shells classes
+notebooks photos brownies ducks options episodes pills rolls tiles fruits candles votes rooms tables groups dolls
+spots potatoes sheets lollipops houses packages values loaves tomatoes meals trips strawberries passengers jellybeans
+teachers solutions adults chips donuts paintings cartons crates batches triangles puppies plates sides hats beans
+rounds muffins seashells laps necklaces chocolates movies stars problems socks caps scoops pictures goats messages
+horses apartments marks sodas arrangements jars spoons pets gifts peaches pots lines bricks bracelets kittens windows
+stripes frogs turtles gumballs trucks beds towels packets babies widgets heads tires carrots shoes matches vertices
+workers pigs lemons segments phones planks followers bulbs bees mangoes elements grapes walls containers baskets
+peppers nights bikes dresses ants nuts buttons knives dishes emails bears holes bugs places faces shots erasers logs
+bones nails rabbits buckets earrings markers mushrooms males handshakes crackers parents blueberries seasons sweaters
+edges divisors tulips families lessons visitors stitches records crabs combinations objects sweets copies vehicles
+siblings rectangles texts drinks lions watermelons stories rings females decorations insects hens burgers vegetables
+sentences cones chapters flights teams envelopes articles patients cherries pins rocks pancakes diagonals bales notes
+berries marshmallows homes machines albums strings sections answers spiders onions tests intersections coats acorns
+cities citizens bacteria atoms calories integers primes subsets functions permutations committees outcomes regions
+paths polynomials numbers factors zeros moves turns roots squares cubes circles codes passwords sequences schedules
+routes daps knicks penguins clips bushes transistors
+"""
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
-_FILLERS = frozenset(
-    "a an the of in total altogether each left remaining long wide tall high deep old away apart only exactly".split()
-)
+_SMALL = "a an the of in total altogether each left remaining long wide tall high deep old away apart only exactly"
+_FILLERS = frozenset(_SMALL.split())
 
 
 def _named() -> tuple[dict[str, str], dict[str, str]]:
@@ -91,7 +91,7 @@ def _named() -> tuple[dict[str, str], dict[str, str]]:
 
 
 SYMBOLS, NAMES = _named()
-COUNTED = frozenset(_COUNTED)
+COUNTED = frozenset(_WORDS.split())
 _TOKEN = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)?|[$€£¥₹%¢]|\^\{?(-?\d)\}?|[/()]|\\circ")
 
 

@@ -68,9 +68,7 @@ def foreign_words(text: str, known: frozenset[str]) -> str:
     prefix = _PREFIX.match(body)
     words = re.findall(r"[^\W\d_]+", _last_words(text, body)) if unit and not prefix else []
     strange = [
-        word
-        for word in words
-        if not (unit_named(word) or is_counted(word) or is_filler(word) or stem(word) in known)
+        word for word in words if not (unit_named(word) or is_counted(word) or is_filler(word) or stem(word) in known)
     ]
     return " ".join(strange)
 
@@ -138,7 +136,7 @@ def _changes_value(words: str) -> bool:
     found = re.findall(r"[^\W\d_]+", words.lower())
     stems = {word.removesuffix("s").replace("halve", "half") for word in found}
     parts = any(word.endswith(_FRACTIONS) and not unit_named(word) for word in found)  # hundredths, sixths
-    return parts or bool((stems | set(found)) & (_NO_UNITS - {"squared", "cubed"}))
+    return parts or bool((stems - {"point"} | set(found)) & (_NO_UNITS - {"squared", "cubed"}))
 
 
 def _unit(words: str, before: str, last: str, letters: bool) -> str:
@@ -149,12 +147,12 @@ def _unit(words: str, before: str, last: str, letters: bool) -> str:
     named = re.match(r"[a-zA-Z]+", words)
     first = named[0] if named else ""
     compound = len(words) > len(first)
-    if _changes_value(words) or (not re.search("[aeiou]", words.lower()) and not unit_named(first)):
-        return ""
     known = unit_named(first) or is_filler(first)
-    if len(first) == 1 and not (compound and "/" in words):
-        if before != " " or not letters or first not in ("m", "g", "s"):
-            return ""
+    if _changes_value(words) or not (known or re.search("[aeiou]", words.lower())):
+        return ""
+    is_letter = len(first) == 1 and not (compound and "/" in words)
+    if is_letter and (before != " " or not letters or first not in ("m", "g", "s")):
+        return ""
     if re.search(r"[\^*]", words) and not all(map(unit_named, re.findall("[a-zA-Z]+", words))):
         return ""
     if not known and (before != " " or last.isalpha() or len(first) < 3):
