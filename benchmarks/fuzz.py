@@ -82,7 +82,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts here")
-    parser.add_argument("--slow", type=Path, metavar="FILE", default=Path("slow.jsonl"), help="the slow and the escaped")
+    parser.add_argument(
+        "--slow", type=Path, metavar="FILE", default=Path("slow.jsonl"), help="the slow and the escaped"
+    )
     arguments = parser.parse_args()
     outcomes: Counter[str] = Counter()
     kept: list[dict[str, Any]] = []

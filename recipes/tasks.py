@@ -115,7 +115,7 @@ def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
 
 
 def _with_normal_golds(rows: list[TaskRow], keep_text: bool, rejected: list[tuple[str, str]]) -> list[TaskRow]:
-    """Gold answers without labels, sentences and broken characters; those that only text can grade where they are kept."""
+    """Without labels, sentences and broken characters; and without what only text can grade, unless that is kept."""
     kept = []
     for row in rows:
         gold = normal_gold(row.answer)
