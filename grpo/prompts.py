@@ -94,7 +94,8 @@ def render(
         token_ids = _clean_ends(ids, text, tokenizer) if tokenizer is not None else ()
         if max_prompt_tokens is None or len(token_ids) <= max_prompt_tokens:
             own = text[_answer_starts(text, prefill or "") :]
-            prompts.append(Prompt(row.id, text, token_ids, row.answer, own, row.columns, messages))
+            columns = {"question": row.question, **row.columns}  # which may hold it under another name
+            prompts.append(Prompt(row.id, text, token_ids, row.answer, own, columns, messages))
     return prompts, len(rows) - len(prompts)
 
 

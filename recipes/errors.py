@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FAILED, BAD_INPUT = 1, 2
+# What the extras cpu and gpu bring, and `pip install zero-rl` alone, which is enough for rewards, does not.
+_TRAINING = (
+    "torch transformers trl peft datasets accelerate safetensors numpy matplotlib plotext pyarrow aiohttp xxhash"
+)
+OF_TRAINING = frozenset([*_TRAINING.split(), "vllm"])
+INSTALL = "this command needs what training needs: pip install 'zero-rl[cpu]', or 'zero-rl[gpu]' with an NVIDIA GPU"
+_BAD_INPUT = {
+    "eval.problems.data": "DataError",
+    "eval.stats.compare": "CompareError",
+    "eval.store": "StoreError",
+    "grpo.config": "ModelError",
+    "grpo.losses": "LossError",
+    "grpo.prompts": "PromptError",
+    "grpo.record.trackers": "TrackerError",
+    "grpo.rollout.access": "AccessError",
+    "grpo.rollout.vllm.attached": "AttachedError",
+    "grpo.signal.advantage": "AdvantageError",
+    "rewards.types": "RewardError",
+}
 STOPPING = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
@@ -51,6 +71,10 @@ def exit_codes() -> Iterator[None]:
         stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         typer.echo(f"stopped by {stop}", err=True)
         raise typer.Exit(stop.exit_code) from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OF_TRAINING:
+            raise
+        fail(InputError(f"{error.name} is not installed: {INSTALL}"), BAD_INPUT)
     except tuple(_codes()) as error:
         fail(error, next(code for kind, code in _codes().items() if isinstance(error, kind)))
 
@@ -61,33 +85,12 @@ def fail(error: BaseException, code: int) -> NoReturn:
 
 
 def _codes() -> Mapping[type[Exception], int]:
-    """The exit code of each error that is expected. Imported only when there is one."""
-    from eval.problems.data import DataError
-    from eval.stats.compare import CompareError
-    from eval.store import StoreError
-    from grpo.config import ModelError
-    from grpo.losses import LossError
-    from grpo.prompts import PromptError
-    from grpo.record.trackers import TrackerError
-    from grpo.rollout.access import AccessError
-    from grpo.rollout.engine import RolloutError
-    from grpo.rollout.vllm.attached import AttachedError
-    from grpo.signal.advantage import AdvantageError
-    from rewards import RewardError
-
-    of_settings = (
-        AccessError,
-        AdvantageError,
-        AttachedError,
-        LossError,
-        ModelError,
-        PromptError,
-        RewardError,
-        TrackerError,
-    )
-    of_files = (CompareError, DataError, StoreError)
-    failed = (RolloutError, FloatingPointError, MemoryError, OSError)
-    return {**dict.fromkeys((InputError, *of_settings, *of_files), BAD_INPUT), **dict.fromkeys(failed, FAILED)}
+    """The exit code of each error that is expected; none of a module that nothing has imported."""
+    loaded = [(sys.modules.get(module), name) for module, name in _BAD_INPUT.items()]
+    bad = [getattr(module, name) for module, name in loaded if module]
+    engine = sys.modules.get("grpo.rollout.engine")
+    failed = [*([engine.RolloutError] if engine else []), FloatingPointError, MemoryError, OSError]
+    return {**dict.fromkeys((InputError, *bad), BAD_INPUT), **dict.fromkeys(failed, FAILED)}
 
 
 # -- Signals ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from eval.problems.generated import generate
 from recipes.errors import InputError
 from recipes.schema.recipe import GENERATED, TaskSettings
 from rewards import Score, grader
+from rewards.verifier.golds import normal_gold, summary
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say
 HELD_OUT_SHARE = 10  # of a dataset's only split, one row in ten is held out
@@ -50,6 +51,7 @@ class Task:
     held_out: list[TaskRow]
     rejected: list[tuple[str, str]]  # (row id, reason)
     grade: Grade
+    golds: Sequence[str] = ()  # what was changed of the gold answers and what can grade them, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,17 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
         has = ", ".join(train[0].columns)
         raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
+    if verifier == "math" and settings.name not in GENERATED:
+        told = summary(normal_gold(row.answer) for row in train)
+        train, held_out = (_with_normal_golds(rows, settings.text_golds, rejected) for rows in (train, held_out))
+    else:
+        told = ()
     train = _checked(_not_repeated(train, held_out, rejected), check, verifier, rejected)
     held_out = _checked(_sample(held_out, eval_problems, seed), check, verifier, rejected)
     if not train or not held_out:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
         raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
-    return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade)
+    return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade, told)
 
 
 def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
@@ -105,6 +112,18 @@ def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
     if n is None or n >= len(rows):
         return rows
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), n))]
+
+
+def _with_normal_golds(rows: list[TaskRow], keep_text: bool, rejected: list[tuple[str, str]]) -> list[TaskRow]:
+    """Without labels, sentences and broken characters; and without what only text can grade, unless that is kept."""
+    kept = []
+    for row in rows:
+        gold = normal_gold(row.answer)
+        if gold.kind == "text" and not keep_text:
+            rejected.append((row.id, f"gold answer {row.answer!r} can be compared only as text"))
+        else:
+            kept.append(replace(row, answer=gold.text))
+    return kept
 
 
 def _checked(rows: Iterable[TaskRow], grade: Grade, verifier: str, rejected: list[tuple[str, str]]) -> list[TaskRow]:

@@ -24,6 +24,7 @@ from eval.problems.protocol import BOXED_STEPS, Benchmark, Generated, Grade, Pro
 from eval.types import Problem
 from rewards.nearest import did_you_mean
 from rewards.verifier.extract import STRICT
+from rewards.verifier.golds import normal_gold
 
 COMPETITION = {"samples": 32, "temperature": 0.6, "top_p": 0.95, "max_tokens": 32_768}
 MAA = "(c) Mathematical Association of America; owner's terms"
@@ -209,6 +210,8 @@ def _read(benchmark: Benchmark, data: Source, data_dir: Path | None, limit: int 
         answer = gold_answer(_plain(row[data.answer]), data.answer_pattern)
         parts = [row[column] for column in (data.context, data.question) if column]
         question = "\n\n".join(str(part).strip() for part in parts if part)
+        if answer and benchmark.protocol.verifier == "math":
+            answer = normal_gold(answer).text
         yield _problem(benchmark, row_id, question, answer or "", row, data.tolerance)
 
 

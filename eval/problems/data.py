@@ -9,6 +9,7 @@ from typing import Any
 
 from rewards.builtin.choice import gold_options
 from rewards.nearest import did_you_mean
+from rewards.verifier.characters import mended
 
 BOXED = "boxed"  # the answer pattern that stands for the content of the last \boxed{}
 
@@ -117,11 +118,13 @@ def gold_answer(value: Any, pattern: str | None) -> str | None:
         return None
     text = str(value)
     if pattern == BOXED:
-        return _last_boxed(text)
-    if pattern:
+        answer = _last_boxed(text)
+    elif pattern:
         found = re.findall(pattern, text)
-        return found[-1].strip() if found else None
-    return text.strip() or None
+        answer = found[-1].strip() if found else None
+    else:
+        answer = text.strip() or None
+    return mended(answer) if answer else answer
 
 
 def checked_pattern(pattern: str | None) -> str | None:

@@ -20,7 +20,7 @@ from rewards import Score
 from rewards import grader as verifier_named
 from rewards.verifier.extract import STRICT, Place
 
-RULES = 1  # version of the verifier's rules: count it up when a verdict of rewards/ changes
+RULES = 2  # version of the verifier's rules: count it up when a verdict of rewards/ changes
 VERIFIERS = ("math", "countdown", "multiple_choice", "number")
 PLACES: tuple[str, ...] = typing.get_args(Place)
 TEMPLATES = ("chat", "r1_zero")  # of grpo/prompts.py; any other is a text with {question}
@@ -86,6 +86,7 @@ class Protocol:
     verifier: str = "math"
     rel_tol: float = 0.0  # of the verifier `number`
     abs_tol: float = 0.0
+    evaluated: bool = False  # of the verifier `math`: an answer must be a number where the gold answer is one
     rules: int = RULES
 
     def __post_init__(self) -> None:
@@ -159,21 +160,26 @@ def _conflicts(protocol: Protocol) -> typing.Iterator[str]:
         yield f"read: got {list(protocol.read)}, expected some of {', '.join(PLACES)}"
     if (protocol.rel_tol or protocol.abs_tol) and protocol.verifier != "number":
         yield f"rel_tol, abs_tol: only the verifier number has a tolerance, got {protocol.verifier}"
+    if protocol.evaluated and protocol.verifier != "math":
+        yield f"evaluated: only the verifier math has this setting, got {protocol.verifier}"
     if min(protocol.rel_tol, protocol.abs_tol) < 0:
         yield f"rel_tol, abs_tol: got {protocol.rel_tol} and {protocol.abs_tol}, expected at least 0"
 
 
 def grader(protocol: Protocol) -> Grade:
     """What grades a completion (template's opening included) of a problem by the protocol's rules."""
-    tolerances = {"rel_tol": protocol.rel_tol, "abs_tol": protocol.abs_tol} if protocol.verifier == "number" else {}
-    by_rule = verifier_named(protocol.verifier, read=protocol.read, **tolerances)
+    settings: dict[str, typing.Any] = {}
+    if protocol.verifier == "number":
+        settings = {"rel_tol": protocol.rel_tol, "abs_tol": protocol.abs_tol}
+    elif protocol.evaluated:
+        settings = {"evaluated": True}
+    by_rule = verifier_named(protocol.verifier, read=protocol.read, **settings)
     column = protocol.data.tolerance if isinstance(protocol.data, Source) else None
 
     def grade(completion: str, problem: Problem) -> Score:
-        row = {**problem.columns, "answer": problem.answer}
-        tolerance = row.pop(column, None) if column else None
-        if not tolerance:
-            return by_rule(completion, row)
-        return verifier_named("number", read=protocol.read, abs_tol=tolerance)(completion, row)
+        row = {**problem.columns, "question": problem.question, "answer": problem.answer}
+        if column and protocol.verifier == "math":
+            row["tolerance"] = row.get(column)
+        return by_rule(completion, row)
 
     return grade

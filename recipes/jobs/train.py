@@ -265,6 +265,7 @@ def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
     lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
     if dropped:
         lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
+    lines += [f"  {line}" for line in task.golds]
     if task.rejected:
         lines.append(f"  {len(task.rejected)} rejected, for example:")
         lines += [f"    {row}: {reason}" for row, reason in task.rejected[:3]]

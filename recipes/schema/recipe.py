@@ -42,6 +42,7 @@ class TaskSettings(Settings):
     config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
     verifier: Literal["math", "countdown", "multiple_choice", "number"] | None = None  # None: the task's own, else math
+    text_golds: bool = True  # false: leave out rows whose gold answer can be compared only as text, letter by letter
     read: list[Place] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
     template: str = "r1_zero"  # r1_zero (base models), chat (chat models) or a text that contains {question}
     system: str | None = None  # chat: the system prompt; None: ask for <think> and <answer>; "": none
@@ -102,6 +103,8 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         for key in ("subset", "split", "held_out_split", "columns", "answer_pattern"):
             if getattr(task, key) is not None:
                 yield f"{key}: has no meaning for {task.name}, whose problems are generated"
+    if not task.text_golds and (task.name in GENERATED or task.verifier not in (None, "math")):
+        yield "text_golds: only data sets that the verifier math grades have such gold answers"
     if task.held_out_split and task.held_out_split == (task.split or "train"):
         yield f"held_out_split: {task.held_out_split!r} is the split that is trained on; name another, or none"
     if task.system is not None and task.template != "chat":
