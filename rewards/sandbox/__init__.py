@@ -1,0 +1,19 @@
+"""Run programs that a model wrote, where they can do no harm."""
+
+from rewards.sandbox.languages import Language
+from rewards.sandbox.run import run, run_all, run_each
+from rewards.sandbox.tools import SandboxError, describe
+from rewards.sandbox.types import Execution, Limits, Program, SandboxName
+
+__all__ = [
+    "Execution",
+    "Language",
+    "Limits",
+    "Program",
+    "SandboxError",
+    "SandboxName",
+    "describe",
+    "run",
+    "run_all",
+    "run_each",
+]
