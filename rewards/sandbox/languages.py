@@ -55,7 +55,7 @@ LANGUAGES: Mapping[str, Language] = {
 }
 
 
-def language(given: Any) -> Language:
+def language_named(given: Any) -> Language:
     """A built-in language by its name, or one of a mapping {name, file, run, compile}. Raises ValueError."""
     if isinstance(given, Language):
         return given

@@ -41,6 +41,11 @@ _INSIDE = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
 _slots = threading.BoundedSemaphore(AT_ONCE)
 
 
+def slot() -> contextlib.AbstractContextManager[Any]:
+    """The right to have one sandbox more, or a pair that is joined."""
+    return _slots
+
+
 def run(program: Program, stdin: str = "", limits: Limits = Limits(), sandbox: SandboxName = "auto") -> Execution:  # noqa: B008
     """Run a program once. Whatever it does is the outcome.
 
@@ -74,7 +79,7 @@ def run_each(
     """
     if not inputs:
         return
-    with _slots, Box(program, limits, find(sandbox), inputs=inputs) as box:
+    with slot(), Box(program, limits, find(sandbox), inputs=inputs) as box:
         left = len(inputs)
         for execution in box.executions():
             yield execution
@@ -143,28 +148,26 @@ class Box:
         self._since, self._cpu_before = time.monotonic(), use_of(self._process.pid).cpu_seconds
 
     def executions(self) -> Iterator[Execution]:
-        """What comes, run by run, until the sandbox ends; one that ends before its time says why."""
+        """What comes, run by run, as long as it is asked for; the last is one that ended the sandbox."""
         while True:
-            frame = self.frame()
-            if frame is None:
-                return
-            yield frame if isinstance(frame, Execution) else executed(frame, self.limits)
-            if isinstance(frame, Execution) or frame.what == "compile":
+            if (came := self.poll()) is None:
+                continue
+            yield executed(came, self.limits) if isinstance(came, Frame) else came
+            if isinstance(came, Execution) or came.what == "compile":
                 return
             self.renew()
 
-    def frame(self) -> Frame | Execution | None:
-        """The next run's; an Execution where the sandbox had to be ended or ended itself."""
-        while True:
-            while (frame := self._whole_frame()) is None:
-                if broken := self.over():
-                    return broken
-                if not self._more(LOOK_SECONDS):
-                    return self._ended()
-            if frame.what != "ready":
-                return frame
+    def poll(self, seconds: float = LOOK_SECONDS) -> Frame | Execution | None:
+        """The next run's frame; an Execution where the sandbox had to be ended or ended itself; None: nothing yet."""
+        goes_on = self._more(seconds)
+        frame = self._whole_frame()
+        if frame is not None and frame.what == "ready":
             self._ready = True
             self.renew()
+            frame = self._whole_frame()
+        if frame is not None:
+            return frame
+        return self.over() if goes_on else self._ended()
 
     def over(self) -> Execution | None:
         """What the program used too much of, if anything; the sandbox is ended then."""
@@ -204,16 +207,14 @@ class Box:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _ended(self) -> Execution | None:
-        """The output is at its end. None where the sandbox did all that it was to do."""
+    def _ended(self) -> Execution:
+        """The output is at its end, before all was said."""
         code = self._process.wait()
-        if code == 0:
-            return None
         self._said.seek(0)
-        said = self._said.read(4096).decode(errors="replace").strip()
-        if code in (-signal.SIGSYS, 128 + signal.SIGSYS):
-            return Execution("forbidden", "", "", None, 0.0, "a system call that no program may make")
-        return Execution("error", "", "", None, 0.0, f"the sandbox ended with code {code}: {said[-REASON:]}")
+        said = self._said.read(4096).decode(errors="replace").strip()[-REASON:]
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return Execution("failed", "", "", None, 0.0, "its sandbox was killed: by itself, or for want of memory")
+        return Execution("error", "", "", None, 0.0, f"the sandbox ended with code {code}: {said}")
 
     def _whole_frame(self) -> Frame | None:
         head, newline, rest = self._unread.partition(b"\n")
