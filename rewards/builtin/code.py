@@ -39,8 +39,8 @@ def code(
     """1.0 if the program passes all tests of its row, else 0.0; None if the tests or the sandbox failed.
 
     The program is the last fenced block after the thinking; its tests are in the row's columns
-    (rewards/code/formats.py). `reason` begins with what happened: passed, failed, compile error, timeout, memory, output,
-    forbidden. `sandbox: none` runs what the model wrote with your rights.
+    (rewards/code/formats.py). `reason` begins with what happened: passed, failed, compile error, timeout, memory,
+    output, forbidden. `sandbox: none` runs what the model wrote with your rights.
 
     Args:
         language: python, c++, c, javascript, bash, perl, or {name, file, run, compile}.

@@ -31,9 +31,16 @@ from rewards.sandbox.types import Execution, Limits, Program
 Ending = Literal["passed", "failed", "compile error", "timeout", "memory", "output", "forbidden", "broken"]
 _ENDINGS: dict[str, Ending] = {"compile_error": "compile error", "error": "broken", "ok": "failed"}
 _HERE = Path(__file__).parent
-_VALUES = (_HERE / "values.py").read_text(encoding="utf-8")
-_SERVING = _VALUES + (_HERE / "serving.py").read_text(encoding="utf-8")
-_TESTING = _VALUES + (_HERE / "testing.py").read_text(encoding="utf-8")
+
+
+def _driver(name: str, call: str) -> str:
+    """A module that runs inside, behind values.py, as one text."""
+    texts = [(_HERE / file).read_text(encoding="utf-8") for file in ("values.py", name)]
+    return "\n".join(line for text in texts for line in text.split("\n") if not line.startswith("from rewards.")) + call
+
+
+_SERVING = _driver("serving.py", "serve(job, CHANNEL)")
+_TESTING = _driver("testing.py", "run(job, CHANNEL)")
 _TESTS_OWN = Program("")
 GONE = "gone"  # what testing.py says where the program's end of the socket is closed
 TESTS_MORE_SECONDS = 10.0  # that tests wait for longer than the program may take: it is the one that is late
@@ -94,13 +101,17 @@ def _of_values(
     data = _data(tests, tolerance, all_tests)
     tool = find(sandbox)
     for_program, for_tests = socket.socketpair()
-    with slot(), for_program, for_tests:
-        with Box(program, limits, tool, driver=_SERVING, channel=for_program.fileno()) as served:
-            for_program.close()
-            patient = replace(limits, wall_seconds=limits.wall_seconds + TESTS_MORE_SECONDS)
-            with Box(_TESTS_OWN, patient, tool, driver=_TESTING, channel=for_tests.fileno(), data=data) as testing:
-                for_tests.close()
-                said, ended = _watched(served, testing)
+    patient = replace(limits, wall_seconds=limits.wall_seconds + TESTS_MORE_SECONDS)
+    with (
+        slot(),
+        for_program,
+        for_tests,
+        Box(program, limits, tool, driver=_SERVING, channel=for_program.fileno()) as served,
+        Box(_TESTS_OWN, patient, tool, driver=_TESTING, channel=for_tests.fileno(), data=data) as testing,
+    ):
+        for_program.close()  # each end is where it belongs: what ends there is seen at the other
+        for_tests.close()
+        said, ended = _watched(served, testing)
     return _judged(said, ended, tests)
 
 
@@ -154,6 +165,7 @@ def _data(tests: Calls | Asserts, tolerance: float, all_tests: bool) -> dict[str
         "function": tests.function if isinstance(tests, Calls) else "",
         "cases": list(tests.cases) if isinstance(tests, Calls) else [],
         "asserts": list(tests.asserts) if isinstance(tests, Asserts) else [],
+        "before": _modules_of(tests.setup) if isinstance(tests, Asserts) else "",
         "setup": tests.setup if isinstance(tests, Asserts) else "",
         "tolerance": tolerance,
         "all": all_tests,
@@ -161,7 +173,7 @@ def _data(tests: Calls | Asserts, tolerance: float, all_tests: bool) -> dict[str
 
 
 class Names(NamedTuple):
-    """What tests use and do not define: functions and variables of the program, and modules that they forgot to import."""
+    """What tests use and do not define: the program's functions and variables, and modules that they do not import."""
 
     calls: list[str]
     variables: list[str]
@@ -179,6 +191,12 @@ def _of_the_program(tests: Asserts) -> Names:
     if not calls:  # the function has the name of a built-in one, as `sum` in MBPP 126: what each assert calls first
         calls = [name for name in dict.fromkeys(map(_first_called, tests.asserts)) if name]
     return Names(calls, variables, modules)
+
+
+def _modules_of(setup: str) -> str:
+    """The imports that tests begin with. Where these fail, the tests do, whatever the program."""
+    found = [node for node in ast.parse(setup).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(map(ast.unparse, found))
 
 
 def _first_called(text: str) -> str:

@@ -3,22 +3,24 @@
 Numbers, texts, None and lists are themselves; what JSON has no word for is tagged: a tuple {"t": [...]}, a set, a dict.
 A value is taken by what it holds, whatever its class says about itself: of a list whose class has an `__eq__` that is
 always true, the list arrives. What holds nothing that can be told is {"o": n}, the program's n-th object.
-"""
 
-# Part of the drivers that run inside the sandbox: nothing but Python 3.9 and its standard library here.
+Runs inside the sandbox: nothing but Python 3.9 and its standard library here.
+"""
 
 import collections
 import decimal
 import fractions
-
+from typing import Any
 
 TYPES = {kind.__name__: kind for kind in (int, float, complex, bool, str, bytes, list, tuple, set, frozenset, dict)}
+PLAIN: Any = ((int, int.__int__), (float, float.__float__), (str, str.__str__))  # of a class of its own, what it is
+MANY: Any = {"l": list, "t": tuple, "s": set, "z": frozenset, "q": collections.deque}
 
 
 class Remote:
     """An object that stays in the program: it can be handed back, and is equal to itself only."""
 
-    def __init__(self, number):
+    def __init__(self, number: int):
         self.number = number
 
 
@@ -26,24 +28,23 @@ class NotTold(TypeError):
     """A value that cannot leave its process."""
 
 
-def encoded(value, objects):
-    """`objects`: takes those that stay; None where nothing may."""
+def encoded(value: Any, objects: Any) -> Any:
+    """`objects`: a list that takes those that stay; None where nothing may."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
     if isinstance(value, Remote):
         return {"o": value.number}
-    for base, plain in ((int, int.__int__), (float, float.__float__), (str, str.__str__)):
+    for base, plain in PLAIN:
         if isinstance(value, base):
             return plain(value)
-    for tag, base in (("l", list), ("t", tuple), ("s", set), ("z", frozenset), ("q", collections.deque)):
+    for tag, base in MANY.items():
         if isinstance(value, base):
             items = [encoded(item, objects) for item in base.__iter__(value)]
             return items if tag == "l" else {tag: items}
     if isinstance(value, dict):
-        return {
-            "d": [[encoded(key, objects), encoded(dict.__getitem__(value, key), objects)] for key in dict.keys(value)]
-        }
+        pairs = [(key, dict.__getitem__(value, key)) for key in dict.keys(value)]
+        return {"d": [[encoded(key, objects), encoded(held, objects)] for key, held in pairs]}
     if kind is complex:
         return {"c": [value.real, value.imag]}
     if kind in (bytes, bytearray):
@@ -59,13 +60,16 @@ def encoded(value, objects):
     if kind is type and value in TYPES.values():
         return {"y": value.__name__}
     if objects is None:
-        raise NotTold("a value of type %s cannot be handed to a program" % kind.__name__)
+        raise NotTold(f"a value of type {kind.__name__} cannot be handed to a program")
     objects.append(value)
     return {"o": len(objects) - 1}
 
 
-def decoded(value, objects):
-    """`objects`: those of this process; None: an object becomes a Remote. Raises ValueError or TypeError on nonsense."""
+def decoded(value: Any, objects: Any) -> Any:
+    """`objects`: this process's own by number, a list; or what makes a Remote of a number.
+
+    Raises ValueError, LookupError or TypeError on nonsense.
+    """
     if isinstance(value, list):
         return [decoded(item, objects) for item in value]
     if not isinstance(value, dict):
@@ -74,16 +78,17 @@ def decoded(value, objects):
         raise ValueError("not one tag")
     ((tag, held),) = value.items()
     if tag == "o":
-        return Remote(held) if objects is None else objects[held]
+        return objects[held] if isinstance(objects, list) else objects(held)
     if tag == "d":
         return {decoded(key, objects): decoded(one, objects) for key, one in held}
     if tag == "b":
         return bytes.fromhex(held)
     if tag == "y":
         return TYPES[held]
-    if tag in "FD":
+    if tag in ("F", "D"):
         return fractions.Fraction(held) if tag == "F" else decimal.Decimal(held)
-    held = [decoded(item, objects) for item in held]
-    if tag in "cr":
-        return (complex if tag == "c" else range)(*held)
-    return {"t": tuple, "s": set, "z": frozenset, "q": collections.deque}[tag](held)
+    if tag == "c":
+        return complex(*held)
+    if tag == "r":
+        return range(*held)
+    return MANY[tag](decoded(item, objects) for item in held)

@@ -9,11 +9,14 @@ this file needs Python 3.9, and imports nothing but the standard library, little
 """
 
 import _signal as signal  # without the enums of `signal`, which take a millisecond to make
+import contextlib
 import marshal
 import os
 import resource
 import select
 import sys
+import types
+from typing import Any
 
 CHANNEL = 3  # the descriptor of a driver's connection to the outside
 PIECE = 64 * 1024  # bytes read at once
@@ -21,7 +24,7 @@ _FIRST_PROCESS = os.getpid() == 1
 
 
 def main():
-    """Returns the program to be run as __main__ and what it is to do; in a child only, with its own stdin and stdout."""
+    """Returns in a child only, with its own stdin and stdout: the job, whose program is to take its place."""
     with open(0, "rb", closefd=False) as job_file:
         job = marshal.loads(job_file.read())
     for name, content in job["files"].items():
@@ -53,9 +56,9 @@ def _check(job):
     try:
         job["code"] = compile(job["files"][job["file"]], job["file"], "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        line = " (line %s)" % error.lineno if isinstance(error, SyntaxError) else ""
+        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         message = getattr(error, "msg", None) or str(error)
-        _frame("compile", 1, 0, b"", ("%s: %s%s" % (type(error).__name__, message, line)).encode(errors="replace"))
+        _frame("compile", 1, 0, b"", f"{type(error).__name__}: {message}{line}".encode(errors="replace"))
         os._exit(0)
 
 
@@ -82,7 +85,8 @@ def _run(job, argv, given, cpu_seconds):
 
 def _collected(child, out, err, most):
     """What came through both pipes until the child ended, at most so much of each; the child is killed at more."""
-    texts, ended, status = {out: b"", err: b""}, os.pidfd_open(child), None
+    texts, ended = {out: b"", err: b""}, os.pidfd_open(child)
+    status: Any = None
     poll = select.poll()
     for fd in (out, err, ended):
         poll.register(fd, select.POLLIN)
@@ -134,10 +138,8 @@ def _end_others(child):
         except ProcessLookupError:
             return
     else:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
     while True:
         try:
             if os.waitpid(-1, 0 if _FIRST_PROCESS else os.WNOHANG)[0] == 0:
@@ -184,12 +186,12 @@ def _become(job, argv, cpu_seconds, feed, out, err):
     try:
         os.execvp(argv[0], argv)
     except OSError as error:
-        os.write(2, ("%s: %s" % (argv[0], error.strerror)).encode())
+        os.write(2, f"{argv[0]}: {error.strerror}".encode())
     os._exit(127)
 
 
 def _frame(what, status, spent, output, errors):
-    head = "%s %s %d %d %d\n" % (what, status, spent, len(output), len(errors))
+    head = f"{what} {status} {spent} {len(output)} {len(errors)}\n"
     rest = memoryview(head.encode() + output + errors)
     while rest:
         rest = rest[os.write(1, rest) :]
@@ -197,9 +199,8 @@ def _frame(what, status, spent, output, errors):
 
 def program(job):
     """Run a Python program as `python3 main.py` does."""
-    module = type(sys)("__main__")
+    module = types.ModuleType("__main__")
     module.__file__ = job["file"]
-    module.__builtins__ = __builtins__
     sys.modules["__main__"] = module
     sys.argv = [job["file"]]
     sys.path.insert(0, os.getcwd())
@@ -208,7 +209,8 @@ def program(job):
     except SystemExit:
         raise
     except BaseException as error:
-        error.__traceback__ = error.__traceback__.tb_next  # without this file
+        if error.__traceback__:
+            error.__traceback__ = error.__traceback__.tb_next  # without this file
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)
 

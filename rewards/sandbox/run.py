@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ def run_all(
 ) -> list[Execution]:
     """`run` for many (program, stdin), in order, as many at once as there are cores."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return list(threads.map(lambda one: run(*one, limits, sandbox), programs))
+        return list(threads.map(lambda one: run(one[0], one[1], limits, sandbox), programs))
 
 
 def run_each(
@@ -71,7 +71,7 @@ def run_each(
     inputs: Sequence[str],
     limits: Limits = Limits(),  # noqa: B008
     sandbox: SandboxName = "auto",
-) -> Iterator[Execution]:
+) -> Generator[Execution, None, None]:
     """Run a program with each of the inputs, one after the other in one sandbox, compiled once.
 
     The limits are those of one run. A program that does not compile gives one Execution; what ends the sandbox

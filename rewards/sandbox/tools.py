@@ -76,8 +76,8 @@ def find(name: SandboxName = "auto") -> Tool:
         tried.append(tool)
     raise SandboxError(
         f"no sandbox for programs works here: {'; '.join(tried)}. Install bubblewrap (apt-get install bubblewrap, dnf "
-        "install bubblewrap), and allow user namespaces (in Docker: --security-opt seccomp=unconfined); or say sandbox: "
-        "none, which runs what a model wrote with your rights"
+        "install bubblewrap) and allow user namespaces (in Docker: --security-opt seccomp=unconfined); or say "
+        "sandbox: none, which runs what a model wrote with your rights"
     )
 
 

@@ -17,7 +17,9 @@ RunOutcome = Literal["ok", "failed", "compile_error", "timeout", "memory", "outp
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run of a program may use, with all the processes that it starts. Raises ValueError if one is not above 0.
+    """What one run of a program may use, with all the processes that it starts.
+
+    Raises ValueError if a limit is not above 0.
 
     Example: Limits(cpu_seconds=2, memory_mib=512)
     """
