@@ -97,6 +97,8 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     if settings.name in GENERATED:
         name = str(settings.name)
         train, held_out = _generated(settings, eval_problems, seed)
+        if verifier == "code":
+            train, held_out = _printed(train), _printed(held_out)
     else:
         name = settings.name or str(settings.dataset)
         train, held_out = _from_dataset(settings, rejected)
@@ -182,6 +184,11 @@ def _generated(settings: TaskSettings, eval_problems: int, seed: int) -> tuple[l
     except ValueError as error:
         raise TaskError(f"task.config: {error}") from error
     return _as_rows(train), _as_rows(held_out)
+
+
+def _printed(rows: list[TaskRow]) -> list[TaskRow]:
+    """With one test: the program prints the answer."""
+    return [replace(row, columns={**row.columns, "tests": [{"input": "", "output": row.answer}]}) for row in rows]
 
 
 def _as_rows(problems: list[dict[str, Any]]) -> list[TaskRow]:

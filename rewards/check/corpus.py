@@ -159,7 +159,7 @@ TYPES = tuple(dict.fromkeys(problem.type for problem in QUESTIONS))
 
 
 def plain() -> list[Item]:
-    """Every problem in every form, programs in a block and nothing else in one, answered rightly and wrongly: honest, finished, one answer."""
+    """Every problem in every form, a program in a block, answered rightly and wrongly: honest, finished, one answer."""
     return [
         item(kind, finished(form, answers[0]), problem, form)
         for problem in QUESTIONS

@@ -19,6 +19,7 @@ class Language:
     file: str
     run: str
     compile: str | None = None
+    wrap: str = "@"  # what the program's text stands in, for @
 
     def __post_init__(self) -> None:
         if not self.file or "/" in self.file or self.file.startswith("."):
@@ -30,7 +31,10 @@ class Language:
     @property
     def in_process(self) -> bool:
         """Python, which starts in the interpreter that waits in the sandbox."""
-        return self.name == "python"
+        return self.run == PYTHON
+
+
+PYTHON = "python3 main.py"
 
 
 def _words(line: str) -> list[str]:
@@ -43,14 +47,13 @@ def _words(line: str) -> list[str]:
 LANGUAGES: Mapping[str, Language] = {
     language.name: language
     for language in (
-        Language("python", "main.py", "python3 main.py"),
+        Language("python", "main.py", PYTHON),
         Language("c++", "main.cpp", "./main", "g++ -std=c++17 -O2 -o main main.cpp"),
         Language("c", "main.c", "./main", "gcc -std=c17 -O2 -o main main.c -lm"),
         Language("javascript", "main.js", "node main.js"),
         Language("bash", "main.sh", "bash main.sh"),
         Language("perl", "main.pl", "perl main.pl"),
-        # One expression: what it is worth is printed.
-        Language("expression", "main.txt", "python3 -I -S -c \"print(eval(open('main.txt').read()))\""),
+        Language("expression", "main.py", PYTHON, wrap="print(@\n)"),  # of Python: what it is worth is printed
     )
 }
 

@@ -294,7 +294,7 @@ def _job(
 ) -> dict[str, Any]:
     language = program.spoken
     return {
-        "files": {language.file: program.source.encode(errors="replace")},
+        "files": {language.file: language.wrap.replace("@", program.source).encode(errors="replace")},
         "file": language.file,
         "compile": shlex.split(language.compile) if language.compile else None,
         "run": None if language.in_process else shlex.split(language.run),
