@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rewards.builtin.accuracy import accuracy
 from rewards.builtin.choice import multiple_choice
+from rewards.builtin.code import code
 from rewards.builtin.countdown import countdown
 from rewards.builtin.format import format, format_graded
 from rewards.builtin.language import language_consistency
@@ -28,6 +29,7 @@ REWARD = Purpose("reward", RewardError)
 ENTRY_POINTS = "zero.rewards"  # the group in which a package names its rewards
 BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "accuracy": accuracy,
+    "code": code,
     "cosine_length": cosine_length,
     "countdown": countdown,
     "format": format,
@@ -40,6 +42,7 @@ BUILT_IN: Mapping[str, Callable[..., Any]] = {
 }
 _GRADERS: Mapping[str, Graded] = {
     "math": accuracy,
+    "code": code,
     "countdown": countdown,
     "multiple_choice": multiple_choice,
     "number": number,
@@ -89,7 +92,7 @@ def reads_answers(name: str) -> bool:
 def grader(name: str, **args: Any) -> Callable[[str, Mapping[str, Any]], Score]:
     """What an evaluation grades with: (completion, row of columns) -> Score.
 
-    Names: math, countdown, multiple_choice, number. `args` as for the reward of the same kind, such as
+    Names: math, code, countdown, multiple_choice, number. `args` as for the reward of the same kind, such as
     read=("boxed",). Raises RewardError on an unknown name.
     """
     if name not in _GRADERS:

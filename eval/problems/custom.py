@@ -55,7 +55,7 @@ class BenchmarkFile(_Part):
     max_tokens: int = 4096
     samples: int = 1
     read: tuple[Place, ...] = STRICT
-    verifier: Literal["math", "countdown", "multiple_choice", "number"] = "math"
+    verifier: Literal["math", "countdown", "multiple_choice", "number", "code"] = "math"
     rel_tol: float = 0.0
     abs_tol: float = 0.0
     evaluated: bool = False

@@ -145,6 +145,8 @@ def as_written(answer: str, columns: Mapping[str, Any], verifier: str) -> str:
 
     The gold of a multiple-choice row may be an index or a choice's text: a model would write the letters.
     """
+    if verifier == "code":
+        return f"```\n{answer}\n```"
     if verifier != "multiple_choice":
         return answer
     options = gold_options(answer, columns.get("choices") or ())

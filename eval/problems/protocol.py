@@ -21,12 +21,13 @@ from rewards import grader as verifier_named
 from rewards.verifier.extract import STRICT, Place
 
 RULES = 2  # version of the verifier's rules: count it up when a verdict of rewards/ changes
-VERIFIERS = ("math", "countdown", "multiple_choice", "number")
+VERIFIERS = ("math", "countdown", "multiple_choice", "number", "code")
 PLACES: tuple[str, ...] = typing.get_args(Place)
 TEMPLATES = ("chat", "r1_zero")  # of grpo/prompts.py; any other is a text with {question}
 
 # DeepSeek-R1's README, usage recommendations: this directive in the user prompt, and no system prompt.
 BOXED_STEPS = r"Please reason step by step, and put your final answer within \boxed{}."
+PROGRAM = "Please reason step by step, and write the whole program in one block, ```python ... ```, at the end."
 # The frame of lm-evaluation-harness's gsm8k task, without its examples.
 PLAIN = "Question: {question}\nAnswer:"
 
@@ -168,12 +169,14 @@ def _conflicts(protocol: Protocol) -> typing.Iterator[str]:
 
 def grader(protocol: Protocol) -> Grade:
     """What grades a completion (template's opening included) of a problem by the protocol's rules."""
-    settings: dict[str, typing.Any] = {}
+    settings: dict[str, typing.Any] = {"read": protocol.read}
     if protocol.verifier == "number":
-        settings = {"rel_tol": protocol.rel_tol, "abs_tol": protocol.abs_tol}
+        settings |= {"rel_tol": protocol.rel_tol, "abs_tol": protocol.abs_tol}
+    elif protocol.verifier == "code":
+        settings = {}  # a program's place is not a setting (rewards/code/extract.py)
     elif protocol.evaluated:
-        settings = {"evaluated": True}
-    by_rule = verifier_named(protocol.verifier, read=protocol.read, **settings)
+        settings |= {"evaluated": True}
+    by_rule = verifier_named(protocol.verifier, **settings)
     column = protocol.data.tolerance if isinstance(protocol.data, Source) else None
 
     def grade(completion: str, problem: Problem) -> Score:

@@ -29,6 +29,7 @@ from grpo.rollout.vllm.kv_cache import ITEMSIZE, SHARE_OF_RAM, kv_bytes, kv_widt
 from recipes.errors import InputError
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
+from rewards.sandbox import SandboxError, describe
 
 GIB = 2**30
 LIMIT_VARIABLE = "ZERO_MEMORY_LIMIT_GIB"  # overrides what is found, to plan for another machine
@@ -95,10 +96,21 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
         ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB{' each' if train.processes > 1 else ''}"),
         ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {all_gib:.1f} GiB")),
+        *_programs(recipe),
         ("machine", _describe(machine)),
     ]
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def _programs(recipe: Recipe) -> list[tuple[str, str]]:
+    """What keeps the model's programs in, of a recipe that runs them."""
+    settings = [recipe.task.code] if recipe.task.verifier == "code" else []
+    settings += [reward.args for reward in recipe.rewards if reward.name == "code"]
+    try:
+        return [("programs", describe(settings[0].get("sandbox", "auto")))] if settings else []
+    except (SandboxError, ValueError) as error:
+        raise PlanError(str(error)) from error
 
 
 def _millions(size: ModelSize) -> str:

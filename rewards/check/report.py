@@ -19,6 +19,7 @@ KINDS = 4  # of completions that a finding names
 DEFAULT_ARGS: Mapping[str, Mapping[str, Any]] = {  # that built-in rewards need and a check can choose
     "soft_overlong": {"max_length": 512, "buffer": 128},
     "cosine_length": {"max_length": 512},
+    "code": {"limits": {"cpu_seconds": 1, "wall_seconds": 3}},
 }
 
 

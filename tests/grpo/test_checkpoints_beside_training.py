@@ -1,3 +1,4 @@
+# ruff: noqa: F401, F811 - fixtures of another file
 """Checkpoints are written while the run goes on, and nothing that happens meanwhile gets into them or lost by them."""
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from grpo.record.recorder import RunRecorder
 from recipes.errors import exit_codes
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
-from tests.grpo.test_trainer import recipe_file, same, train, weights  # noqa: F401
+from tests.grpo.test_trainer import recipe_file, same, train, weights
 
 pytestmark = pytest.mark.slow
 

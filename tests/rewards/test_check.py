@@ -66,6 +66,7 @@ GOOD = [
 GRADES = {  # types of gold answers that the built-in rewards are exercised on
     "accuracy": {"integer", "decimal", "fraction", "expression", "tuple", "choice"},
     "cosine_length": {"integer", "decimal", "fraction", "expression", "tuple", "choice"},
+    "code": {"program"},
     "countdown": {"countdown"},
     "multiple_choice": {"choice"},
     "number": {"integer", "decimal", "fraction"},
