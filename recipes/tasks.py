@@ -18,6 +18,7 @@ from typing import Any
 from eval.problems.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.problems.generated import generate
 from recipes.errors import InputError
+from recipes.gold import advice
 from recipes.schema.recipe import GENERATED, TaskSettings
 from rewards import Score, grader
 
@@ -79,7 +80,7 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
         TaskError: no such data or column, no row whose gold answer passes, or nothing left to train on.
     """
     seed = seed if settings.seed is None else settings.seed
-    verifier = settings.verifier or ("countdown" if settings.name == "countdown" else "math")
+    verifier = verifier_of(settings)
     grade = grader(verifier, **({"read": tuple(settings.read)} if settings.read else {}))
     check = grader(verifier)  # gold answers are handed over in <answer> tags, whatever the model is to write
     rejected: list[tuple[str, str]] = []
@@ -92,12 +93,20 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
         has = ", ".join(train[0].columns)
         raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
+    answers = [row.answer for row in train]
     train = _checked(_not_repeated(train, held_out, rejected), check, verifier, rejected)
     held_out = _checked(_sample(held_out, eval_problems, seed), check, verifier, rejected)
     if not train or not held_out:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
-        raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
+        mend = f". {found}" if (found := advice(answers)) else ""
+        raise TaskError(
+            f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}{mend}"
+        )
     return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade)
+
+
+def verifier_of(settings: TaskSettings) -> str:
+    return settings.verifier or ("countdown" if settings.name == "countdown" else "math")
 
 
 def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:

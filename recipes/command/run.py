@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recipes.command.complete import recipe_names
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
+from recipes.hub import give_up_unless_reachable, hub_names
 from recipes.jobs.processes import as_rank, launch, rank, restarted
 from recipes.jobs.run_dir import check_unused
 
@@ -20,7 +23,10 @@ WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "tr
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).", autocompletion=recipe_names),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as train.steps=50.")
     ] = None,
@@ -29,9 +35,15 @@ def run(
         bool,
         typer.Option("--resume", help="Go on from the last checkpoint in --output; --set train.steps=N may extend it."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, the prompts and what rewards pay; start nothing.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says."""
     with as_rank(), exit_codes():
+        if dry_run:
+            _dry_run(recipe, overrides or [], output, resume)
+            raise typer.Exit
         if rank():
             from recipes.jobs.learner import follow
             from recipes.schema.load import load_recipe
@@ -44,10 +56,27 @@ def run(
         if settings.train.processes > 1 and rank() is None:
             code = _launch(settings, recipe, folder, resume, overrides or [])
         else:
-            from recipes.jobs.train import run as run_recipe
+            if said := give_up_unless_reachable(hub_names(settings)):
+                typer.echo(said, err=True)
+            with loading("recipes.jobs.train"):
+                from recipes.jobs.train import run as run_recipe
 
             code = run_recipe(settings, recipe, folder, resume, overrides or [])
         raise typer.Exit(code)
+
+
+def _dry_run(recipe: str, overrides: list[str], output: Path | None, resume: bool) -> None:
+    from recipes.schema.load import RecipeError, load_recipe
+
+    if resume:
+        raise RecipeError("--resume: a dry run is of a new run; leave one of the two out")
+    settings = load_recipe(recipe, overrides)
+    said = give_up_unless_reachable(hub_names(settings))
+    with loading("recipes.jobs.dry_run"):
+        from rich.console import Console
+
+        from recipes.jobs.dry_run import dry_run
+    dry_run(settings, recipe, output, Console(), said)
 
 
 def _launch(settings: Recipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:

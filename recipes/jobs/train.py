@@ -30,7 +30,9 @@ from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
 from recipes.errors import run_async
+from recipes.gold import advice
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
+from recipes.jobs.rehearsal import check_engine, in_doubt, rehearse
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
@@ -71,6 +73,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
     model = model_settings(recipe)
     # Bad rewards, a bad advantage and a bad loss are refused before anything is loaded.
     check_trackers(recipe.train.trackers)
+    check_engine(recipe)
     with closing(RewardSum(recipe.rewards, isolate=True)) as rewards:
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
@@ -79,6 +82,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(recipe, task, tokenizer)
         said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
+        said += in_doubt(rehearse(recipe, train, tokenizer, rewards))
         with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
                 check_unused(output)
@@ -265,6 +269,8 @@ def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
     lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
     if dropped:
         lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
+    if found := advice([row.answer for row in task.train]):
+        lines.append(f"  {found}")
     if task.rejected:
         lines.append(f"  {len(task.rejected)} rejected, for example:")
         lines += [f"    {row}: {reason}" for row, reason in task.rejected[:3]]
