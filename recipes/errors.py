@@ -53,7 +53,7 @@ def exit_codes() -> Iterator[None]:
         typer.echo(f"stopped by {stop}", err=True)
         raise typer.Exit(stop.exit_code) from error
     except Exception as error:
-        code = _code(error)
+        code = code_of(error)
         if code is None:
             raise
         fail(error, code)
@@ -64,12 +64,7 @@ def fail(error: BaseException, code: int) -> NoReturn:
     raise typer.Exit(code) from error
 
 
-def bad_input(error: Exception) -> bool:
-    """Whether the user's input is at fault, so that a command would end with exit code 2."""
-    return _code(error) == BAD_INPUT
-
-
-def _code(error: Exception) -> int | None:
+def code_of(error: Exception) -> int | None:
     """Its exit code, None for a bug. An error's class is only looked up where its module is imported already."""
     for code, known in ((BAD_INPUT, _OF_INPUT), (FAILED, _OF_A_RUN)):
         for module, names in known.items():

@@ -13,13 +13,11 @@ from recipes.command.loading import loading
 from recipes.errors import exit_codes
 from recipes.hub import give_up_unless_reachable, hub_names
 from recipes.jobs.processes import as_rank, launch, rank, restarted
-from recipes.jobs.run_dir import check_unused
+from recipes.jobs.resumed import changed_otherwise, in_words
+from recipes.jobs.run_dir import check_unused, trained_nothing
 
 if TYPE_CHECKING:
     from recipes.schema.recipe import Recipe
-
-# Where a run trains, not what.
-WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "train.max_restarts")
 
 
 def run(
@@ -98,16 +96,11 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         found = "no --output is given" if output is None else f"{output} has no recipe.yaml"
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_recipe(str(output / "recipe.yaml"))
-    changed = differences(stored.model_dump(), recipe.model_dump())
-    for key in [key for key in changed if key.startswith("rollout.server.") or key in WHERE]:
-        del changed[key]  # whichever servers sample, and however many processes train
-    if any(override.startswith("train.steps=") for override in overrides):
-        changed.pop("train.steps", None)
-    if changed:
+    changed = changed_otherwise(differences(stored.model_dump(), recipe.model_dump()), overrides, recipe.rollout.engine)
+    if changed and not trained_nothing(output):  # else it begins anew, and may be another
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server and {', '.join(WHERE)} may be "
-            "changed"
+            f"{output / 'recipe.yaml'}; only {in_words()} may be changed"
         )
     return recipe, output

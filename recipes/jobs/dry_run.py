@@ -22,7 +22,7 @@ from grpo.policy.load import load_tokenizer
 from grpo.prompts import SYSTEM, render
 from grpo.record.trackers import check_trackers
 from grpo.types import Prompt
-from recipes.errors import InputError, bad_input
+from recipes.errors import InputError, code_of
 from recipes.jobs import timing
 from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, in_doubt, rehearse, values
 from recipes.jobs.run_dir import check_unused
@@ -108,7 +108,7 @@ class _DryRun:
         try:
             return call(*args)
         except Exception as error:
-            if not bad_input(error):
+            if code_of(error) is None:
                 raise
             self._refused.append(str(error))
             return None

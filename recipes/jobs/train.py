@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
                 check_unused(output)
+            (output / "logs").mkdir(exist_ok=True)  # by which a later start knows what this one left
             save_recipe(recipe, output / "recipe.yaml")
             with _recording(recipe, output, resume) as recorder:
                 for text in said:
@@ -95,6 +96,12 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
                     recorder.note(_how_to_go_on(recipe, source, output, overrides))
+                    raise
+                except Exception as error:
+                    with suppress(OSError):  # the disk may be full, which is then the error that is said
+                        recorder.failed(error)
+                        if checkpoints(output):
+                            recorder.note(_how_to_go_on(recipe, source, output, overrides, "the run failed"))
                     raise
 
 
@@ -121,14 +128,14 @@ def _recording(recipe: Recipe, output: Path, resume: bool) -> Iterator[RunRecord
         torch.set_num_threads(threads)  # the next run in this process has its own
 
 
-def _how_to_go_on(recipe: Recipe, source: str, output: Path, overrides: Sequence[str]) -> str:
+def _how_to_go_on(recipe: Recipe, source: str, output: Path, overrides: Sequence[str], why: str = "stopping") -> str:
     """The last line is a command that can be pasted into a shell in the same working folder."""
     if recipe.train.backend == "trl":
-        return "stopping. train.backend: trl keeps no checkpoint before the end: start again, with another --output"
+        return f"{why}. train.backend: trl keeps no checkpoint before the end: start again, with another --output"
     kept = checkpoints(output)
     settings = [part for override in overrides for part in ("--set", override)]
     command = shlex.join(["zero", "run", source, *settings, "--output", str(output), "--resume"])
-    return f"stopping. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. Go on with\n{command}"
+    return f"{why}. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. Go on with\n{command}"
 
 
 def _train(*parts: Any) -> dict[str, Any]:
