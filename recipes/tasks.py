@@ -167,7 +167,7 @@ def _as_rows(problems: list[dict[str, Any]]) -> list[TaskRow]:
 
 
 def _from_dataset(settings: TaskSettings, rejected: list[tuple[str, str]]) -> tuple[list[TaskRow], list[TaskRow]]:
-    source = _source(settings)
+    source = source_of(settings)
     option = f"--set task.{'path' if settings.name else 'dataset'}=DIR"
     instead = f"give a local folder with train.jsonl and test.jsonl: {option}"
     with _task_errors():
@@ -202,7 +202,7 @@ def _read_both(
     return _split_by_hash(train)
 
 
-def _source(settings: TaskSettings) -> TaskSource:
+def source_of(settings: TaskSettings) -> TaskSource:
     """The built-in source, or the user's dataset, with what the recipe says about it."""
     if settings.name:
         source = SOURCES[settings.name]

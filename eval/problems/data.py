@@ -45,8 +45,8 @@ def open_splits(dataset: str, subset: str | None, name: str | None, instead: str
         return {_split_of(file, place): _read_file(file) for file in files}
     if place.exists() or dataset.count("/") != 1 or dataset[0] in "./~" or place.suffix.lower() in FILES:
         raise DataError(
-            f"{place} {'holds no such file' if place.exists() else 'does not exist'}{_beside(place)}; expected a .jsonl "
-            "or .parquet file, a folder with files such as train.jsonl and test.jsonl, a .csv file, or a hub id"
+            f"{place} {'holds no such file' if place.exists() else 'does not exist'}{_beside(place)}; expected a "
+            ".jsonl or .parquet file, a folder with files such as train.jsonl and test.jsonl, a .csv file, or a hub id"
         )
     try:
         return load_dataset(dataset, subset)

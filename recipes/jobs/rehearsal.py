@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval.problems.data import as_written
+from eval.problems.shots import FRAMES
 from grpo.config import GRPOConfig
 from grpo.losses.objective import Objective
 from grpo.losses.types import LossError, LossInputs
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 KINDS = ("the gold answer", "another answer", "cut in the middle", "nothing")
 PROBLEMS = 2
-SHOW = {"tag": "<answer>{}</answer>", "boxed": r"\boxed{{{}}}", "hashes": "#### {}", "phrase": "The answer is {}."}
 
 
 class RehearsalError(InputError):
@@ -86,7 +86,7 @@ def written(prompt: Prompt, other: Prompt, recipe: Recipe) -> list[str]:
         wrong = f"{wrong}1"
     opening = "" if "<think>" in prompt.prefill else "<think>"
     place = (recipe.task.read or ["tag"])[0]
-    frame = SHOW.get(place, "{}")
+    frame = FRAMES[place]
     whole = [f"{opening}I think so.</think>\n{frame.format(answer)}" for answer in (gold, wrong)]
     return [*whole, f"{opening}I think", ""]
 

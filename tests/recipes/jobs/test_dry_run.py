@@ -92,7 +92,7 @@ def test_it_shows_the_plan_the_prompts_the_gold_answers_what_is_paid_and_how_lon
     assert ["accuracy", "silence", "sum"] in table
     # Silence earns 0.1 / (1 + 0), the gold answer 1 and less than that.
     assert [line[-3:] for line in table if line[-4:-3] == ["nothing"]] == [["0", "1", "0.1"]] * 2
-    assert all(line[-3] == "1" and float(line[-1]) > 1 for line in table if line[1:4] == ["the", "gold", "answer"])
+    assert all(line[-3] == "1" and float(line[-1]) >= 1 for line in table if line[1:4] == ["the", "gold", "answer"])
 
 
 def test_the_system_prompt_that_a_chat_adds_is_shown(recipe, tiny_model, tmp_path):
