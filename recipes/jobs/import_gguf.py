@@ -25,7 +25,9 @@ def import_gguf(file: Path, folder: Path) -> int:
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
     # The loader leaves its dequantizer behind, with which save_pretrained refuses to write plain weights.

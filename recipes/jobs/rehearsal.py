@@ -103,9 +103,10 @@ def in_doubt(rehearsed: Sequence[Rehearsed]) -> list[str]:
         best = max((value for value in others if value is not None), default=None)
         if gold is not None and best is not None and best >= gold:
             said.append(
-                f"{rehearsed[start].prompt.id}: the gold answer earns {gold:.3g}, one that is not right {best:.3g}: "
-                "nothing here teaches the right answer. See what a reward pays with `zero rewards check`"
+                f"the gold answer of {rehearsed[start].prompt.id} earns {gold:.3g}, one that is not right {best:.3g}: "
+                "this does not teach the right answer. See what a reward pays with `zero rewards check`"
             )
+            break  # the others will be alike
     return list(dict.fromkeys(said))
 
 

@@ -71,9 +71,7 @@ def rows(file: str, *lines: dict[str, Any]) -> None:
 
 def of_file(recipe: dict[str, Any], file: str) -> dict[str, Any]:
     """The recipe with its own data, whose columns are q and a."""
-    return recipe | {
-        "task": {"dataset": file, "columns": {"question": "q", "answer": "a"}, "template": "{question}"}
-    }
+    return recipe | {"task": {"dataset": file, "columns": {"question": "q", "answer": "a"}, "template": "{question}"}}
 
 
 def test_it_shows_the_plan_the_prompts_the_gold_answers_what_is_paid_and_how_long_it_takes(recipe):

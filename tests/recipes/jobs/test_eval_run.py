@@ -46,7 +46,12 @@ def test_a_benchmark_is_asked_as_the_recipe_asks():
     chat = ["task.template=chat", "task.read=[boxed]", "rewards.0.args={read: [boxed]}", "task.prefill=<think>"]
     recipe = load_recipe(TINY, [*chat, "eval.samples=3", "eval.temperature=1.0"])
     protocol = as_the_recipe(benchmark("gsm8k"), recipe).protocol
-    assert (protocol.template, protocol.system, protocol.prefill, protocol.read) == ("chat", SYSTEM, "<think>", ("boxed",))
+    assert (protocol.template, protocol.system, protocol.prefill, protocol.read) == (
+        "chat",
+        SYSTEM,
+        "<think>",
+        ("boxed",),
+    )
     assert (protocol.instruction, protocol.samples, protocol.temperature) == ("", 3, 1.0)
     assert protocol.max_tokens == (recipe.eval.max_tokens or recipe.rollout.max_tokens)
     assert protocol.data == benchmark("gsm8k").protocol.data
@@ -94,7 +99,9 @@ def test_every_checkpoint_is_evaluated_on_the_problems_that_the_run_holds_out_an
     # The same weights, greedily: the same accuracy.
     assert len({point["accuracy"]["value"] for point in points}) == 1
     assert (output / "checkpoints.png").stat().st_size > 10_000
-    (protocol,) = (entry["protocol"] for entry in json.loads((output / "step-000024/results.json").read_text()).values())
+    (protocol,) = (
+        entry["protocol"] for entry in json.loads((output / "step-000024/results.json").read_text()).values()
+    )
     assert protocol["template"] == load_recipe(TINY).task.template
     generations = read_generations(output / "step-000010")
     assert len(generations) == 4
