@@ -16,10 +16,11 @@ HEAVY = {"numpy": "NumPy", "torch": "PyTorch", "transformers": "transformers", "
 
 
 @contextmanager
-def loading(module: str) -> Iterator[None]:
+def loading(module: str, on_terminal_only: bool = False) -> Iterator[None]:
     """Say what is going on while the block imports `module`; nothing where it is there already.
 
-    A terminal gets a spinner that names the package being read; a file or a pipe gets one line, on stderr.
+    A terminal gets a spinner that names the package being read; a file or a pipe gets one line, on stderr, unless
+    `on_terminal_only`.
     """
     if module in sys.modules:
         yield
@@ -28,7 +29,8 @@ def loading(module: str) -> Iterator[None]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        print("loading PyTorch, transformers and datasets", file=sys.stderr, flush=True)
+        if not on_terminal_only:
+            print("loading PyTorch, transformers and datasets", file=sys.stderr, flush=True)
         yield
         return
     with console.status(_Progress()):

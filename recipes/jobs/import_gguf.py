@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from recipes.errors import InputError
@@ -23,6 +24,7 @@ def import_gguf(file: Path, folder: Path) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise ImportGGUFError(f"{folder}: not empty; give a new folder")
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # its bars overwrite each other; read when tqdm is imported
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
