@@ -113,7 +113,7 @@ async def _decoded(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, prompts: 
     await engine.start()
     most = max(1, min(rollout.max_sequences, rollout.prompts_per_step * rollout.group_size) // rollout.group_size)
     sampling = Sampling(min(DECODED, rollout.max_tokens), rollout.temperature)
-    requests = [RolloutRequest(prompt, rollout.group_size, sampling) for prompt in prompts[: min(most, 8)]]
+    requests = [RolloutRequest(prompt, rollout.group_size, sampling) for prompt in prompts[: min(most, 4)]]
     started, tokens = time.monotonic(), 0
     async for _, group in engine.generate(requests):
         tokens += sum(len(one.token_ids) for one in group.completions)

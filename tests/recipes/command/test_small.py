@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from recipes.schema.recipe import TaskSettings
 from recipes.tasks import load_task
 
 TINY = "tiny_arithmetic_cpu"
+ROOT = Path(__file__).parents[3]
 
 
 def zero(*arguments: object):
@@ -93,7 +95,8 @@ def test_the_shell_completes_commands_options_and_recipes(tmp_path, monkeypatch)
     (tmp_path / "tidy.txt").touch()
     assert recipe_names("ti") == [TINY, "tidy.yaml"]
     for words, expected in (("zero re", "report"), ("zero run ti", TINY), ("zero run x --dr", "--dry-run")):
-        env = os.environ | {"_ZERO_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "PYTHONPATH": str(ROOT)}
+        env = os.environ | {"_ZERO_COMPLETE": "complete_bash", **asked}
         code = "from recipes.command.main import main; main(prog_name='zero')"
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
         assert expected in done.stdout.split(), done.stderr
@@ -110,6 +113,9 @@ def test_which_names_are_the_hubs(name, asked, tmp_path, monkeypatch):
 
 
 def test_a_hub_that_does_not_answer_is_asked_once_and_then_given_up(monkeypatch):
+    for module in ("huggingface_hub.constants", "datasets.config"):
+        if module in sys.modules:
+            monkeypatch.setattr(sys.modules[module], hub.OFFLINE, False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv(hub.OFFLINE, "")
     assert hub.give_up_unless_reachable(["tiny", None]) == ""
