@@ -245,7 +245,10 @@ class GRPOConfig(Settings):
     def _known_advantage(cls, name: str) -> str:
         known = ("auto", *ADVANTAGE_KINDS)
         if name not in known and ":" not in name:
-            raise ValueError(f"got {name!r}, expected {', '.join(known)}, or a function of yours as file.py:function")
+            raise ValueError(
+                f"got {name!r}, expected {', '.join(known)}, path/to/file.py:function or "
+                f"package.module:function{did_you_mean(name, known)}"
+            )
         return name
 
     @field_validator("loss")

@@ -33,6 +33,7 @@ from grpo.record.recorder import RunRecorder
 from grpo.record.rows import means, rollout_metrics, rollout_rows, staleness
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup, StepRollouts
+from grpo.rollout.vllm.phases import said_phases
 from grpo.signal.advantage import load_advantage
 from grpo.signal.curriculum import prompt_order
 from grpo.signal.null_rewards import null_rewards
@@ -103,8 +104,10 @@ class GRPOTrainer:
         if self.learner.padded:
             self.recorder.note(f"training computes padded rows, each prompt once a completion: {self.learner.padded}")
         try:
-            self.recorder.stage(f"starting the rollout engine ({self.engine.name})")
-            await self.engine.start()
+            starting = f"starting the rollout engine ({self.engine.name})"
+            self.recorder.stage(starting)
+            async with said_phases(self.run_dir / "logs", lambda doing: self.recorder.stage(f"{starting}: {doing}")):
+                await self.engine.start()
             # Also before the first step: proves that the sync works before any sample is drawn.
             await self._sync(done)
             if "before" not in self._facts:

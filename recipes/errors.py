@@ -15,7 +15,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -33,19 +33,6 @@ _TRAINING = (
 )
 OF_TRAINING = frozenset([*_TRAINING.split(), "vllm"])
 INSTALL = "this command needs what training needs: pip install 'zero-rl[cpu]', or 'zero-rl[gpu]' with an NVIDIA GPU"
-_BAD_INPUT = {
-    "eval.problems.data": "DataError",
-    "eval.stats.compare": "CompareError",
-    "eval.store": "StoreError",
-    "grpo.config": "ModelError",
-    "grpo.losses": "LossError",
-    "grpo.prompts": "PromptError",
-    "grpo.record.trackers": "TrackerError",
-    "grpo.rollout.access": "AccessError",
-    "grpo.rollout.vllm.attached": "AttachedError",
-    "grpo.signal.advantage": "AdvantageError",
-    "rewards.types": "RewardError",
-}
 STOPPING = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
@@ -75,8 +62,11 @@ def exit_codes() -> Iterator[None]:
         if (error.name or "").partition(".")[0] not in OF_TRAINING:
             raise
         fail(InputError(f"{error.name} is not installed: {INSTALL}"), BAD_INPUT)
-    except tuple(_codes()) as error:
-        fail(error, next(code for kind, code in _codes().items() if isinstance(error, kind)))
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        fail(error, code)
 
 
 def fail(error: BaseException, code: int) -> NoReturn:
@@ -84,13 +74,34 @@ def fail(error: BaseException, code: int) -> NoReturn:
     raise typer.Exit(code) from error
 
 
-def _codes() -> Mapping[type[Exception], int]:
-    """The exit code of each error that is expected; none of a module that nothing has imported."""
-    loaded = [(sys.modules.get(module), name) for module, name in _BAD_INPUT.items()]
-    bad = [getattr(module, name) for module, name in loaded if module]
-    engine = sys.modules.get("grpo.rollout.engine")
-    failed = [*([engine.RolloutError] if engine else []), FloatingPointError, MemoryError, OSError]
-    return {**dict.fromkeys((InputError, *bad), BAD_INPUT), **dict.fromkeys(failed, FAILED)}
+def code_of(error: Exception) -> int | None:
+    """Its exit code, None for a bug. An error's class is only looked up where its module is imported already."""
+    for code, known in ((BAD_INPUT, _OF_INPUT), (FAILED, _OF_A_RUN)):
+        for module, names in known.items():
+            kinds = [getattr(sys.modules[module], name) for name in names] if module in sys.modules else []
+            if isinstance(error, tuple(kinds)):
+                return code
+    return None
+
+
+_OF_INPUT = {
+    "recipes.errors": ["InputError"],
+    "eval.problems.data": ["DataError"],
+    "eval.stats.compare": ["CompareError"],
+    "eval.store": ["StoreError"],
+    "grpo.config": ["ModelError"],
+    "grpo.losses": ["LossError"],
+    "grpo.prompts": ["PromptError"],
+    "grpo.record.trackers": ["TrackerError"],
+    "grpo.rollout.access": ["AccessError"],
+    "grpo.rollout.vllm.attached": ["AttachedError"],
+    "grpo.signal.advantage": ["AdvantageError"],
+    "rewards.types": ["RewardError"],
+}
+_OF_A_RUN = {
+    "grpo.rollout.engine": ["RolloutError"],
+    "builtins": ["FloatingPointError", "MemoryError", "OSError"],
+}
 
 
 # -- Signals ------------------------------------------------------------------------------------------------------

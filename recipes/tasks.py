@@ -20,6 +20,7 @@ from eval.problems.data import BOXED, ColumnError, DataError, as_written, gold_a
 from eval.problems.generated import generate
 from eval.problems.programs import question_of
 from recipes.errors import InputError
+from recipes.gold import advice
 from recipes.schema.recipe import GENERATED, TaskSettings
 from rewards import Score, grader
 from rewards.code.formats import TestsError, read_tests
@@ -87,12 +88,11 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
         TaskError: no such data or column, no row whose gold answer passes, or nothing left to train on.
     """
     seed = seed if settings.seed is None else settings.seed
-    verifier = settings.verifier or ("countdown" if settings.name == "countdown" else "math")
+    verifier = verifier_of(settings)
     args = dict(settings.code) if verifier == "code" else {"read": tuple(settings.read)} if settings.read else {}
     grade = grader(verifier, **args)
-    check = (
-        grade if verifier == "code" else grader(verifier)
-    )  # gold answers are handed over in <answer> tags, whatever the model is to write
+    # Gold answers are handed over in <answer> tags, whatever the model is to write.
+    check = grade if verifier == "code" else grader(verifier)
     rejected: list[tuple[str, str]] = []
     if verifier == "code":
         _sandbox_or_say(settings)
@@ -107,16 +107,19 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
         has = ", ".join(train[0].columns)
         raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
+    answers = [row.answer for row in train]
+    told: Sequence[str] = ()
     if verifier == "math" and settings.name not in GENERATED:
         told = summary(normal_gold(row.answer) for row in train)
         train, held_out = (_with_normal_golds(rows, settings.text_golds, rejected) for rows in (train, held_out))
-    else:
-        told = ()
     train = _checked(_not_repeated(train, held_out, rejected), check, verifier, rejected)
     held_out = _checked(_sample(held_out, eval_problems, seed), check, verifier, rejected)
     if not train or not held_out:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
-        raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
+        mend = f". {found}" if (found := advice(answers)) else ""
+        raise TaskError(
+            f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}{mend}"
+        )
     return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade, told)
 
 
@@ -126,6 +129,10 @@ def _sandbox_or_say(settings: TaskSettings) -> None:
         describe(settings.code.get("sandbox", "auto"))
     except (SandboxError, ValueError) as error:
         raise TaskError(f"task.code.sandbox: {error}") from error
+
+
+def verifier_of(settings: TaskSettings) -> str:
+    return settings.verifier or ("countdown" if settings.name == "countdown" else "math")
 
 
 def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
@@ -218,7 +225,7 @@ def _as_rows(problems: list[dict[str, Any]]) -> list[TaskRow]:
 
 
 def _from_dataset(settings: TaskSettings, rejected: list[tuple[str, str]]) -> tuple[list[TaskRow], list[TaskRow]]:
-    source = _source(settings)
+    source = source_of(settings)
     option = f"--set task.{'path' if settings.name else 'dataset'}=DIR"
     instead = f"give a local folder with train.jsonl and test.jsonl: {option}"
     with _task_errors():
@@ -253,7 +260,7 @@ def _read_both(
     return _split_by_hash(train)
 
 
-def _source(settings: TaskSettings) -> TaskSource:
+def source_of(settings: TaskSettings) -> TaskSource:
     """The built-in source, or the user's dataset, with what the recipe says about it."""
     if settings.name:
         source = SOURCES[settings.name]

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rewards.builtin.accuracy import accuracy
 from rewards.builtin.choice import multiple_choice
@@ -60,6 +60,12 @@ class RewardSettings(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)  # argument: column it is to take, such as solution: answer
     completions: CompletionForm | None = None  # None: as its annotation says, else as the template has them
     timeout: float = Field(default=120.0, gt=0)  # seconds for one call in training, of a reward that is not built in
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, settings: Any) -> Any:
+        """A name alone is a reward with its defaults, as in rewards: [accuracy]."""
+        return {"name": settings} if isinstance(settings, str) else settings
 
 
 def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:

@@ -234,7 +234,7 @@ def _make(benchmark: Benchmark, data: Generated, limit: int | None) -> Iterator[
 def _read(benchmark: Benchmark, data: Source, data_dir: Path | None, limit: int | None) -> Iterator[Problem]:
     grouped = (benchmark.subject, benchmark.level, data.context, data.tolerance)
     needed = [data.question, data.answer, *NEEDED.get(benchmark.protocol.verifier, ()), *filter(None, grouped)]
-    for row_id, row in read_rows(_splits(benchmark, data, data_dir), data.split, benchmark.name, needed, limit):
+    for row_id, row in read_rows(splits_of(benchmark, data, data_dir), data.split, benchmark.name, needed, limit):
         answer = gold_answer(_plain(row[data.answer]), data.answer_pattern)
         parts = [row[column] for column in (data.context, data.question) if column]
         question = "\n\n".join(str(part).strip() for part in parts if part)
@@ -272,7 +272,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _splits(benchmark: Benchmark, data: Source, data_dir: Path | None) -> Mapping[str, Any]:
+def splits_of(benchmark: Benchmark, data: Source, data_dir: Path | None) -> Mapping[str, Any]:
     """The data under the name of the benchmark's split, wherever it comes from."""
     place = benchmark.local or (data_dir and _folder(benchmark.name, data.split, data_dir))
     instead = f"give a folder with {benchmark.name}/{data.split}.jsonl in it: --data-dir DIR"
@@ -283,7 +283,7 @@ def _splits(benchmark: Benchmark, data: Source, data_dir: Path | None) -> Mappin
     if benchmark.name == "mbpp" and data.split not in splits:
         splits = mbpp_test_split(splits)
     given = "train" if place and place.is_file() else None if place else data.hub_split
-    return {data.split: splits[given]} if given and given in splits else splits
+    return {**splits, data.split: splits[given]} if given and given in splits else splits
 
 
 def _folder(name: str, split: str, data_dir: Path) -> Path:

@@ -23,6 +23,7 @@ from rewards.verifier.extract import STRICT, Place
 RULES = 2  # version of the verifier's rules: count it up when a verdict of rewards/ changes
 VERIFIERS = ("math", "countdown", "multiple_choice", "number", "code")
 PLACES: tuple[str, ...] = typing.get_args(Place)
+LATER = ("prefill", "shots")  # settings that protocols of earlier versions do not have
 TEMPLATES = ("chat", "r1_zero")  # of grpo/prompts.py; any other is a text with {question}
 
 # DeepSeek-R1's README, usage recommendations: this directive in the user prompt, and no system prompt.
@@ -89,6 +90,8 @@ class Protocol:
     abs_tol: float = 0.0
     evaluated: bool = False  # of the verifier `math`: an answer must be a number where the gold answer is one
     rules: int = RULES
+    prefill: str = ""  # how the answer starts, after what the template itself opens
+    shots: int = 0  # solved problems of the training split that come before the question (eval/problems/shots.py)
 
     def __post_init__(self) -> None:
         if found := list(_conflicts(self)):
@@ -100,9 +103,13 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def canonical(self) -> dict[str, typing.Any]:
-        """The protocol as plain JSON values, as they stand in results.json. 0 and 0.0 are the same temperature."""
+        """The protocol as plain JSON values, as they stand in results.json. 0 and 0.0 are the same temperature.
+
+        Settings that came later are there only where they say something: the hashes of before hold.
+        """
         floats = {key: float(getattr(self, key)) for key in ("temperature", "top_p", "rel_tol", "abs_tol")}
-        return json.loads(json.dumps({**asdict(self), **floats}))
+        values = {**asdict(self), **floats}
+        return json.loads(json.dumps({key: value for key, value in values.items() if value or key not in LATER}))
 
     def template_for(self, has_chat_template: bool) -> str:
         """What grpo.prompts.render takes for this model."""
@@ -146,6 +153,10 @@ def _conflicts(protocol: Protocol) -> typing.Iterator[str]:
     for key in ("max_tokens", "samples"):
         if getattr(protocol, key) < 1:
             yield f"{key}: got {getattr(protocol, key)}, expected at least 1"
+    if protocol.shots < 0:
+        yield f"shots: got {protocol.shots}, expected at least 0"
+    if protocol.system and protocol.template != "chat":
+        yield f"system: only template: chat has a system prompt, got {protocol.template!r}; put the text into it"
     if protocol.temperature < 0:
         yield f"temperature: got {protocol.temperature}, expected at least 0"
     if not 0 < protocol.top_p <= 1:

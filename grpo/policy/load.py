@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,6 +123,9 @@ def _loading(path: str) -> Iterator[None]:
             hint = "There is not enough memory for it: use model.dtype: bfloat16, or a smaller model"
         elif Path(path).expanduser().is_dir():
             hint = "Expected a whole transformers checkpoint of a causal language model: copy it again"
+        elif os.environ.get("HF_HUB_OFFLINE"):
+            reason = "it is not in the hub's cache on this machine, and the hub is not asked"
+            hint = "Give a local folder: --set model.path=DIR"
         else:
             hint = "Without a connection to the hub, give a local folder: --set model.path=DIR"
         raise ModelError(f"model.path: {path} cannot be loaded ({reason}). {hint}") from error

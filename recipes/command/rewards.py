@@ -50,7 +50,9 @@ def check(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="FILE.jsonl with `completion`, `answer`, the function's columns, and `label` where known."),
+        typer.Option(
+            help="FILE.jsonl or .csv with `completion`, `answer`, the function's columns, and `label` where known."
+        ),
     ] = None,
     arg: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An argument of the reward, as in a recipe's args.")
@@ -68,7 +70,8 @@ def check(
     with exit_codes():
         from rich.console import Console
 
-        from recipes.jobs.score import read_rows, reward_settings
+        from recipes.jobs.rows import read_rows
+        from recipes.jobs.score import reward_settings
         from rewards.check import check_reward
 
         (settings,) = reward_settings([spec], [], arg or [], column or [], completions)

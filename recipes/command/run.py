@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recipes.command.complete import recipe_names
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
+from recipes.hub import give_up_unless_reachable, hub_names
 from recipes.jobs.processes import as_rank, launch, rank, restarted
-from recipes.jobs.run_dir import check_unused
+from recipes.jobs.resumed import changed_otherwise, in_words
+from recipes.jobs.run_dir import check_unused, trained_nothing
 
 if TYPE_CHECKING:
     from recipes.schema.recipe import Recipe
 
-# Where a run trains, not what.
-WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "train.max_restarts")
-
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).", autocompletion=recipe_names),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as train.steps=50.")
     ] = None,
@@ -29,9 +33,15 @@ def run(
         bool,
         typer.Option("--resume", help="Go on from the last checkpoint in --output; --set train.steps=N may extend it."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, the prompts and what rewards pay; start nothing.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says."""
     with as_rank(), exit_codes():
+        if dry_run:
+            _dry_run(recipe, overrides or [], output, resume)
+            raise typer.Exit
         if rank():
             from recipes.jobs.learner import follow
             from recipes.schema.load import load_recipe
@@ -44,10 +54,27 @@ def run(
         if settings.train.processes > 1 and rank() is None:
             code = _launch(settings, recipe, folder, resume, overrides or [])
         else:
-            from recipes.jobs.train import run as run_recipe
+            if said := give_up_unless_reachable(hub_names(settings)):
+                typer.echo(said, err=True)
+            with loading("recipes.jobs.train"):
+                from recipes.jobs.train import run as run_recipe
 
             code = run_recipe(settings, recipe, folder, resume, overrides or [])
         raise typer.Exit(code)
+
+
+def _dry_run(recipe: str, overrides: list[str], output: Path | None, resume: bool) -> None:
+    from recipes.schema.load import RecipeError, load_recipe
+
+    if resume:
+        raise RecipeError("--resume: a dry run is of a new run; leave one of the two out")
+    settings = load_recipe(recipe, overrides)
+    said = give_up_unless_reachable(hub_names(settings))
+    with loading("recipes.jobs.dry_run"):
+        from rich.console import Console
+
+        from recipes.jobs.dry_run import dry_run
+    dry_run(settings, recipe, output, Console(), said)
 
 
 def _launch(settings: Recipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
@@ -69,16 +96,11 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         found = "no --output is given" if output is None else f"{output} has no recipe.yaml"
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_recipe(str(output / "recipe.yaml"))
-    changed = differences(stored.model_dump(), recipe.model_dump())
-    for key in [key for key in changed if key.startswith("rollout.server.") or key in WHERE]:
-        del changed[key]  # whichever servers sample, and however many processes train
-    if any(override.startswith("train.steps=") for override in overrides):
-        changed.pop("train.steps", None)
-    if changed:
+    changed = changed_otherwise(differences(stored.model_dump(), recipe.model_dump()), overrides, recipe.rollout.engine)
+    if changed and not trained_nothing(output):  # else it begins anew, and may be another
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server and {', '.join(WHERE)} may be "
-            "changed"
+            f"{output / 'recipe.yaml'}; only {in_words()} may be changed"
         )
     return recipe, output

@@ -34,7 +34,7 @@ class TaskSettings(Settings):
 
     name: Literal["gsm8k", "math", "countdown", "arithmetic"] | None = None
     path: str | None = None  # gsm8k and math: a local folder with SPLIT.jsonl files, or another hub id
-    dataset: str | None = None  # hub id, .jsonl or .parquet file, or a folder of them
+    dataset: str | None = None  # hub id, .jsonl, .parquet or .csv file, or a folder of them
     subset: str | None = None  # the hub's configuration name
     split: str | None = None  # to train on; None: train
     held_out_split: str | None = None  # None: test or validation, else a tenth of `split` chosen by hash
