@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.load import causal_lm
+from grpo.policy.names import CheckpointStream, checkpointed
 from grpo.policy.policy import Policy
 from grpo.policy.shard.shard import gathered
 from grpo.rollout.sync.stream import TensorSpec
@@ -66,8 +67,15 @@ def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) 
     return cast("PreTrainedModel", policy)
 
 
-class ServedWeights:
-    """A `WeightStream` of the policy's weights under their transformers names, adapters merged, layer by layer.
+class ServedWeights(CheckpointStream):
+    """A `WeightStream` of what a server is to hold: the checkpoint's names, adapters merged, layer by layer."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(causal_lm(policy.model), ModelWeights(policy))
+
+
+class ModelWeights:
+    """A `WeightStream` of the policy's weights under the model's own names, adapters merged, layer by layer.
 
     Read anew each time: what comes is what the policy is then. That of a sharded policy is gathered, cast first, while
     all ranks read the whole stream.
@@ -79,13 +87,11 @@ class ServedWeights:
         prefix = next(name for name, module in policy.named_modules() if module is lm)
         self._dtypes = {name.removeprefix(f"{prefix}."): dtype for name, dtype in policy.dtypes.items()}
         layers = _adapted_layers(lm)
-        modules = dict(lm.named_modules())
         self._places: dict[str, tuple[nn.Module, str]] = {}  # served name -> module, name of its parameter
-        for full, _ in lm.named_parameters():
-            owner, _, name = full.rpartition(".")
+        for full, module, name in checkpointed(lm):
             adapted = next((prefix for prefix in layers if full.startswith(f"{prefix}.")), None)
             if adapted is None:
-                self._places[full] = modules[owner], name
+                self._places[full] = module, name
             elif (inner := full.removeprefix(f"{adapted}.")).startswith("base_layer."):
                 self._places[f"{adapted}.{name}"] = layers[adapted], inner.removeprefix("base_layer.")
 

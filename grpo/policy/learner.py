@@ -129,7 +129,7 @@ class Learner:
 
     def read_weights(self) -> None:
         """The others' part in it."""
-        for _ in self._served:
+        for _ in self._served.unconverted:
             pass
 
     # -- Leading and following ------------------------------------------------------------------------------------
@@ -157,8 +157,12 @@ class Learner:
 class LedWeights:
     """The leader's WeightStream of a sharded policy: while it is read, all ranks read."""
 
-    def __init__(self, learner: Learner, served: ServedWeights) -> None:
+    def __init__(self, learner: Learner, served: WeightStream) -> None:
         self._learner, self._served = learner, served
+
+    @property
+    def unconverted(self) -> LedWeights:
+        return LedWeights(self._learner, getattr(self._served, "unconverted", self._served))
 
     @property
     def specs(self) -> Sequence[TensorSpec]:
