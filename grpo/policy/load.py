@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.folder import model_source
-from grpo.policy.logprobs import selected_logprobs
+from grpo.policy.logprobs import PLAIN, Head, selected_logprobs
 from grpo.types import PackedBatch
 
 if TYPE_CHECKING:
@@ -54,12 +54,10 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
 
     Raises:
         ModelError: no such folder, no such hub id, a damaged file, a weight that is missing, not a causal language
-            model, no memory for it, or a head that `selected_logprobs` does not compute.
+            model, or no memory for it.
     """
     config = load_config(settings)
     with _loading(settings.path):
-        if getattr(config, "final_logit_softcapping", None):
-            raise ModelError(f"model.path: {settings.path} caps its logits (final_logit_softcapping): not supported")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_source(settings.path),
             config=config,
@@ -177,17 +175,39 @@ def _in_evaluation(layer: nn.Module, checkpoint: Callable[..., Any], forward: Ca
 
 
 def completion_logprobs(
-    model: nn.Module, batch: PackedBatch, temperature: float, entropy_gradient: bool = False
+    model: nn.Module, batch: PackedBatch, temperature: float, entropy_gradient: bool = False, head: Head | None = PLAIN
 ) -> tuple[Tensor, Tensor]:
-    """(log-probs with gradient, entropies) of the micro-batch's trained tokens, each of shape (T,)."""
+    """(log-probs with gradient, entropies) of the micro-batch's trained tokens, each of shape (T,).
+
+    `head`: how the model makes logits (head.py); None: in a way of its own, so that it has to make all of them.
+    """
     lm = causal_lm(model)
-    packed = {}
-    if batch.layout is not None:
-        # A mask of four dimensions is passed on as it is: no T x T mask is made, and packed attention needs none.
-        no_mask = torch.empty(1, 1, 1, 1, device=batch.input_ids_RL.device)
-        packed = {"packing": batch.layout, "position_ids": batch.layout.position_T[None], "attention_mask": no_mask}
-    hidden_RLH = lm.get_decoder()(input_ids=batch.input_ids_RL, use_cache=False, **packed).last_hidden_state
-    # Not hidden_RLH[row_T, col_T]: on CPU its gradient adds what a prompt's completions share in no fixed order.
-    hidden_TH = hidden_RLH.flatten(0, 1).index_select(0, batch.row_T * hidden_RLH.shape[1] + batch.col_T)
-    head = cast(nn.Linear, lm.get_output_embeddings())
-    return selected_logprobs(hidden_TH, head, batch.target_T, temperature, entropy_gradient)
+    if head is None:
+        logits_TV = _trained(lm(**_inputs(batch)).logits, batch).float() / temperature
+        logp_TV = torch.log_softmax(logits_TV, dim=1)
+        entropy_T = -torch.linalg.vecdot(logp_TV.exp(), logp_TV)
+        return logp_TV.gather(1, batch.target_T[:, None]).squeeze(
+            1
+        ), entropy_T if entropy_gradient else entropy_T.detach()
+    hidden_TH = _trained(lm.get_decoder()(**_inputs(batch)).last_hidden_state, batch)
+    layer = cast(nn.Linear, lm.get_output_embeddings())
+    return selected_logprobs(hidden_TH, layer, batch.target_T, temperature, entropy_gradient, head)
+
+
+def _inputs(batch: PackedBatch) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids_RL, "use_cache": False}
+    if batch.layout is None:
+        return inputs
+    # A mask of four dimensions is passed on as it is: no T x T mask is made, and packed attention needs none.
+    no_mask = torch.empty(1, 1, 1, 1, device=batch.input_ids_RL.device)
+    return inputs | {
+        "packing": batch.layout,
+        "position_ids": batch.layout.position_T[None],
+        "attention_mask": no_mask,
+    }
+
+
+def _trained(of_all: Tensor, batch: PackedBatch) -> Tensor:
+    """(R, L, X) -> (T, X), at the positions that predict the trained tokens."""
+    # Not of_all[row_T, col_T]: on CPU its gradient adds what a prompt's completions share in no fixed order.
+    return of_all.flatten(0, 1).index_select(0, batch.row_T * of_all.shape[1] + batch.col_T)
