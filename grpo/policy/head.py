@@ -34,21 +34,21 @@ def measure_head(model: nn.Module, input_ids: Tensor) -> Head:
     if not isinstance(layer, nn.Linear):
         raise OtherHeadError(f"its output layer is {type(layer).__name__}, expected Linear")
     tried = _Tried(lm, layer, input_ids)
-    hidden, _, own = tried(None)
+    hidden, _, _ = tried(None)
     decoded = lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state.float()
-    if hidden.shape != decoded.shape or not torch.allclose(hidden, decoded, atol=_noise(own, hidden), rtol=0):
+    if hidden.shape != decoded.shape or not torch.allclose(hidden, decoded, atol=tried.noise(hidden), rtol=0):
         raise OtherHeadError("its output layer is not given what its decoder returns")
     _, output, logits = tried(SMALL)
     if not (power := (output * output).sum().item()):
         raise OtherHeadError("its output layer returns zeros")
-    scale = _snapped((output * logits).sum().item() / power, own, lm)
+    scale = _snapped((output * logits).sum().item() / power, tried.eps, lm)
     _, output, logits = tried(LARGE)
     largest = logits.abs().max().item()
-    cap = _snapped(largest, own, lm) if largest < 0.5 * abs(scale) * output.abs().max().item() else None
+    cap = _snapped(largest, tried.eps, lm) if largest < 0.5 * abs(scale) * output.abs().max().item() else None
     head = Head(scale, cap)
     for size in (MIDDLE, MIDDLE / abs(scale)):
         _, output, logits = tried(size)
-        if not (head(output) - logits).abs().max().item() <= _noise(own, logits):
+        if not (head(output) - logits).abs().max().item() <= tried.noise(logits):
             raise OtherHeadError("its logits are another function of the output layer than a scale and a cap")
     return head
 
@@ -59,9 +59,14 @@ class _Tried:
     Called with the size that the output layer's largest value is to have: its input is multiplied.
     """
 
-    def __init__(self, lm: nn.Module, layer: nn.Module, input_ids: Tensor) -> None:
+    def __init__(self, lm: nn.Module, layer: nn.Linear, input_ids: Tensor) -> None:
         self._lm, self._layer, self._input_ids = lm, layer, input_ids
         self._largest = 1.0
+        self.eps = torch.finfo(layer.weight.dtype).eps
+
+    def noise(self, values: Tensor) -> float:
+        """What rounding may change of them."""
+        return ROUNDINGS * self.eps * max(values.abs().max().item(), torch.finfo(torch.float32).tiny)
 
     def __call__(self, size: float | None) -> tuple[Tensor, Tensor, Tensor]:
         seen: list[tuple[Tensor, Tensor]] = []
@@ -85,18 +90,12 @@ class _Tried:
             raise OtherHeadError(f"it makes logits {tuple(logits.shape)} of an output {tuple(output.shape)}")
         if size is None:
             self._largest = max(output.abs().max().item(), torch.finfo(torch.float32).tiny)
-            return hidden, logits, logits  # the model's own, in its dtype
         return hidden, output, logits.float()
 
 
-def _noise(own: Tensor, values: Tensor) -> float:
-    """What rounding in the dtype of the model's logits may change of `values`."""
-    return ROUNDINGS * torch.finfo(own.dtype).eps * max(values.abs().max().item(), torch.finfo(torch.float32).tiny)
-
-
-def _snapped(value: float, own: Tensor, lm: Any) -> float:
+def _snapped(value: float, eps: float, lm: Any) -> float:
     """1, the configuration's number or one over it, if it is that but for rounding; else itself."""
-    near = ROUNDINGS / 2 * torch.finfo(own.dtype).eps * abs(value)
+    near = ROUNDINGS / 2 * eps * abs(value)
     numbers = [1.0, *_numbers(lm.config.get_text_config().to_dict())]
     found = [number for number in numbers if abs(number - value) <= near]
     return 1.0 if 1.0 in found else min(found, key=lambda number: abs(number - value), default=value)

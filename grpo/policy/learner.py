@@ -17,6 +17,7 @@ from torch import Tensor
 
 from grpo.config import GRPOConfig
 from grpo.policy.adapters import ServedWeights
+from grpo.policy.forward import prove_forward
 from grpo.policy.load import causal_lm
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.policy import Policy
@@ -70,9 +71,9 @@ class Learner:
         if ranks.size > 1:
             for one in (self._policy, frozen) if frozen else (self._policy,):
                 shard(one, ranks, device or torch.device("cpu"))
-        self._update = PolicyUpdate(
-            config, temperature, self._policy, MasterAdamW(self._policy.parameters(), **config.optimizer), frozen, ranks
-        )
+        self.forward = prove_forward(self._policy, config.packing, config.dropout)
+        optimizer = MasterAdamW(self._policy.parameters(), **config.optimizer)
+        self._update = PolicyUpdate(config, temperature, self._policy, optimizer, frozen, ranks, self.forward)
         self._served = ServedWeights(self._policy)
         self._calling = threading.Lock()
 

@@ -66,6 +66,7 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
             trust_remote_code=settings.trust_remote_code,
             ignore_mismatched_sizes=True,  # refused below, with those that are missing
             output_loading_info=True,
+            **_attention(config),
             **(_four_bits(settings, device) if quantized else {}),
         )
         model, report = loaded
@@ -82,9 +83,18 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
     config = load_config(settings)
     with _loading(settings.path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code
+            config,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+            **_attention(config),
         )
     return model.eval()
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """PyTorch's attention leaves out the cap of scores (Gemma 2) without a word."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str, Any]:
@@ -146,14 +156,26 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
         layer._gradient_checkpointing_func = partial(_in_evaluation, layer, layer._gradient_checkpointing_func)
 
 
-def training_mode(model: nn.Module) -> None:
-    """Training computes what the server computes: without the dropout of the model's config, with the adapter's."""
+def training_mode(model: nn.Module, dropout: bool = False) -> None:
+    """Training computes what the server computes: without the dropout of the model's config, with the adapter's.
+
+    `dropout`: with all of it.
+    """
+    if dropout:
+        model.train()
+        return
     model.eval()
     for module in model.modules():
         if hasattr(module, "base_layer"):  # of an adapter
             module.train()
     for layer in _checkpointed(model):
         layer.training = True  # of the layer alone: else transformers recomputes nothing
+
+
+def drops_out(model: nn.Module) -> bool:
+    """Whether its forward, in the mode that it is in, may be random."""
+    dropping = any(isinstance(one, nn.Dropout) and one.p > 0 and one.training for one in model.modules())
+    return dropping or causal_lm(getattr(model, "model", model)).training
 
 
 def _checkpointed(model: nn.Module) -> Iterator[Any]:

@@ -5,7 +5,7 @@
 
     dlogp_t / dz_t = onehot(y_t) - p_t          dH_t / dz_t = -p_t * (log p_t + H_t)
 
-f is the head's (head.py): a factor, which is one on the temperature, and a cap, f(x) = c tanh(x / c), f' = 1 - (f / c)^2.
+f is the head's (head.py): a factor, which is one on the temperature, and a cap, f(x) = c tanh(x / c).
 Both directions work on chunks, of tokens forward and of the vocabulary backward; the backward computes the logits again
 instead of keeping them.
 """
@@ -136,6 +136,7 @@ def selected_logprobs(
     form: Head = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """fp32 log-probs of `target_T`, with gradient to hidden and head, and entropies in nats, without unless asked."""
+    hidden_TH = hidden_TH.to(head.weight.dtype)  # some decoders return fp32
     cap = None if form.cap is None else form.cap / temperature
     return _SelectedLogprobs.apply(
         hidden_TH, head.weight, head.bias, target_T, temperature / form.scale, cap, entropy_gradient

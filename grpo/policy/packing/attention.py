@@ -129,7 +129,7 @@ def packed_attention(
     """transformers' attention interface: query (1, heads, T, D), key and value (1, kv heads, T, D) -> (1, T, heads, D).
 
     Values may have another size than queries. Without `packing`, the model's padded input: PyTorch's attention. Raises
-    NotImplementedError for what packed attention does not compute: dropout and capped scores, and sinks of padded input.
+    NotImplementedError for what is not computed here: dropout, capped scores, and sinks of padded input.
     """
     if softcap or (dropout and packing is not None) or (s_aux is not None and packing is None):
         raise NotImplementedError("packed attention computes no dropout and no softcap, and no sinks of padded rows")
@@ -283,7 +283,7 @@ def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
 def _flex(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, layout: Layout, scale: float, window: int | None
 ) -> Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
     # Without compilation both hold T x T: that is for tests on a CPU.
     make, attend = _compiled() if q.device.type == "cuda" else (create_block_mask, flex_attention)
@@ -293,8 +293,8 @@ def _flex(
     how = {"block_mask": layout.block_masks[window], "scale": scale, "enable_gqa": True}
     if sinks is None:
         return attend(q, k, v, **how)
-    out, lse = attend(q, k, v, **how, return_lse=True)
-    return (out.float() * torch.sigmoid(lse - sinks.float()[:, None])[..., None]).to(q.dtype)
+    out, aux = attend(q, k, v, **how, return_aux=AuxRequest(lse=True))
+    return (out.float() * torch.sigmoid(aux.lse - sinks.float()[:, None])[..., None]).to(q.dtype)
 
 
 @functools.cache
