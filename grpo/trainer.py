@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +26,9 @@ from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.losses import token_weights
 from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.policy.learner import Learner
+from grpo.policy.load import max_positions
 from grpo.policy.optim import learning_rate
+from grpo.policy.proof import Prover, in_words, requests_for, summary_of
 from grpo.policy.update import TrainBatch
 from grpo.record.atomic import write_folder
 from grpo.record.diagnosis import Diagnosis
@@ -84,6 +87,7 @@ class GRPOTrainer:
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint
+        self._proof: dict[str, Any] | None = None  # see grpo/policy/proof.py; None: not asked for
         self._whole = 0  # the last step that was trained and recorded
         self._n_prompts = len(prompts)
         # One thread, always the same: the event loop goes on serving requests while a step trains.
@@ -99,11 +103,13 @@ class GRPOTrainer:
         self._started = time.monotonic() - self._facts["wall_seconds"]
         if self.learner.padded:
             self.recorder.note(f"training computes padded rows, each prompt once a completion: {self.learner.padded}")
+        if why := self.learner.forward.own_logits:
+            self.recorder.note(f"training holds all logits, tokens x vocabulary: {why}")
         try:
             self.recorder.stage(f"starting the rollout engine ({self.engine.name})")
             await self.engine.start()
             # Also before the first step: proves that the sync works before any sample is drawn.
-            await self._sync(done)
+            await (self._prove(done) if self.config.proof else self._sync(done))
             if "before" not in self._facts:
                 self._facts["before"] = await self._evaluate(0)
             self._mark = time.monotonic()  # up to which the seconds are part of some step, or of none
@@ -286,6 +292,24 @@ class GRPOTrainer:
                 shutil.rmtree(other)
         return report
 
+    async def _prove(self, version: int) -> None:
+        """Serve the weights as `version`; raises ModelError if what is served is not what is trained."""
+        self.recorder.stage("proving that the server computes what is trained")
+        started = time.monotonic()
+        requests = requests_for(
+            self.learner.vocabulary,
+            self.rollout.max_prompt_tokens,
+            min(self.rollout.max_prompt_tokens + self.rollout.max_tokens, max_positions(self.model_settings)),
+            self.rollout.max_tokens,
+            self.rollout.temperature,
+        )
+        prover = Prover(self.learner, self.engine, self._sync, requests, self._compute)
+        proof = await prover.prove(version, fresh=version == 0 and not self.rollout.server.urls)
+        seconds = time.monotonic() - started
+        self._proof = summary_of(asdict(self.learner.forward), proof, seconds)
+        self._diagnosis.noise = max(proof.true.mean, proof.true.noise)
+        self.recorder.note(in_words(self.learner.forward, proof, seconds))
+
     def _restore(self) -> int:
         """The step to go on from, which is the recorder's, so that weights and records agree; 0 is the start."""
         step = self.recorder.resume_step
@@ -321,4 +345,5 @@ class GRPOTrainer:
             "engine": self.engine.name,
             "seed": self.config.seed,
             "control": self.config.control,
+            "proof": self._proof,
         }

@@ -1,6 +1,6 @@
 """How a model makes logits from what its decoder returns: measured on the model itself.
 
-    z = c tanh(s (W h + b) / c)        s: scale (Cohere, Granite, Falcon-H1); c: cap (Gemma 2); without a cap s (W h + b)
+    z = c tanh(s (W h + b) / c)      s: scale (Cohere, Granite, Falcon-H1); c: cap (Gemma 2); without one s (W h + b)
 
 The chunked head (logprobs.py) computes this, and nothing else. Whether a model does is asked of its own forward: its
 head is given hidden states of chosen sizes, and what comes out of the model is compared with what comes out of the

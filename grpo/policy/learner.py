@@ -19,7 +19,9 @@ from grpo.config import GRPOConfig
 from grpo.policy.adapters import ServedWeights
 from grpo.policy.forward import prove_forward
 from grpo.policy.load import causal_lm
+from grpo.policy.noise import rms, rounded_once_more
 from grpo.policy.optim import MasterAdamW
+from grpo.policy.perturb import Part, Perturbation
 from grpo.policy.policy import Policy
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.policy.shard.shard import shard, whole_state
@@ -75,12 +77,18 @@ class Learner:
         optimizer = MasterAdamW(self._policy.parameters(), **config.optimizer)
         self._update = PolicyUpdate(config, temperature, self._policy, optimizer, frozen, ranks, self.forward)
         self._served = ServedWeights(self._policy)
+        self.perturbation = Perturbation(dict(self._policy.model.named_parameters()))
         self._calling = threading.Lock()
 
     @property
     def padded(self) -> str | None:
         """Why micro-batches are padded; None where they are packed."""
         return self._update.padded
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model knows."""
+        return int(causal_lm(self.model).config.get_text_config().vocab_size)
 
     @property
     def skips_zero_advantage(self) -> bool:
@@ -98,6 +106,23 @@ class Learner:
     def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
         """See PolicyUpdate.kl_penalties."""
         return self._update.kl_penalties(samples)
+
+    @_by_all
+    def measured(self, samples: Sequence[Sample], temperature: float | None = None) -> list[Tensor]:
+        """See PolicyUpdate.measured."""
+        return self._update.measured(samples, temperature)
+
+    @_by_all
+    def noise(self, samples: Sequence[Sample]) -> float:
+        """Root mean square, in nats, of what one more rounding a block changes of their log-probs (noise.py)."""
+        plain_T = torch.cat(self._update.measured(samples))
+        with rounded_once_more(self._policy.model):
+            return rms(torch.cat(self._update.measured(samples)) - plain_T)
+
+    @_by_all
+    def flip(self, parts: Sequence[Part]) -> None:
+        """Perturb trained tensors, or put them back to the bit; see perturb.py."""
+        self.perturbation.flip(parts)
 
     @_by_all
     def save_model(self, folder: Path) -> None:

@@ -11,7 +11,7 @@ before the first update.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -151,6 +151,19 @@ class PolicyUpdate:
                 )
         return torch.stack(self._ranks.gathered(penalty_N.cpu())).sum(0).tolist()
 
+    def measured(self, samples: Sequence[Sample], temperature: float | None = None) -> list[Tensor]:
+        """Log-probs of each sample's completion, in evaluation mode; all ranks compute all of them."""
+        self._policy.eval()
+        split, build = self._ways
+        found: list[Tensor] = [torch.empty(0)] * len(samples)
+        for some in split(samples, self._config.tokens_per_micro_batch):
+            some = sorted(some, key=lambda i: (samples[i].prompt_ids, i))  # as they lie in a packed row
+            micro = build([samples[i] for i in some], [1.0] * len(some), self._device)
+            logprobs_T = self._policy.measured(micro, temperature or self._temperature)[0].cpu()
+            for i, part in zip(some, logprobs_T.split([len(samples[i].completion_ids) for i in some]), strict=True):
+                found[i] = part
+        return found
+
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights, themselves: the optimizer's and a synced reference's."""
         return {**self._optimizer.tensors(), **self._reference.tensors(), "entropy": self.objective.entropy.state}
@@ -161,7 +174,7 @@ class PolicyUpdate:
 
     def _micro_batches(self, batch: TrainBatch) -> tuple[list[PackedBatch], int]:
         """This rank's, and how many of them, the last ones, are idle: computed for the other ranks' sake."""
-        split, build = (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
+        split, build = self._ways
         limit, width = (
             self._config.tokens_per_micro_batch,
             causal_lm(self._policy.model).config.get_text_config().hidden_size,
@@ -174,6 +187,10 @@ class PolicyUpdate:
             for own in chosen
         ]
         return micros, chosen.count([])
+
+    @property
+    def _ways(self) -> tuple[Callable[..., list[list[int]]], Callable[..., PackedBatch]]:
+        return (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
 
     def _logprobs(self, micro: PackedBatch) -> tuple[Tensor, Tensor]:
         return self._policy(micro, self._temperature, self.objective.needs_entropy_gradient)

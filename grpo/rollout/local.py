@@ -60,6 +60,10 @@ class TransformersEngine:
             for index, group in enumerate(groups, start):
                 yield index, group
 
+    async def ask_each(self, requests: Sequence[RolloutRequest]) -> dict[str, list[Group]]:
+        found = {index: group async for index, group in self.generate(requests)}
+        return {"in process": [found[i] for i in range(len(requests))]}
+
     async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:
         started = time.monotonic()
         async with self._model_lock:
