@@ -125,6 +125,11 @@ class Learner:
         self.perturbation.flip(parts)
 
     @_by_all
+    def exchange(self, one: str, other: str) -> None:
+        """Two blocks of the model change places, or go back to them; see perturb.py."""
+        self.perturbation.exchange(one, other)
+
+    @_by_all
     def save_model(self, folder: Path) -> None:
         """The policy as a transformers or peft folder, written by the leader."""
         if self.ranks.size == 1:

@@ -7,6 +7,7 @@ throughout (a bias, LoRA's B) has no mantissa: the bits of a small number are fl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,21 @@ class Perturbation:
             else:
                 mask = mantissa
             _flip(bits, mask, start=7919 * names.index(part.name) + 104_729 * (part.index or 0))
+
+    def blocks(self) -> list[str]:
+        """Names of the decoder's layers: what a number stands behind. Example: ["model.layers.0", "model.layers.1"]"""
+        found = (re.match(r"(.*?\.\d+)\.", name) for name in self._parameters)
+        return list(dict.fromkeys(match.group(1) for match in found if match))
+
+    @torch.no_grad()
+    def exchange(self, one: str, other: str) -> None:
+        """Two blocks' tensors change places; called again, they are back. Those without a counterpart stay."""
+        for name, parameter in self._parameters.items():
+            counterpart = self._parameters.get(other + name.removeprefix(one)) if name.startswith(f"{one}.") else None
+            if counterpart is not None and counterpart.shape == parameter.shape:
+                kept = parameter.detach().clone()
+                parameter.copy_(counterpart)
+                counterpart.copy_(kept)
 
 
 def _flip(bits: Tensor, mask: int, start: int) -> None:

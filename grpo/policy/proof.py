@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,7 @@ BEFORE = 1_000_000  # versions of perturbed weights lie so far below the run's: 
 SHORT, LONG, SINGLE = 6, 1, 4  # prompts of a few tokens, of many, and of one, whose log-prob no attention has a part in
 SHORT_TOKENS, LONG_TOKENS, NEW_TOKENS = 16, 256, 8
 MOST_TRIES = 60  # weight syncs that looking for the tensors may take
+MOST_PAIRS = 200  # of layers that may have changed places
 SHOWN = 4  # names in a message
 SCALES = (0.8, 1.25)  # factor of the logits that the head may be off by, to be recognised as such
 
@@ -125,7 +127,9 @@ class Prover:
         await self._send(version)
         true = await self._compare()
         if not true.equal:
-            raise ModelError(self._misplaced(true) if fresh else await self._why_other(true, "with these very weights"))
+            raise ModelError(
+                await self._misplaced(true) if fresh else await self._why_other(true, "with these very weights")
+            )
         if not perturbed.equal:
             raise ModelError(await self._not_served(parts, perturbed, version))
         return ServedProof(perturbed, true, len(parts), self._servers)
@@ -234,12 +238,28 @@ class Prover:
         at = torch.tensor(firsts, dtype=torch.long)
         return bool(firsts) and rms(found.trained[at] - served_T[at]) <= found.bound
 
-    def _misplaced(self, found: Comparison) -> str:
+    async def _misplaced(self, found: Comparison) -> str:
+        places = await self._exchanged(found)
+        where = f": {places[0]} and {places[1]}" if places else ", or not at all"
         return (
             f"sync: the server at {found.server} computed what the trainer does when it had loaded the checkpoint, and "
             f"no more when it was sent the same weights: its log-probs differ by {found}. Tensors were loaded into "
-            "each other's places, or not at all: use rollout.engine: transformers, or another version of vLLM"
+            f"each other's places{where}. Use rollout.engine: transformers, or another version of vLLM"
         )
+
+    async def _exchanged(self, found: Comparison) -> tuple[str, str] | None:
+        """Two blocks with whose weights exchanged the trainer computes what the server does."""
+        blocks = self._learner.perturbation.blocks()
+        pairs = sorted(combinations(range(len(blocks)), 2), key=lambda pair: pair[1] - pair[0])
+        for a, b in pairs[:MOST_PAIRS]:
+            await self._run(self._learner.exchange, blocks[a], blocks[b])
+            try:
+                trained_T = torch.cat(await self._run(self._learner.measured, found.samples))
+            finally:
+                await asyncio.shield(self._run(self._learner.exchange, blocks[a], blocks[b]))
+            if rms(trained_T.double() - _served(found.samples)) <= found.bound:
+                return blocks[a], blocks[b]
+        return None
 
     async def _not_served(self, parts: Sequence[Part], found: Comparison, version: int) -> str:
         names = await self._guilty(parts, version)
