@@ -88,6 +88,7 @@ class GRPOTrainer:
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint
         self._proof: dict[str, Any] | None = None  # see grpo/policy/proof.py; None: not asked for
+        self._proven: dict[str, float] = {}  # of it, a metric of every step
         self._whole = 0  # the last step that was trained and recorded
         self._n_prompts = len(prompts)
         # One thread, always the same: the event loop goes on serving requests while a step trains.
@@ -176,7 +177,7 @@ class GRPOTrainer:
         }
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
-        served = {"weight_version": self.engine.version, "server_restarts": self.engine.restarts}
+        served = self._proven | {"weight_version": self.engine.version, "server_restarts": self.engine.restarts}
         metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served}
         now = time.monotonic()
         metrics["seconds"], self._mark = now - self._mark, now
@@ -307,7 +308,7 @@ class GRPOTrainer:
         proof = await prover.prove(version, fresh=version == 0 and not self.rollout.server.urls)
         seconds = time.monotonic() - started
         self._proof = summary_of(asdict(self.learner.forward), proof, seconds)
-        self._diagnosis.noise = max(proof.true.mean, proof.true.noise)
+        self._proven = {"proven_noise": max(proof.true.mean, proof.true.noise)}
         self.recorder.note(in_words(self.learner.forward, proof, seconds))
 
     def _restore(self) -> int:

@@ -27,7 +27,6 @@ class Diagnosis:
         self._config, self._rollout, self._run_dir, self._say = config, rollout, run_dir, say
         self._history: list[dict[str, float]] = []
         self._known: set[Pathology] = set()
-        self.noise: float | None = None  # nats, of log-probs, that the proof at the start found; None: no proof
         for metrics in read_lines(run_dir / "metrics.jsonl"):  # of the run that this one resumes: it has said these
             self._add(metrics)
             self._new()
@@ -56,7 +55,7 @@ class Diagnosis:
 
     def explain(self, metrics: Mapping[str, float]) -> None:
         """Add a step, and say what is wrong with the run since then: each pathology once."""
-        self._add(metrics if self.noise is None else {**metrics, "proven_noise": self.noise})
+        self._add(metrics)
         for sentence in self._new():
             self._say(sentence)
 

@@ -160,10 +160,14 @@ def mismatch(history: History, config: GRPOConfig, rollout: RolloutSettings) -> 
     if difference is None or difference <= allowed or stale > 0.5:
         return None
     return (
-        f"the server's log-probs differ from the trainer's by {difference:.2g} on average (more than {allowed:.2g}): "
+        f"the server's log-probs differ from the trainer's by {_small(difference)} on average (more than {allowed:.2g}): "
         "usual causes are model.dtype (float32 shows whether it is precision), LoRA merged in bf16 (model.lora.sync: "
         f"adapter), or another temperature on a server of yours; train.correction: {config.correction} is applied"
     )
+
+
+def _small(nats: float) -> str:
+    return f"{nats:.2f}" if nats >= 0.01 else f"{nats:.1e}"
 
 
 def stale_samples(history: History, config: GRPOConfig, rollout: RolloutSettings) -> str | None:
