@@ -27,7 +27,7 @@ from torch import Tensor
 
 from grpo.config import ModelError
 from grpo.policy.learner import Learner
-from grpo.policy.noise import MULTIPLE, rms
+from grpo.policy.noise import rms
 from grpo.policy.perturb import Part
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sample, Sampling
@@ -40,6 +40,7 @@ SHORT_TOKENS, LONG_TOKENS, NEW_TOKENS = 16, 256, 8
 MOST_TRIES = 60  # weight syncs that looking for the tensors may take
 MOST_PAIRS = 200  # of layers that may have changed places
 SHOWN = 4  # names in a message
+MULTIPLE = 10.0  # of the noise: the server decodes token by token, by other kernels than the trainer's
 SCALES = (0.8, 1.25)  # factor of the logits that the head may be off by, to be recognised as such
 
 

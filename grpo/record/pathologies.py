@@ -160,9 +160,10 @@ def mismatch(history: History, config: GRPOConfig, rollout: RolloutSettings) -> 
     if difference is None or difference <= allowed or stale > 0.5:
         return None
     return (
-        f"the server's log-probs differ from the trainer's by {_small(difference)} on average (more than {allowed:.2g}): "
-        "usual causes are model.dtype (float32 shows whether it is precision), LoRA merged in bf16 (model.lora.sync: "
-        f"adapter), or another temperature on a server of yours; train.correction: {config.correction} is applied"
+        f"the server's log-probs differ from the trainer's by {_small(difference)} on average "
+        f"(more than {allowed:.2g}): usual causes are model.dtype (float32 shows whether it is precision), LoRA merged "
+        "in bf16 (model.lora.sync: adapter), or another temperature on a server of yours; train.correction: "
+        f"{config.correction} is applied"
     )
 
 

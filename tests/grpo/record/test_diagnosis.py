@@ -12,8 +12,8 @@ import pytest
 
 from grpo.config import GRPOConfig, RolloutSettings
 from grpo.record.diagnosis import Diagnosis
-from grpo.record.pathologies import mismatch
 from grpo.record.pathologies import __file__ as PATHOLOGIES_FILE
+from grpo.record.pathologies import mismatch
 from grpo.record.recorder import __doc__ as DOCUMENTED
 
 REAL = Path(__file__).parents[2] / "cases" / "healthy_run.jsonl"  # tiny_arithmetic_cpu in process, 12 prompts a step
