@@ -18,7 +18,6 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,9 +25,8 @@ from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.losses import token_weights
 from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from grpo.policy.learner import Learner
-from grpo.policy.load import max_positions
 from grpo.policy.optim import learning_rate
-from grpo.policy.proof import Prover, in_words, requests_for, summary_of
+from grpo.policy.proof import Proof, prove
 from grpo.policy.update import TrainBatch
 from grpo.record.atomic import write_folder
 from grpo.record.diagnosis import Diagnosis
@@ -87,8 +85,7 @@ class GRPOTrainer:
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint
-        self._proof: dict[str, Any] | None = None  # see grpo/policy/proof.py; None: not asked for
-        self._proven: dict[str, float] = {}  # of it, a metric of every step
+        self._proof: Proof | None = None  # None: not asked for
         self._whole = 0  # the last step that was trained and recorded
         self._n_prompts = len(prompts)
         # One thread, always the same: the event loop goes on serving requests while a step trains.
@@ -177,8 +174,9 @@ class GRPOTrainer:
         }
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
-        served = self._proven | {"weight_version": self.engine.version, "server_restarts": self.engine.restarts}
-        metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served}
+        served = {"weight_version": self.engine.version, "server_restarts": self.engine.restarts}
+        proven = {"proven_noise": self._proof.noise} if self._proof else {}
+        metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served, **proven}
         now = time.monotonic()
         metrics["seconds"], self._mark = now - self._mark, now
         metrics["seconds_rest"] = metrics["seconds"] - sum(metrics[f"seconds_{part}"] for part in STEP_PARTS)
@@ -296,20 +294,9 @@ class GRPOTrainer:
     async def _prove(self, version: int) -> None:
         """Serve the weights as `version`; raises ModelError if what is served is not what is trained."""
         self.recorder.stage("proving that the server computes what is trained")
-        started = time.monotonic()
-        requests = requests_for(
-            self.learner.vocabulary,
-            self.rollout.max_prompt_tokens,
-            min(self.rollout.max_prompt_tokens + self.rollout.max_tokens, max_positions(self.model_settings)),
-            self.rollout.max_tokens,
-            self.rollout.temperature,
-        )
-        prover = Prover(self.learner, self.engine, self._sync, requests, self._compute)
-        proof = await prover.prove(version, fresh=version == 0 and not self.rollout.server.urls)
-        seconds = time.monotonic() - started
-        self._proof = summary_of(asdict(self.learner.forward), proof, seconds)
-        self._proven = {"proven_noise": max(proof.true.mean, proof.true.noise)}
-        self.recorder.note(in_words(self.learner.forward, proof, seconds))
+        what = (self.learner, self.engine, self._sync, self._compute, self.rollout, self.model_settings)
+        self._proof = await prove(*what, version)
+        self.recorder.note(self._proof.note)
 
     def _restore(self) -> int:
         """The step to go on from, which is the recorder's, so that weights and records agree; 0 is the start."""
@@ -346,5 +333,5 @@ class GRPOTrainer:
             "engine": self.engine.name,
             "seed": self.config.seed,
             "control": self.config.control,
-            "proof": self._proof,
+            "proof": self._proof and self._proof.summary,
         }

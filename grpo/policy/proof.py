@@ -12,60 +12,34 @@ the second. What fails is looked for then: the head, the attention, or which ten
 from __future__ import annotations
 
 import asyncio
-import random
 import re
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from grpo.config import ModelError
+from grpo.config import ModelError, ModelSettings, RolloutSettings
+from grpo.policy.compare import Comparison, requests_for, served_logprobs
 from grpo.policy.learner import Learner
+from grpo.policy.load import max_positions
 from grpo.policy.noise import rms
 from grpo.policy.perturb import Part
 from grpo.rollout.engine import RolloutEngine
-from grpo.types import Group, Prompt, RolloutRequest, Sample, Sampling
+from grpo.types import Group, RolloutRequest, Sample
 
 T = TypeVar("T")
 
 BEFORE = 1_000_000  # versions of perturbed weights lie so far below the run's: none is taken for one of its own
-SHORT, LONG, SINGLE = 6, 1, 4  # prompts of a few tokens, of many, and of one, whose log-prob no attention has a part in
-SHORT_TOKENS, LONG_TOKENS, NEW_TOKENS = 16, 256, 8
 MOST_TRIES = 60  # weight syncs that looking for the tensors may take
 MOST_PAIRS = 200  # of layers that may have changed places
 SHOWN = 4  # names in a message
-MULTIPLE = 10.0  # of the noise: the server decodes token by token, by other kernels than the trainer's
 SCALES = (0.8, 1.25)  # factor of the logits that the head may be off by, to be recognised as such
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One server's log-probs against the trainer's. `difference`, `noise`: root mean square, in nats."""
-
-    server: str
-    difference: float
-    mean: float  # absolute difference, as the metric logprob_diff
-    noise: float
-    tokens: int
-    samples: tuple[Sample, ...]
-    trained: Tensor  # the trainer's log-probs, sample after sample
-
-    @property
-    def bound(self) -> float:
-        return MULTIPLE * self.noise
-
-    @property
-    def equal(self) -> bool:
-        return self.difference <= self.bound
-
-    def __str__(self) -> str:
-        return f"{self.difference:.2g} nats, at most {self.bound:.2g} expected ({MULTIPLE:g} times the noise)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +144,7 @@ class Prover:
             raise ModelError(f"the server at {server} answers none of the proof's requests ({', '.join(causes)})")
         trained_T = torch.cat(await self._run(self._learner.measured, samples)).double()
         noise = await self._run(self._learner.noise, samples)
-        difference_T = trained_T - _served(samples)
+        difference_T = trained_T - served_logprobs(samples)
         least = torch.finfo(torch.float32).eps * max(1.0, rms(trained_T))
         return Comparison(
             server,
@@ -213,7 +187,7 @@ class Prover:
 
         async def left(scale: float) -> float:
             logprobs = await self._run(self._learner.measured, found.samples, temperature / scale)
-            return rms(torch.cat(logprobs).double() - _served(found.samples))
+            return rms(torch.cat(logprobs).double() - served_logprobs(found.samples))
 
         low, high = SCALES
         ratio = (5**0.5 - 1) / 2
@@ -231,7 +205,7 @@ class Prover:
         return (a, at_a) if at_a < at_b else (b, at_b)
 
     def _first_tokens_agree(self, found: Comparison) -> bool:
-        served_T, start, firsts = _served(found.samples), 0, []
+        served_T, start, firsts = served_logprobs(found.samples), 0, []
         for sample in found.samples:
             if len(sample.prompt_ids) == 1:
                 firsts.append(start)
@@ -258,7 +232,7 @@ class Prover:
                 trained_T = torch.cat(await self._run(self._learner.measured, found.samples))
             finally:
                 await asyncio.shield(self._run(self._learner.exchange, blocks[a], blocks[b]))
-            if rms(trained_T.double() - _served(found.samples)) <= found.bound:
+            if rms(trained_T.double() - served_logprobs(found.samples)) <= found.bound:
                 return blocks[a], blocks[b]
         return None
 
@@ -297,35 +271,9 @@ class Prover:
         return (await self._perturbed(parts, version)).equal
 
 
-def requests_for(
-    vocabulary: int, max_prompt: int, longest: int, max_tokens: int, temperature: float
-) -> list[RolloutRequest]:
-    """What the log-probs are compared on: random prompts, the same for everybody.
-
-    Args:
-        vocabulary: tokens are drawn from it.
-        max_prompt, longest: tokens of a prompt, and of prompt and completion, that the server takes.
-        max_tokens: of a completion, that the recipe asks for.
-    """
-    rng = random.Random(0)
-    new = max(1, min(NEW_TOKENS, max_tokens, longest - 1))
-    most = max(1, min(max_prompt, longest - new))
-    lengths = [min(SHORT_TOKENS, most)] * SHORT + [min(LONG_TOKENS, most)] * LONG + [1] * SINGLE
-    found = []
-    for i, length in enumerate(lengths):
-        tokens = tuple(rng.randrange(vocabulary) for _ in range(length))
-        prompt = Prompt(id=f"proof/{i}", text="", token_ids=tokens, answer="")
-        found.append(RolloutRequest(prompt, 1, Sampling(new if length > 1 else 1, temperature), seed=i))
-    return found
-
-
 def kind_of(name: str) -> str:
     """model.layers.3.mlp.gate.weight -> model.layers.*.mlp.gate.weight"""
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
-
-
-def _served(samples: Sequence[Sample]) -> Tensor:
-    return torch.tensor([x for sample in samples for x in sample.sampler_logprobs], dtype=torch.float64)
 
 
 def _in_words(names: Sequence[str]) -> str:
@@ -333,16 +281,37 @@ def _in_words(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def summary_of(forward: Mapping[str, Any], served: ServedProof, seconds: float) -> dict[str, Any]:
-    """What summary.json says under `proof`."""
-    return {"forward": dict(forward), "served": served.summary(), "seconds": round(seconds, 2)}
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Of a run. `summary`: for summary.json; `noise`: mean nats that server and trainer differ by; `note`: in words."""
+
+    summary: Mapping[str, Any]
+    noise: float
+    note: str
 
 
-def in_words(forward: Any, served: ServedProof, seconds: float) -> str:
-    """One note for people."""
-    ways = [f"head {forward.head}", "padded rows" if forward.padded else "packed rows"]
-    return (
+async def prove(
+    learner: Learner,
+    engine: RolloutEngine,
+    send: Callable[[int], Awaitable[Any]],
+    compute: Executor,
+    rollout: RolloutSettings,
+    model: ModelSettings,
+    version: int,
+) -> Proof:
+    """Serve the weights as `version`, and prove that they are what is trained; see Prover."""
+    started = time.monotonic()
+    longest = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
+    sizes = (rollout.max_prompt_tokens, longest, rollout.max_tokens)
+    requests = requests_for(learner.vocabulary, *sizes, rollout.temperature)
+    prover = Prover(learner, engine, send, requests, compute)
+    served = await prover.prove(version, fresh=version == 0 and not rollout.server.urls)
+    seconds, forward = time.monotonic() - started, learner.forward
+    ways = f"head {forward.head}, {'padded' if forward.padded else 'packed'} rows"
+    note = (
         f"proven in {seconds:.1f} s: training computes the model's own log-probs to {forward.difference:.1g} nats "
-        f"({', '.join(ways)}); the server computes the trainer's to {served.true.difference:.1g} nats, and to "
+        f"({ways}); the server computes the trainer's to {served.true.difference:.1g} nats, and to "
         f"{served.perturbed.difference:.1g} with each of {served.tensors} tensors perturbed"
     )
+    summary = {"forward": asdict(forward), "served": served.summary(), "seconds": round(seconds, 2)}
+    return Proof(summary, max(served.true.mean, served.true.noise), note)

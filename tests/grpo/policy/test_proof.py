@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3MoeC
 from grpo.config import GRPOConfig, LoraSettings, ModelError, ModelSettings
 from grpo.policy import adapters
 from grpo.policy.adapters import add_adapter
+from grpo.policy.compare import requests_for
 from grpo.policy.learner import Learner
 from grpo.policy.load import load_model
-from grpo.policy.proof import Prover, ServedProof, kind_of, requests_for
+from grpo.policy.proof import Prover, ServedProof, kind_of
 from grpo.rollout.local import TransformersEngine
 
 SIZES = {

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from grpo.config import GRPOConfig, ModelError, ModelSettings, RolloutSettings, ServerSettings
+from grpo.policy.compare import requests_for
 from grpo.policy.learner import Learner
 from grpo.policy.load import load_model
-from grpo.policy.proof import Prover, ServedProof, requests_for
+from grpo.policy.proof import Prover, ServedProof
 from grpo.rollout.engine import WeightSyncError
 from grpo.rollout.sync.stream import TensorSpec, WeightStream
 from grpo.rollout.vllm.engine import VLLMEngine
