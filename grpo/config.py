@@ -224,6 +224,8 @@ class GRPOConfig(Settings):
     stale_floor: Annotated[float, Field(ge=0)] | None = None  # None: as correction_floor
     optimizer: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of torch.optim.AdamW
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    dropout: bool = False  # of the model's config.json, in training; a LoRA adapter's own is model.lora.dropout
+    proof: bool = True  # before the first step: what is served is what is trained, see docs/architectures.md
     gradient_checkpointing: bool = False
     tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
     packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
@@ -293,6 +295,8 @@ def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
         yield f"replicas: got {config.replicas}, expected a divisor of processes ({config.processes})"
     if config.gpus and len(config.gpus) != config.processes:
         yield f"gpus: got {config.gpus}, expected one for each process (processes: {config.processes})"
+    if config.dropout and config.gradient_checkpointing:
+        yield "dropout: layers that are recomputed are so without dropout; use gradient_checkpointing: false"
     if config.backend == "trl" and config.processes > 1:
         yield f"processes: got {config.processes}, but backend: trl trains in one; use 1, or backend: zero"
     if config.loss_args and config.loss in NORMALISERS:

@@ -26,6 +26,7 @@ from grpo.losses import token_weights
 from grpo.policy.checkpoint import CheckpointWriter, checkpoints, load_checkpoint
 from grpo.policy.learner import Learner
 from grpo.policy.optim import learning_rate
+from grpo.policy.proof import Proof, prove
 from grpo.policy.update import TrainBatch
 from grpo.record.atomic import write_folder
 from grpo.record.diagnosis import Diagnosis
@@ -87,6 +88,7 @@ class GRPOTrainer:
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint
+        self._proof: Proof | None = None  # None: not asked for
         self._whole = 0  # the last step that was trained and recorded
         self._n_prompts = len(prompts)
         # One thread, always the same: the event loop goes on serving requests while a step trains.
@@ -103,13 +105,15 @@ class GRPOTrainer:
         self._started = time.monotonic() - self._facts["wall_seconds"]
         if self.learner.padded:
             self.recorder.note(f"training computes padded rows, each prompt once a completion: {self.learner.padded}")
+        if why := self.learner.forward.own_logits:
+            self.recorder.note(f"training holds all logits, tokens x vocabulary: {why}")
         try:
             starting = f"starting the rollout engine ({self.engine.name})"
             self.recorder.stage(starting)
             async with said_phases(self.run_dir / "logs", lambda doing: self.recorder.stage(f"{starting}: {doing}")):
                 await self.engine.start()
             # Also before the first step: proves that the sync works before any sample is drawn.
-            await self._sync(done)
+            await (self._prove(done) if self.config.proof else self._sync(done))
             if "before" not in self._facts:
                 self._facts["before"] = await self._evaluate(0)
             self._mark = time.monotonic()  # up to which the seconds are part of some step, or of none
@@ -179,7 +183,8 @@ class GRPOTrainer:
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
         served = {"weight_version": self.engine.version, "server_restarts": self.engine.restarts}
-        metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served}
+        proven = {"proven_noise": self._proof.noise} if self._proof else {}
+        metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served, **proven}
         now = time.monotonic()
         metrics["seconds"], self._mark = now - self._mark, now
         metrics["seconds_rest"] = metrics["seconds"] - sum(metrics[f"seconds_{part}"] for part in STEP_PARTS)
@@ -292,6 +297,13 @@ class GRPOTrainer:
                 shutil.rmtree(other)
         return report
 
+    async def _prove(self, version: int) -> None:
+        """Serve the weights as `version`; raises ModelError if what is served is not what is trained."""
+        self.recorder.stage("proving that the server computes what is trained")
+        what = (self.learner, self.engine, self._sync, self._compute, self.rollout, self.model_settings)
+        self._proof = await prove(*what, version)
+        self.recorder.note(self._proof.note)
+
     def _restore(self) -> int:
         """The step to go on from, which is the recorder's, so that weights and records agree; 0 is the start."""
         step = self.recorder.resume_step
@@ -328,4 +340,5 @@ class GRPOTrainer:
             "engine": self.engine.name,
             "seed": self.config.seed,
             "control": self.config.control,
+            "proof": self._proof and self._proof.summary,
         }

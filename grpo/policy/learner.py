@@ -18,8 +18,11 @@ from torch import Tensor
 
 from grpo.config import GRPOConfig
 from grpo.policy.adapters import ServedWeights
+from grpo.policy.forward import prove_forward
 from grpo.policy.load import causal_lm
+from grpo.policy.noise import rms, rounded_once_more
 from grpo.policy.optim import MasterAdamW
+from grpo.policy.perturb import Part, Perturbation
 from grpo.policy.policy import Policy
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.policy.shard.shard import shard, whole_state
@@ -71,10 +74,11 @@ class Learner:
         if ranks.size > 1:
             for one in (self._policy, frozen) if frozen else (self._policy,):
                 shard(one, ranks, device or torch.device("cpu"))
-        self._update = PolicyUpdate(
-            config, temperature, self._policy, MasterAdamW(self._policy.parameters(), **config.optimizer), frozen, ranks
-        )
+        self.forward = prove_forward(self._policy, config.packing, config.dropout)
+        optimizer = MasterAdamW(self._policy.parameters(), **config.optimizer)
+        self._update = PolicyUpdate(config, temperature, self._policy, optimizer, frozen, ranks, self.forward)
         self._served = ServedWeights(self._policy)
+        self.perturbation = Perturbation(dict(self._policy.model.named_parameters()))
         self._calling = threading.Lock()
         self._writing: Future[None] = Future()  # this rank's part of the last checkpoint
         self._writing.set_result(None)
@@ -83,6 +87,11 @@ class Learner:
     def padded(self) -> str | None:
         """Why micro-batches are padded; None where they are packed."""
         return self._update.padded
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model knows."""
+        return int(causal_lm(self.model).config.get_text_config().vocab_size)
 
     @property
     def skips_zero_advantage(self) -> bool:
@@ -100,6 +109,28 @@ class Learner:
     def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
         """See PolicyUpdate.kl_penalties."""
         return self._update.kl_penalties(samples)
+
+    @_by_all
+    def measured(self, samples: Sequence[Sample], temperature: float | None = None) -> list[Tensor]:
+        """See PolicyUpdate.measured."""
+        return self._update.measured(samples, temperature)
+
+    @_by_all
+    def noise(self, samples: Sequence[Sample]) -> float:
+        """Root mean square, in nats, of what one more rounding a block changes of their log-probs (noise.py)."""
+        plain_T = torch.cat(self._update.measured(samples))
+        with rounded_once_more(self._policy.model):
+            return rms(torch.cat(self._update.measured(samples)) - plain_T)
+
+    @_by_all
+    def flip(self, parts: Sequence[Part]) -> None:
+        """Perturb trained tensors, or put them back to the bit; see perturb.py."""
+        self.perturbation.flip(parts)
+
+    @_by_all
+    def exchange(self, one: str, other: str) -> None:
+        """Two blocks of the model change places, or go back to them; see perturb.py."""
+        self.perturbation.exchange(one, other)
 
     @_by_all
     def save_model(self, folder: Path) -> None:
@@ -156,7 +187,7 @@ class Learner:
 
     def read_weights(self) -> None:
         """The others' part in it."""
-        for _ in self._served:
+        for _ in self._served.unconverted:
             pass
 
     # -- Leading and following ------------------------------------------------------------------------------------
@@ -185,8 +216,12 @@ class Learner:
 class LedWeights:
     """The leader's WeightStream of a sharded policy: while it is read, all ranks read."""
 
-    def __init__(self, learner: Learner, served: ServedWeights) -> None:
+    def __init__(self, learner: Learner, served: WeightStream) -> None:
         self._learner, self._served = learner, served
+
+    @property
+    def unconverted(self) -> LedWeights:
+        return LedWeights(self._learner, getattr(self._served, "unconverted", self._served))
 
     @property
     def specs(self) -> Sequence[TensorSpec]:

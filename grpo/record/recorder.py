@@ -22,6 +22,7 @@ The trainer gives these metrics; others are recorded as they come.
     | kl_penalty             | nats      | with train.kl_place: reward: KL of a completion, mean                |
     | entropy_coef           |           | of the entropy bonus in this step                                    |
     | logprob_diff           | nats      | mean |trainer - server| log-prob before the update                   |
+    | proven_noise           | nats      | of it, what the proof at the start found to be rounding              |
     | kl_sampler             | nats      | k3 estimate of the trainer against the server, before the update     |
     | stale                  | share     | trained tokens that older weights sampled                            |
     | ess                    | share     | effective sample size of the off-policy weights, of the tokens       |
