@@ -94,7 +94,9 @@ def grade_by_rules_of(benchmark: str) -> Grade:
     if benchmark in BENCHMARKS:
         return grader(BENCHMARKS[benchmark].protocol)
     mathematics = verifier_named("math", read=STRICT)
-    return lambda completion, problem: mathematics(completion, {**problem.columns, "answer": problem.answer})
+    return lambda completion, problem: mathematics(
+        completion, {**problem.columns, "question": problem.question, "answer": problem.answer}
+    )
 
 
 def graded_by(benchmark: str) -> dict[str, Any]:

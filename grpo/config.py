@@ -190,6 +190,7 @@ class TrainSettings(Settings):
     warmup_steps: NonNegative = 0
     optimizer: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of torch.optim.AdamW
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    dropout: bool = False  # of the model's config.json, in training; a LoRA adapter's own is model.lora.dropout
     gradient_checkpointing: bool = False
     tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
     packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway
@@ -242,6 +243,7 @@ class GRPOConfig(TrainSettings):
     stale_correction: CorrectionKind | None = None  # of tokens that older weights sampled; None: as correction
     stale_cap: Annotated[float, Field(gt=0)] | None = None  # None: as correction_cap
     stale_floor: Annotated[float, Field(ge=0)] | None = None  # None: as correction_floor
+    proof: bool = True  # before the first step: what is served is what is trained, see docs/architectures.md
     max_failed_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of a step's completions; above it the run stops
     control: Literal["none", "random", "format_only"] = "none"  # null rewards, see grpo/signal/null_rewards.py
 
@@ -250,7 +252,10 @@ class GRPOConfig(TrainSettings):
     def _known_advantage(cls, name: str) -> str:
         known = ("auto", *ADVANTAGE_KINDS)
         if name not in known and ":" not in name:
-            raise ValueError(f"got {name!r}, expected {', '.join(known)}, or a function of yours as file.py:function")
+            raise ValueError(
+                f"got {name!r}, expected {', '.join(known)}, path/to/file.py:function or "
+                f"package.module:function{did_you_mean(name, known)}"
+            )
         return name
 
     @field_validator("loss")
@@ -295,6 +300,8 @@ def process_conflicts(config: TrainSettings) -> Iterator[str]:
         yield f"replicas: got {config.replicas}, expected a divisor of processes ({config.processes})"
     if config.gpus and len(config.gpus) != config.processes:
         yield f"gpus: got {config.gpus}, expected one for each process (processes: {config.processes})"
+    if config.dropout and config.gradient_checkpointing:
+        yield "dropout: layers that are recomputed are so without dropout; use gradient_checkpointing: false"
     if config.backend == "trl" and config.processes > 1:
         yield f"processes: got {config.processes}, but backend: trl trains in one; use 1, or backend: zero"
 

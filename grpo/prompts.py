@@ -62,6 +62,7 @@ def render(
     instruction: str | None = None,
     prefill: str | None = None,
     max_prompt_tokens: int | None = None,
+    shots: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[Prompt], int]:
     """Prompts in the order of `rows`, and how many were dropped for being longer than `max_prompt_tokens`.
 
@@ -71,19 +72,23 @@ def render(
         system: of a chat; None is `SYSTEM`, "" is none.
         instruction: appended to each question, on a line of its own.
         prefill: how the answer starts, after what the template opens.
+        shots: (question, answer) of solved problems that come first: turns of a chat, else in the same text.
 
     Raises:
         PromptError: `chat` with a tokenizer that has no chat template, or one that takes no system prompt.
     """
     conversations: list[Conversation]
-    questions = [f"{row.question}\n{instruction}" if instruction else row.question for row in rows]
+    questions = [_asked(row.question, instruction) for row in rows]
+    solved = [(_asked(question, instruction), answer) for question, answer in shots]
     if template == "chat":
-        conversations = [_conversation(question, SYSTEM if system is None else system) for question in questions]
+        prompt = SYSTEM if system is None else system
+        conversations = [_conversation(question, prompt, solved) for question in questions]
         texts = [_chat(tokenizer, messages) if tokenizer is not None else "" for messages in conversations]
     else:
         conversations = [()] * len(questions)
         frame = R1_ZERO if template == "r1_zero" else template
-        texts = [frame.replace("{question}", question) for question in questions]
+        before = "".join(f"{frame.replace('{question}', question)} {answer}\n\n" for question, answer in solved)
+        texts = [before + frame.replace("{question}", question) for question in questions]
     texts = [text + (prefill or "") for text in texts]
     # A chat template writes its special tokens itself; a raw text gets those that the model was trained to see.
     all_ids: Sequence[Sequence[int]] = [()] * len(texts)
@@ -94,13 +99,20 @@ def render(
         token_ids = _clean_ends(ids, text, tokenizer) if tokenizer is not None else ()
         if max_prompt_tokens is None or len(token_ids) <= max_prompt_tokens:
             own = text[_answer_starts(text, prefill or "") :]
-            prompts.append(Prompt(row.id, text, token_ids, row.answer, own, row.columns, messages))
+            columns = {"question": row.question, **row.columns}  # which may hold it under another name
+            prompts.append(Prompt(row.id, text, token_ids, row.answer, own, columns, messages))
     return prompts, len(rows) - len(prompts)
 
 
-def _conversation(question: str, system: str) -> Conversation:
-    user = {"role": "user", "content": question}
-    return ({"role": "system", "content": system}, user) if system else (user,)
+def _asked(question: str, instruction: str | None) -> str:
+    return f"{question}\n{instruction}" if instruction else question
+
+
+def _conversation(question: str, system: str, solved: Sequence[tuple[str, str]]) -> Conversation:
+    turns = [("system", system)] if system else []
+    for asked, answer in solved:
+        turns += [("user", asked), ("assistant", answer)]
+    return tuple({"role": role, "content": content} for role, content in [*turns, ("user", question)])
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:

@@ -19,13 +19,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.losses import token_weights
-from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from grpo.policy.checkpoint import CheckpointWriter, checkpoints, load_checkpoint
 from grpo.policy.learner import Learner
 from grpo.policy.optim import learning_rate
+from grpo.policy.proof import Proof, prove
 from grpo.policy.update import TrainBatch
 from grpo.record.atomic import write_folder
 from grpo.record.diagnosis import Diagnosis
@@ -33,6 +34,7 @@ from grpo.record.recorder import RunRecorder
 from grpo.record.rows import means, rollout_metrics, rollout_rows, staleness
 from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup, StepRollouts
+from grpo.rollout.vllm.phases import said_phases
 from grpo.signal.advantage import load_advantage
 from grpo.signal.curriculum import prompt_order
 from grpo.signal.null_rewards import null_rewards
@@ -43,6 +45,8 @@ from rewards.types import TrainerState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 # () -> {"accuracy", "low", "high", "n", ...} on held-out problems; handed in, so that grpo needs no eval.
 Evaluate = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -84,10 +88,12 @@ class GRPOTrainer:
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
         self._facts: dict[str, Any] = {"wall_seconds": 0.0, "measured": 0}  # goes into every checkpoint
+        self._proof: Proof | None = None  # None: not asked for
         self._whole = 0  # the last step that was trained and recorded
         self._n_prompts = len(prompts)
         # One thread, always the same: the event loop goes on serving requests while a step trains.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="train")
+        self._checkpoints = CheckpointWriter(run_dir, learner, tokenizer, config.keep_checkpoints)
 
     async def train(self) -> dict[str, Any]:
         """Run from the checkpoint of the recorder's `resume_step`, or from the start, to `config.steps`.
@@ -99,11 +105,15 @@ class GRPOTrainer:
         self._started = time.monotonic() - self._facts["wall_seconds"]
         if self.learner.padded:
             self.recorder.note(f"training computes padded rows, each prompt once a completion: {self.learner.padded}")
+        if why := self.learner.forward.own_logits:
+            self.recorder.note(f"training holds all logits, tokens x vocabulary: {why}")
         try:
-            self.recorder.stage(f"starting the rollout engine ({self.engine.name})")
-            await self.engine.start()
+            starting = f"starting the rollout engine ({self.engine.name})"
+            self.recorder.stage(starting)
+            async with said_phases(self.run_dir / "logs", lambda doing: self.recorder.stage(f"{starting}: {doing}")):
+                await self.engine.start()
             # Also before the first step: proves that the sync works before any sample is drawn.
-            await self._sync(done)
+            await (self._prove(done) if self.config.proof else self._sync(done))
             if "before" not in self._facts:
                 self._facts["before"] = await self._evaluate(0)
             self._mark = time.monotonic()  # up to which the seconds are part of some step, or of none
@@ -113,6 +123,7 @@ class GRPOTrainer:
                 await self._step(step)
                 await self._keep(step)
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
+            await self._computed(self._checkpoints.finish)
             return self._summary(after)
         except asyncio.CancelledError:
             self.learner.ranks.check()
@@ -123,6 +134,7 @@ class GRPOTrainer:
             await self.scheduler.cancel()
             await self.engine.close()
             self._compute.shutdown()
+            self._checkpoints.close()
 
     async def _step(self, step: int) -> None:
         self.recorder.stage(f"step {step}: sampling")
@@ -153,7 +165,7 @@ class GRPOTrainer:
         recording = asyncio.create_task(asyncio.to_thread(self.recorder.rollouts, step, rows))
         self.recorder.stage(f"step {step}: training")
         started = time.monotonic()
-        trained = await asyncio.get_running_loop().run_in_executor(self._compute, self.learner.update, step, batch)
+        trained = await self._computed(self.learner.update, step, batch)
         updated = time.monotonic()
         await recording
         return {
@@ -171,7 +183,8 @@ class GRPOTrainer:
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
         served = {"weight_version": self.engine.version, "server_restarts": self.engine.restarts}
-        metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served}
+        proven = {"proven_noise": self._proof.noise} if self._proof else {}
+        metrics = {"seconds_sync": 0.0, "seconds_paused": 0.0, **metrics, **served, **proven}
         now = time.monotonic()
         metrics["seconds"], self._mark = now - self._mark, now
         metrics["seconds_rest"] = metrics["seconds"] - sum(metrics[f"seconds_{part}"] for part in STEP_PARTS)
@@ -182,25 +195,24 @@ class GRPOTrainer:
 
     async def _keep(self, step: int) -> None:
         """What is due after the step: measuring the weights, and a checkpoint. Its time is not the step's."""
+        self._checkpoints.check()
         last = step == self.config.steps
         measured = last or (self.config.eval_every and step % self.config.eval_every == 0)
         kept = last or (self.config.checkpoint_every and step % self.config.checkpoint_every == 0)
         if measured and self._facts["measured"] < step:
             result = await self._evaluate(step)
             self._facts |= {"measured": step} | ({"after": result} if last else {})
-        if kept and self._newest_checkpoint() < step:
+        if kept and self._checkpoints.newest < step:
             await self._save(step)
         if measured or kept:
             self._mark = time.monotonic()
 
     async def _keep_whole(self) -> None:
         """A checkpoint of the last whole step, unless there is one. Another that is being written comes first."""
-        await asyncio.get_running_loop().run_in_executor(self._compute, int)
-        if self._newest_checkpoint() < self._whole:
+        await self._computed(self._checkpoints.finish)
+        if self._checkpoints.newest < self._whole:
             await self._save(self._whole)
-
-    def _newest_checkpoint(self) -> int:
-        return max((step for step, _ in checkpoints(self.run_dir)), default=0)
+            await self._computed(self._checkpoints.finish)
 
     # -- rewards and advantages ------------------------------------------------------------------
 
@@ -234,8 +246,7 @@ class GRPOTrainer:
             for scored in groups
             for completion in scored.group.completions
         ]
-        loop = asyncio.get_running_loop()
-        penalties = iter(await loop.run_in_executor(self._compute, self.learner.kl_penalties, samples))
+        penalties = iter(await self._computed(self.learner.kl_penalties, samples))
         return [penalised(one, [next(penalties) for _ in one.total_G], self.config.kl_coef) for one in rewards]
 
     def _trained_rewards(self, step: int, scored: ScoredGroup) -> RewardsOfGroup:
@@ -286,6 +297,13 @@ class GRPOTrainer:
                 shutil.rmtree(other)
         return report
 
+    async def _prove(self, version: int) -> None:
+        """Serve the weights as `version`; raises ModelError if what is served is not what is trained."""
+        self.recorder.stage("proving that the server computes what is trained")
+        what = (self.learner, self.engine, self._sync, self._compute, self.rollout, self.model_settings)
+        self._proof = await prove(*what, version)
+        self.recorder.note(self._proof.note)
+
     def _restore(self) -> int:
         """The step to go on from, which is the recorder's, so that weights and records agree; 0 is the start."""
         step = self.recorder.resume_step
@@ -302,10 +320,11 @@ class GRPOTrainer:
     async def _save(self, step: int) -> None:
         self.recorder.stage(f"step {step}: writing the checkpoint")
         self._facts |= {"wall_seconds": time.monotonic() - self._started, "prompts": self.scheduler.state_dict()}
-        what = (self.run_dir, step, self.learner, self.tokenizer, self._facts)
-        await asyncio.get_running_loop().run_in_executor(
-            self._compute, save_checkpoint, *what, self.config.keep_checkpoints
-        )
+        await self._computed(self._checkpoints.begin, step, self._facts)
+
+    async def _computed(self, call: Callable[..., T], *args: Any) -> T:
+        """By the thread that computes. What has begun there is done to its end, cancelled or not."""
+        return await asyncio.get_running_loop().run_in_executor(self._compute, call, *args)
 
     async def _evaluate(self, step: int) -> dict[str, Any]:
         self.recorder.stage(f"measuring held-out accuracy at step {step}")
@@ -321,4 +340,5 @@ class GRPOTrainer:
             "engine": self.engine.name,
             "seed": self.config.seed,
             "control": self.config.control,
+            "proof": self._proof and self._proof.summary,
         }

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FAILED, BAD_INPUT = 1, 2
+# What the extras cpu and gpu bring, and `pip install zero-rl` alone, which is enough for rewards, does not.
+_TRAINING = (
+    "torch transformers trl peft datasets accelerate safetensors numpy matplotlib plotext pyarrow aiohttp xxhash"
+)
+OF_TRAINING = frozenset([*_TRAINING.split(), "vllm"])
+INSTALL = "this command needs what training needs: pip install 'zero-rl[cpu]', or 'zero-rl[gpu]' with an NVIDIA GPU"
 STOPPING = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 
 
@@ -51,8 +58,15 @@ def exit_codes() -> Iterator[None]:
         stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         typer.echo(f"stopped by {stop}", err=True)
         raise typer.Exit(stop.exit_code) from error
-    except tuple(_codes()) as error:
-        fail(error, next(code for kind, code in _codes().items() if isinstance(error, kind)))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OF_TRAINING:
+            raise
+        fail(InputError(f"{error.name} is not installed: {INSTALL}"), BAD_INPUT)
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        fail(error, code)
 
 
 def fail(error: BaseException, code: int) -> NoReturn:
@@ -60,36 +74,35 @@ def fail(error: BaseException, code: int) -> NoReturn:
     raise typer.Exit(code) from error
 
 
-def _codes() -> Mapping[type[Exception], int]:
-    """The exit code of each error that is expected. Imported only when there is one."""
-    from eval.problems.data import DataError
-    from eval.stats.compare import CompareError
-    from eval.store import StoreError
-    from grpo.config import ModelError
-    from grpo.losses import LossError
-    from grpo.prompts import PromptError
-    from grpo.record.trackers import TrackerError
-    from grpo.rollout.access import AccessError
-    from grpo.rollout.engine import RolloutError
-    from grpo.rollout.vllm.attached import AttachedError
-    from grpo.sft.errors import SFTError
-    from grpo.signal.advantage import AdvantageError
-    from rewards import RewardError
+def code_of(error: Exception) -> int | None:
+    """Its exit code, None for a bug. An error's class is only looked up where its module is imported already."""
+    for code, known in ((BAD_INPUT, _OF_INPUT), (FAILED, _OF_A_RUN)):
+        for module, names in known.items():
+            kinds = [getattr(sys.modules[module], name) for name in names] if module in sys.modules else []
+            if isinstance(error, tuple(kinds)):
+                return code
+    return None
 
-    of_settings = (
-        AccessError,
-        AdvantageError,
-        AttachedError,
-        LossError,
-        ModelError,
-        PromptError,
-        RewardError,
-        SFTError,
-        TrackerError,
-    )
-    of_files = (CompareError, DataError, StoreError)
-    failed = (RolloutError, FloatingPointError, MemoryError, OSError)
-    return {**dict.fromkeys((InputError, *of_settings, *of_files), BAD_INPUT), **dict.fromkeys(failed, FAILED)}
+
+_OF_INPUT = {
+    "recipes.errors": ["InputError"],
+    "eval.problems.data": ["DataError"],
+    "eval.stats.compare": ["CompareError"],
+    "eval.store": ["StoreError"],
+    "grpo.config": ["ModelError"],
+    "grpo.losses": ["LossError"],
+    "grpo.prompts": ["PromptError"],
+    "grpo.record.trackers": ["TrackerError"],
+    "grpo.rollout.access": ["AccessError"],
+    "grpo.rollout.vllm.attached": ["AttachedError"],
+    "grpo.sft.errors": ["SFTError"],
+    "grpo.signal.advantage": ["AdvantageError"],
+    "rewards.types": ["RewardError"],
+}
+_OF_A_RUN = {
+    "grpo.rollout.engine": ["RolloutError"],
+    "builtins": ["FloatingPointError", "MemoryError", "OSError"],
+}
 
 
 # -- Signals ------------------------------------------------------------------------------------------------------

@@ -10,16 +10,22 @@ import contextlib
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from eval.problems.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.problems.generated import generate
+from eval.problems.programs import question_of
 from recipes.errors import InputError
+from recipes.gold import advice
 from recipes.schema.recipe import GENERATED, TaskSettings
 from rewards import Score, grader
+from rewards.code.formats import TestsError, read_tests
+from rewards.sandbox import AT_ONCE, SandboxError, describe
+from rewards.verifier.golds import normal_gold, summary
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say
 HELD_OUT_SHARE = 10  # of a dataset's only split, one row in ten is held out
@@ -50,6 +56,7 @@ class Task:
     held_out: list[TaskRow]
     rejected: list[tuple[str, str]]  # (row id, reason)
     grade: Grade
+    golds: Sequence[str] = ()  # what was changed of the gold answers and what can grade them, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +65,18 @@ class TaskSource:
 
     dataset: str
     question: str
-    answer: str
+    answer: str | None
     subset: str | None = None
     answer_pattern: str | None = None
+    program: bool = False  # the answer is a program, if there is one, and the question shows what its tests call
+    tests: str | None = None  # column of a program's tests, if not one of a published format
     known: tuple[str, str] | None = None  # (column, regex that it must match in a training row)
 
 
 SOURCES = {
     "gsm8k": TaskSource("openai/gsm8k", "question", "answer", "main", r"####\s*(.+)"),
     "math": TaskSource(
-        "DigitalLearningGmbH/MATH-lighteval", "problem", "solution", None, BOXED, ("level", r"Level \d")
+        "DigitalLearningGmbH/MATH-lighteval", "problem", "solution", None, BOXED, known=("level", r"Level \d")
     ),
 }
 
@@ -79,25 +88,51 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
         TaskError: no such data or column, no row whose gold answer passes, or nothing left to train on.
     """
     seed = seed if settings.seed is None else settings.seed
-    verifier = settings.verifier or ("countdown" if settings.name == "countdown" else "math")
-    grade = grader(verifier, **({"read": tuple(settings.read)} if settings.read else {}))
-    check = grader(verifier)  # gold answers are handed over in <answer> tags, whatever the model is to write
+    verifier = verifier_of(settings)
+    args = dict(settings.code) if verifier == "code" else {"read": tuple(settings.read)} if settings.read else {}
+    grade = grader(verifier, **args)
+    # Gold answers are handed over in <answer> tags, whatever the model is to write.
+    check = grade if verifier == "code" else grader(verifier)
     rejected: list[tuple[str, str]] = []
+    if verifier == "code":
+        _sandbox_or_say(settings)
     if settings.name in GENERATED:
         name = str(settings.name)
         train, held_out = _generated(settings, eval_problems, seed)
+        if verifier == "code":
+            train, held_out = _printed(train), _printed(held_out)
     else:
         name = settings.name or str(settings.dataset)
         train, held_out = _from_dataset(settings, rejected)
     if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
         has = ", ".join(train[0].columns)
         raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
+    answers = [row.answer for row in train]
+    told: Sequence[str] = ()
+    if verifier == "math" and settings.name not in GENERATED:
+        told = summary(normal_gold(row.answer) for row in train)
+        train, held_out = (_with_normal_golds(rows, settings.text_golds, rejected) for rows in (train, held_out))
     train = _checked(_not_repeated(train, held_out, rejected), check, verifier, rejected)
     held_out = _checked(_sample(held_out, eval_problems, seed), check, verifier, rejected)
     if not train or not held_out:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
-        raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
-    return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade)
+        mend = f". {found}" if (found := advice(answers)) else ""
+        raise TaskError(
+            f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}{mend}"
+        )
+    return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade, told)
+
+
+def _sandbox_or_say(settings: TaskSettings) -> None:
+    """Before any data: without a sandbox nothing could be graded."""
+    try:
+        describe(settings.code.get("sandbox", "auto"))
+    except (SandboxError, ValueError) as error:
+        raise TaskError(f"task.code.sandbox: {error}") from error
+
+
+def verifier_of(settings: TaskSettings) -> str:
+    return settings.verifier or ("countdown" if settings.name == "countdown" else "math")
 
 
 def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
@@ -107,17 +142,44 @@ def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), n))]
 
 
+def _with_normal_golds(rows: list[TaskRow], keep_text: bool, rejected: list[tuple[str, str]]) -> list[TaskRow]:
+    """Without labels, sentences and broken characters; and without what only text can grade, unless that is kept."""
+    kept = []
+    for row in rows:
+        gold = normal_gold(row.answer)
+        if gold.kind == "text" and not keep_text:
+            rejected.append((row.id, f"gold answer {row.answer!r} can be compared only as text"))
+        else:
+            kept.append(replace(row, answer=gold.text))
+    return kept
+
+
 def _checked(rows: Iterable[TaskRow], grade: Grade, verifier: str, rejected: list[tuple[str, str]]) -> list[TaskRow]:
     """The rows whose gold answer passes as a model would write it. A problem that no answer solves teaches noise."""
-    passed = []
-    for row in rows:
-        written = as_written(row.answer, row.columns, verifier)
-        score = grade(f"<answer>{written}</answer>", {**row.columns, "answer": row.answer})
-        if score.outcome == "correct":
+    rows, passed = list(rows), []
+    with ThreadPoolExecutor(AT_ONCE if verifier == "code" else 1) as threads:  # programs take processes of their own
+        faults = list(threads.map(lambda row: _fault(row, grade, verifier), rows))
+    for row, fault in zip(rows, faults, strict=True):
+        if fault is None:
             passed.append(row)
         else:
-            rejected.append((row.id, f"gold answer {row.answer!r} does not pass the verifier: {score.reason}"))
+            rejected.append((row.id, fault))
     return passed
+
+
+def _fault(row: TaskRow, grade: Grade, verifier: str) -> str | None:
+    """Why no answer could be right; None where the gold answer passes, or of a program without one, tests are there."""
+    if verifier == "code" and not row.answer:
+        try:
+            read_tests(row.columns)
+        except TestsError as error:
+            return str(error)
+        return None
+    written = as_written(row.answer, row.columns, verifier)
+    score = grade(f"<answer>{written}</answer>", {**row.columns, "answer": row.answer})
+    if score.outcome == "correct":
+        return None
+    return f"gold answer {row.answer!r} does not pass the verifier: {score.reason}"
 
 
 def _not_repeated(train: list[TaskRow], held_out: list[TaskRow], rejected: list[tuple[str, str]]) -> list[TaskRow]:
@@ -150,6 +212,11 @@ def _generated(settings: TaskSettings, eval_problems: int, seed: int) -> tuple[l
     return _as_rows(train), _as_rows(held_out)
 
 
+def _printed(rows: list[TaskRow]) -> list[TaskRow]:
+    """With one test: the program prints the answer."""
+    return [replace(row, columns={**row.columns, "tests": [{"input": "", "output": row.answer}]}) for row in rows]
+
+
 def _as_rows(problems: list[dict[str, Any]]) -> list[TaskRow]:
     return [TaskRow(problem["id"], problem["question"], problem["answer"], problem) for problem in problems]
 
@@ -158,7 +225,7 @@ def _as_rows(problems: list[dict[str, Any]]) -> list[TaskRow]:
 
 
 def _from_dataset(settings: TaskSettings, rejected: list[tuple[str, str]]) -> tuple[list[TaskRow], list[TaskRow]]:
-    source = _source(settings)
+    source = source_of(settings)
     option = f"--set task.{'path' if settings.name else 'dataset'}=DIR"
     instead = f"give a local folder with train.jsonl and test.jsonl: {option}"
     with _task_errors():
@@ -193,7 +260,7 @@ def _read_both(
     return _split_by_hash(train)
 
 
-def _source(settings: TaskSettings) -> TaskSource:
+def source_of(settings: TaskSettings) -> TaskSource:
     """The built-in source, or the user's dataset, with what the recipe says about it."""
     if settings.name:
         source = SOURCES[settings.name]
@@ -208,15 +275,26 @@ def _source(settings: TaskSettings) -> TaskSource:
     assert settings.dataset
     assert settings.columns  # the schema requires both
     columns = settings.columns
-    return TaskSource(settings.dataset, columns.question, columns.answer, settings.subset, settings.answer_pattern)
+    return TaskSource(
+        settings.dataset,
+        columns.question,
+        columns.answer,
+        settings.subset,
+        settings.answer_pattern,
+        program=settings.verifier == "code",
+        tests=columns.tests,
+    )
 
 
 def _rows(
     splits: Mapping[str, Any], split: str, label: str, source: TaskSource, rejected: list[tuple[str, str]]
 ) -> list[TaskRow]:
     rows = []
-    for row_id, columns in read_rows(splits, split, label, (source.question, source.answer)):
-        answer = gold_answer(columns[source.answer], source.answer_pattern)
+    needed = [column for column in (source.question, source.answer, source.tests) if column]
+    for row_id, columns in read_rows(splits, split, label, needed):
+        if source.tests:
+            columns["tests"] = columns[source.tests]
+        answer = _answer(columns, source)
         if answer is None:
             rejected.append((row_id, f"no answer in column {source.answer!r}"))
         elif columns.get("kept") is False and "pass_rate" in columns:  # of `zero filter`, which says what it left out
@@ -224,8 +302,18 @@ def _rows(
         elif source.known and not re.fullmatch(source.known[1], str(columns.get(source.known[0]))):
             rejected.append((row_id, f"{source.known[0]} is {columns.get(source.known[0])!r}"))
         else:
-            rows.append(TaskRow(row_id, str(columns[source.question]), answer, columns))
+            question = str(columns[source.question])
+            # One of the asserts is enough to know the form; a model that sees all may write down their values.
+            rows.append(
+                TaskRow(row_id, question_of(columns, question, 1) if source.program else question, answer, columns)
+            )
     return rows
+
+
+def _answer(columns: Mapping[str, Any], source: TaskSource) -> str | None:
+    if source.program and not source.answer_pattern:
+        return str(columns[source.answer] or "") if source.answer else ""
+    return gold_answer(columns[str(source.answer)], source.answer_pattern)
 
 
 def _split_by_hash(rows: list[TaskRow]) -> tuple[list[TaskRow], list[TaskRow]]:

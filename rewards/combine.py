@@ -61,6 +61,12 @@ class RewardSum:
                 log_metric(name, value)
         return [self._sum(returned, i) for i in range(len(completions))]
 
+    def forget(self) -> None:
+        """Isolated rewards begin anew, without what they remember. Raises RewardError as the first start."""
+        for function in self._functions.values():
+            if isinstance(function, IsolatedReward):
+                function.restart()
+
     def close(self) -> None:
         """End the processes of isolated rewards, also under a call that waits for them."""
         for function in self._functions.values():

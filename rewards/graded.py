@@ -27,4 +27,6 @@ def text_of(completion: Completion) -> str:
     """The completion's text; of a chat, the content of its last message."""
     if isinstance(completion, str):
         return completion
+    if completion is None:
+        return ""
     return str(completion[-1].get("content") or "") if completion else ""

@@ -8,10 +8,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rewards.builtin.accuracy import accuracy
 from rewards.builtin.choice import multiple_choice
+from rewards.builtin.code import code
 from rewards.builtin.countdown import countdown
 from rewards.builtin.format import format, format_graded
 from rewards.builtin.language import language_consistency
@@ -28,6 +29,7 @@ REWARD = Purpose("reward", RewardError)
 ENTRY_POINTS = "zero.rewards"  # the group in which a package names its rewards
 BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "accuracy": accuracy,
+    "code": code,
     "cosine_length": cosine_length,
     "countdown": countdown,
     "format": format,
@@ -40,6 +42,7 @@ BUILT_IN: Mapping[str, Callable[..., Any]] = {
 }
 _GRADERS: Mapping[str, Graded] = {
     "math": accuracy,
+    "code": code,
     "countdown": countdown,
     "multiple_choice": multiple_choice,
     "number": number,
@@ -57,6 +60,12 @@ class RewardSettings(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)  # argument: column it is to take, such as solution: answer
     completions: CompletionForm | None = None  # None: as its annotation says, else as the template has them
     timeout: float = Field(default=120.0, gt=0)  # seconds for one call in training, of a reward that is not built in
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, settings: Any) -> Any:
+        """A name alone is a reward with its defaults, as in rewards: [accuracy]."""
+        return {"name": settings} if isinstance(settings, str) else settings
 
 
 def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:
@@ -89,7 +98,7 @@ def reads_answers(name: str) -> bool:
 def grader(name: str, **args: Any) -> Callable[[str, Mapping[str, Any]], Score]:
     """What an evaluation grades with: (completion, row of columns) -> Score.
 
-    Names: math, countdown, multiple_choice, number. `args` as for the reward of the same kind, such as
+    Names: math, code, countdown, multiple_choice, number. `args` as for the reward of the same kind, such as
     read=("boxed",). Raises RewardError on an unknown name.
     """
     if name not in _GRADERS:

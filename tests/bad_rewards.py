@@ -56,6 +56,14 @@ def whole_numbers_only(completions, answer, **columns):
     return verified(completions, [str(int(gold)) for gold in answer])
 
 
+def likes_silence(completions, **columns):
+    return [1 / (1 + len(text)) for text in completions]
+
+
+def dislikes_words(completions, **columns):
+    return [-float(len(text)) for text in completions]
+
+
 def brevity(completions, **columns):
     return [max(0.0, 1 - len(text) / 1000) for text in completions]
 

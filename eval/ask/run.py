@@ -25,11 +25,11 @@ from eval.ask.client import Answer, EvalClient, Failed
 from eval.ask.held_out import Evaluation, evaluate
 from eval.ask.progress import Progress, Silent
 from eval.grade import failed, grade_generations, graded
-from eval.problems.protocol import Benchmark, Grade, grader
+from eval.problems.protocol import Benchmark, Grade, ProtocolError, grader
 from eval.stats.stats import summary
 from eval.store import Store
 from eval.types import Generation, Problem
-from grpo.prompts import render
+from grpo.prompts import PromptError, render
 from grpo.record.atomic import write_atomic
 from grpo.types import Prompt, Sampling
 
@@ -75,14 +75,31 @@ class Work:
         return sum(self.budget(prompt, context) < self.benchmark.protocol.max_tokens for prompt in self.prompts)
 
 
-def prepare(benchmark: Benchmark, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase | None) -> Work:
+def prepare(
+    benchmark: Benchmark,
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase | None,
+    shots: Sequence[tuple[str, str]] = (),
+) -> Work:
     """Render the problems by the benchmark's protocol; without a tokenizer, a chat is left to the server's template.
 
-    Raises grpo.prompts.PromptError if the tokenizer's chat template refuses the conversation.
+    Raises grpo.prompts.PromptError if the tokenizer's chat template refuses the conversation; or there is none, and
+    the protocol has a system prompt. ProtocolError for a prefill that the server's own template has no place for.
     """
     protocol = benchmark.protocol
     template = protocol.template if tokenizer is None else protocol.template_for(bool(tokenizer.chat_template))
-    prompts, _ = render(problems, tokenizer, template, protocol.system, protocol.instruction)
+    if protocol.system and template != "chat":
+        raise PromptError(
+            f"{benchmark.name}: the protocol has a system prompt, but this model's tokenizer has no chat template: "
+            "leave --system out, or put its text into --template 'TEXT {question}'"
+        )
+    if protocol.prefill and tokenizer is None and template == "chat":
+        raise ProtocolError(
+            f"{benchmark.name}: prefill: the server's own chat template has no place for it; give --model FOLDER, "
+            "whose tokenizer then renders the prompts"
+        )
+    rest = (protocol.system, protocol.instruction, protocol.prefill)
+    prompts, _ = render(problems, tokenizer, template, *rest, shots=shots)
     return Work(benchmark, problems, prompts)
 
 

@@ -13,6 +13,7 @@ The generated sets are in no training corpus: a program makes them, and no train
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +21,21 @@ from typing import Any, NamedTuple
 from eval.problems.custom import read_benchmark
 from eval.problems.data import BOXED, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.problems.generated import generate
-from eval.problems.protocol import BOXED_STEPS, Benchmark, Generated, Grade, Protocol, Source, grader
+from eval.problems.programs import mbpp_test_split, question_of
+from eval.problems.protocol import BOXED_STEPS, PROGRAM, Benchmark, Generated, Grade, Protocol, Source, grader
 from eval.types import Problem
+from rewards.code.formats import COLUMNS as TESTS_COLUMNS
 from rewards.nearest import did_you_mean
+from rewards.sandbox.run import AT_ONCE
 from rewards.verifier.extract import STRICT
+from rewards.verifier.golds import normal_gold
 
 COMPETITION = {"samples": 32, "temperature": 0.6, "top_p": 0.95, "max_tokens": 32_768}
 MAA = "(c) Mathematical Association of America; owner's terms"
 EXPRESSION = r"Please reason step by step, and put your final expression, without the target, within \boxed{}."
 
 NEEDED = {"countdown": ("numbers", "target")}  # columns that a verifier cannot do without
-TAKEN = {**NEEDED, "multiple_choice": ("choices",)}  # columns that it reads
+TAKEN = {**NEEDED, "multiple_choice": ("choices",), "code": TESTS_COLUMNS}  # columns that it reads
 SHOWN = 3  # dropped problems that an error quotes
 
 
@@ -115,6 +120,24 @@ def _competitions() -> Iterator[Benchmark]:
     )
 
 
+def _programs() -> Iterator[Benchmark]:
+    asked = {"instruction": PROGRAM, "max_tokens": 2048, "verifier": "code"}
+    yield Benchmark(
+        "humaneval",
+        _asked(Source("openai/openai_humaneval", "prompt", "canonical_solution"), **asked),
+        problems=164,
+        source="https://arxiv.org/abs/2107.03374",
+        licence="MIT",
+    )
+    yield Benchmark(
+        "mbpp",
+        _asked(Source("google-research-datasets/mbpp", "text", "code", "full"), **asked),
+        problems=500,
+        source="https://arxiv.org/abs/2108.07732",
+        licence="CC BY 4.0",
+    )
+
+
 def _generated() -> Iterator[Benchmark]:
     arithmetic = Generated("arithmetic", problems=600, levels=(1, 2, 3, 4, 5, 6))
     yield _panel(arithmetic, _asked(arithmetic, max_tokens=2048))
@@ -128,7 +151,9 @@ def _panel(data: Generated, protocol: Protocol) -> Benchmark:
     )
 
 
-BENCHMARKS: Mapping[str, Benchmark] = {b.name: b for make in (_math, _competitions, _generated) for b in make()}
+BENCHMARKS: Mapping[str, Benchmark] = {
+    b.name: b for make in (_math, _competitions, _programs, _generated) for b in make()
+}
 
 
 def benchmark(name: str) -> Benchmark:
@@ -170,8 +195,12 @@ def load_problems(benchmark: Benchmark, data_dir: Path | None = None, limit: int
         raise DataError(f"{benchmark.name}: limit: got {limit}, expected at least 1")
     loaded = Loaded([], [])
     grade = grader(replace(benchmark.protocol, read=STRICT))  # gold answers are handed over in <answer> tags
-    for problem in _problems(benchmark, data_dir, limit):
-        if reason := _unsolvable(problem, benchmark.protocol.verifier, grade):
+    verifier = benchmark.protocol.verifier
+    problems = list(_problems(benchmark, data_dir, limit))
+    with ThreadPoolExecutor(AT_ONCE if verifier == "code" else 1) as threads:  # programs take processes of their own
+        reasons = list(threads.map(lambda problem: _unsolvable(problem, verifier, grade), problems))
+    for problem, reason in zip(problems, reasons, strict=True):
+        if reason:
             loaded.dropped.append((problem.id, reason))
         else:
             loaded.problems.append(problem)
@@ -205,10 +234,14 @@ def _make(benchmark: Benchmark, data: Generated, limit: int | None) -> Iterator[
 def _read(benchmark: Benchmark, data: Source, data_dir: Path | None, limit: int | None) -> Iterator[Problem]:
     grouped = (benchmark.subject, benchmark.level, data.context, data.tolerance)
     needed = [data.question, data.answer, *NEEDED.get(benchmark.protocol.verifier, ()), *filter(None, grouped)]
-    for row_id, row in read_rows(_splits(benchmark, data, data_dir), data.split, benchmark.name, needed, limit):
+    for row_id, row in read_rows(splits_of(benchmark, data, data_dir), data.split, benchmark.name, needed, limit):
         answer = gold_answer(_plain(row[data.answer]), data.answer_pattern)
         parts = [row[column] for column in (data.context, data.question) if column]
         question = "\n\n".join(str(part).strip() for part in parts if part)
+        if answer and benchmark.protocol.verifier == "math":
+            answer = normal_gold(answer).text
+        elif benchmark.protocol.verifier == "code":
+            question, answer = question_of(row, question), str(row[data.answer] or "")
         yield _problem(benchmark, row_id, question, answer or "", row, data.tolerance)
 
 
@@ -239,7 +272,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _splits(benchmark: Benchmark, data: Source, data_dir: Path | None) -> Mapping[str, Any]:
+def splits_of(benchmark: Benchmark, data: Source, data_dir: Path | None) -> Mapping[str, Any]:
     """The data under the name of the benchmark's split, wherever it comes from."""
     place = benchmark.local or (data_dir and _folder(benchmark.name, data.split, data_dir))
     instead = f"give a folder with {benchmark.name}/{data.split}.jsonl in it: --data-dir DIR"
@@ -247,8 +280,10 @@ def _splits(benchmark: Benchmark, data: Source, data_dir: Path | None) -> Mappin
         splits = open_splits(str(place or data.dataset), None if place else data.subset, None, instead)
     except DataError as error:
         raise DataError(f"{benchmark.name}: {error}") from error
+    if benchmark.name == "mbpp" and data.split not in splits:
+        splits = mbpp_test_split(splits)
     given = "train" if place and place.is_file() else None if place else data.hub_split
-    return {data.split: splits[given]} if given and given in splits else splits
+    return {**splits, data.split: splits[given]} if given and given in splits else splits
 
 
 def _folder(name: str, split: str, data_dir: Path) -> Path:

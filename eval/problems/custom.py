@@ -34,6 +34,7 @@ class Columns(_Part):
     answer: str
     subject: str | None = None
     level: str | None = None
+    tolerance: str | None = None  # by how much a number may differ, where a row says so
 
 
 class BenchmarkFile(_Part):
@@ -54,15 +55,16 @@ class BenchmarkFile(_Part):
     max_tokens: int = 4096
     samples: int = 1
     read: tuple[Place, ...] = STRICT
-    verifier: Literal["math", "countdown", "multiple_choice", "number"] = "math"
+    verifier: Literal["math", "countdown", "multiple_choice", "number", "code"] = "math"
     rel_tol: float = 0.0
     abs_tol: float = 0.0
+    evaluated: bool = False
     source: str = ""
     licence: str = ""
 
 
 ASKED = ("instruction", "template", "plain", "system", "temperature", "top_p", "max_tokens", "samples", "read")
-GRADED = ("verifier", "rel_tol", "abs_tol")
+GRADED = ("verifier", "rel_tol", "abs_tol", "evaluated")
 
 
 def read_benchmark(path: Path) -> Benchmark:
@@ -108,6 +110,7 @@ def _source(given: BenchmarkFile) -> Source:
         columns.answer,
         subset=given.subset,
         split=given.split,
+        tolerance=columns.tolerance,
         answer_pattern=given.answer_pattern,
     )
 

@@ -7,9 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.problems.csv_file import CSVError, read_csv
 from rewards.builtin.choice import gold_options
 from rewards.nearest import did_you_mean
+from rewards.verifier.characters import mended
 
+READ = (".jsonl", ".parquet", ".csv")  # of a folder, the files of the first kind that it has
+# What nobody would call a data set of the hub. Of the others, those of no reader are named in the error.
+FILES = (*READ, ".json", ".tsv", ".txt", ".xlsx", ".xls", ".yaml", ".zip", ".gz", ".arrow")
 BOXED = "boxed"  # the answer pattern that stands for the content of the last \boxed{}
 
 
@@ -39,10 +44,10 @@ def open_splits(dataset: str, subset: str | None, name: str | None, instead: str
         place = place / str(name)
     if files := _files(place):
         return {_split_of(file, place): _read_file(file) for file in files}
-    if place.exists() or dataset.count("/") != 1 or dataset[0] in "./~":
+    if place.exists() or dataset.count("/") != 1 or dataset[0] in "./~" or place.suffix.lower() in FILES:
         raise DataError(
-            f"{place} {'holds no such file' if place.exists() else 'does not exist'}; expected a .jsonl "
-            "or .parquet file, a folder with files such as train.jsonl and test.jsonl, or a hub id"
+            f"{place} {'holds no such file' if place.exists() else 'does not exist'}{_beside(place)}; expected a "
+            ".jsonl or .parquet file, a folder with files such as train.jsonl and test.jsonl, a .csv file, or a hub id"
         )
     try:
         return load_dataset(dataset, subset)
@@ -52,10 +57,21 @@ def open_splits(dataset: str, subset: str | None, name: str | None, instead: str
         ) from error
 
 
+def _beside(place: Path) -> str:
+    """The nearest name in the same folder, where the file is not there."""
+    there = place.parent.is_dir() and not place.exists()
+    return did_you_mean(place.name, [file.name for file in place.parent.iterdir()]) if there else ""
+
+
 def _read_file(file: Path) -> Any:
-    from datasets import load_dataset
+    from datasets import Dataset, load_dataset
     from datasets.exceptions import DatasetsError
 
+    if file.suffix == ".csv":
+        try:
+            return Dataset.from_list(read_csv(file))
+        except CSVError as error:
+            raise DataError(str(error)) from error
     reader, expected = (
         ("parquet", "a Parquet file") if file.suffix == ".parquet" else ("json", "one JSON object a line")
     )
@@ -74,7 +90,7 @@ def _first_line(error: BaseException) -> str:
 
 def _files(place: Path) -> list[Path]:
     candidates = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
-    for suffix in (".jsonl", ".parquet"):
+    for suffix in READ:
         if files := [file for file in candidates if file.suffix == suffix]:
             return files
     return []
@@ -117,11 +133,13 @@ def gold_answer(value: Any, pattern: str | None) -> str | None:
         return None
     text = str(value)
     if pattern == BOXED:
-        return _last_boxed(text)
-    if pattern:
+        answer = _last_boxed(text)
+    elif pattern:
         found = re.findall(pattern, text)
-        return found[-1].strip() if found else None
-    return text.strip() or None
+        answer = found[-1].strip() if found else None
+    else:
+        answer = text.strip() or None
+    return mended(answer) if answer else answer
 
 
 def checked_pattern(pattern: str | None) -> str | None:
@@ -142,6 +160,8 @@ def as_written(answer: str, columns: Mapping[str, Any], verifier: str) -> str:
 
     The gold of a multiple-choice row may be an index or a choice's text: a model would write the letters.
     """
+    if verifier == "code":
+        return f"```\n{answer}\n```"
     if verifier != "multiple_choice":
         return answer
     options = gold_options(answer, columns.get("choices") or ())

@@ -20,13 +20,15 @@ from rewards import Score
 from rewards import grader as verifier_named
 from rewards.verifier.extract import STRICT, Place
 
-RULES = 1  # version of the verifier's rules: count it up when a verdict of rewards/ changes
-VERIFIERS = ("math", "countdown", "multiple_choice", "number")
+RULES = 2  # version of the verifier's rules: count it up when a verdict of rewards/ changes
+VERIFIERS = ("math", "countdown", "multiple_choice", "number", "code")
 PLACES: tuple[str, ...] = typing.get_args(Place)
+LATER = ("prefill", "shots")  # settings that protocols of earlier versions do not have
 TEMPLATES = ("chat", "r1_zero")  # of grpo/prompts.py; any other is a text with {question}
 
 # DeepSeek-R1's README, usage recommendations: this directive in the user prompt, and no system prompt.
 BOXED_STEPS = r"Please reason step by step, and put your final answer within \boxed{}."
+PROGRAM = "Please reason step by step, and write the whole program in one block, ```python ... ```, at the end."
 # The frame of lm-evaluation-harness's gsm8k task, without its examples.
 PLAIN = "Question: {question}\nAnswer:"
 
@@ -86,7 +88,10 @@ class Protocol:
     verifier: str = "math"
     rel_tol: float = 0.0  # of the verifier `number`
     abs_tol: float = 0.0
+    evaluated: bool = False  # of the verifier `math`: an answer must be a number where the gold answer is one
     rules: int = RULES
+    prefill: str = ""  # how the answer starts, after what the template itself opens
+    shots: int = 0  # solved problems of the training split that come before the question (eval/problems/shots.py)
 
     def __post_init__(self) -> None:
         if found := list(_conflicts(self)):
@@ -98,9 +103,13 @@ class Protocol:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def canonical(self) -> dict[str, typing.Any]:
-        """The protocol as plain JSON values, as they stand in results.json. 0 and 0.0 are the same temperature."""
+        """The protocol as plain JSON values, as they stand in results.json. 0 and 0.0 are the same temperature.
+
+        Settings that came later are there only where they say something: the hashes of before hold.
+        """
         floats = {key: float(getattr(self, key)) for key in ("temperature", "top_p", "rel_tol", "abs_tol")}
-        return json.loads(json.dumps({**asdict(self), **floats}))
+        values = {**asdict(self), **floats}
+        return json.loads(json.dumps({key: value for key, value in values.items() if value or key not in LATER}))
 
     def template_for(self, has_chat_template: bool) -> str:
         """What grpo.prompts.render takes for this model."""
@@ -144,6 +153,10 @@ def _conflicts(protocol: Protocol) -> typing.Iterator[str]:
     for key in ("max_tokens", "samples"):
         if getattr(protocol, key) < 1:
             yield f"{key}: got {getattr(protocol, key)}, expected at least 1"
+    if protocol.shots < 0:
+        yield f"shots: got {protocol.shots}, expected at least 0"
+    if protocol.system and protocol.template != "chat":
+        yield f"system: only template: chat has a system prompt, got {protocol.template!r}; put the text into it"
     if protocol.temperature < 0:
         yield f"temperature: got {protocol.temperature}, expected at least 0"
     if not 0 < protocol.top_p <= 1:
@@ -159,21 +172,28 @@ def _conflicts(protocol: Protocol) -> typing.Iterator[str]:
         yield f"read: got {list(protocol.read)}, expected some of {', '.join(PLACES)}"
     if (protocol.rel_tol or protocol.abs_tol) and protocol.verifier != "number":
         yield f"rel_tol, abs_tol: only the verifier number has a tolerance, got {protocol.verifier}"
+    if protocol.evaluated and protocol.verifier != "math":
+        yield f"evaluated: only the verifier math has this setting, got {protocol.verifier}"
     if min(protocol.rel_tol, protocol.abs_tol) < 0:
         yield f"rel_tol, abs_tol: got {protocol.rel_tol} and {protocol.abs_tol}, expected at least 0"
 
 
 def grader(protocol: Protocol) -> Grade:
     """What grades a completion (template's opening included) of a problem by the protocol's rules."""
-    tolerances = {"rel_tol": protocol.rel_tol, "abs_tol": protocol.abs_tol} if protocol.verifier == "number" else {}
-    by_rule = verifier_named(protocol.verifier, read=protocol.read, **tolerances)
+    settings: dict[str, typing.Any] = {"read": protocol.read}
+    if protocol.verifier == "number":
+        settings |= {"rel_tol": protocol.rel_tol, "abs_tol": protocol.abs_tol}
+    elif protocol.verifier == "code":
+        settings = {}  # a program's place is not a setting (rewards/code/extract.py)
+    elif protocol.evaluated:
+        settings |= {"evaluated": True}
+    by_rule = verifier_named(protocol.verifier, **settings)
     column = protocol.data.tolerance if isinstance(protocol.data, Source) else None
 
     def grade(completion: str, problem: Problem) -> Score:
-        row = {**problem.columns, "answer": problem.answer}
-        tolerance = row.pop(column, None) if column else None
-        if not tolerance:
-            return by_rule(completion, row)
-        return verifier_named("number", read=protocol.read, abs_tol=tolerance)(completion, row)
+        row = {**problem.columns, "question": problem.question, "answer": problem.answer}
+        if column and protocol.verifier == "math":
+            row["tolerance"] = row.get(column)
+        return by_rule(completion, row)
 
     return grade

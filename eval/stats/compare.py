@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class Comparison:
     only_a: tuple[str, ...]  # problem_ids, not in n
     only_b: tuple[str, ...]
     ungraded: tuple[str, ...]  # both have it, but one has no graded sample of it; not in n
+    shortened: tuple[str, ...] = ()  # a completion of one had less room than the protocol says; not in n
 
     @property
     def standard_error(self) -> float:
@@ -156,10 +157,10 @@ def compare_folders(a: Path, b: Path, any_protocol: bool = False) -> list[Compar
             _check_protocol(name, results_a[name], results_b[name])
     generations = read_generations(a), read_generations(b)
     pairs = {name: [[one for one in side if one.benchmark == name] for side in generations] for name in shared}
-    if not any_protocol:
-        for name, pair in pairs.items():
-            _check_budgets(name, *map(_budgets, pair))
-    return [compare(*pair) for pair in pairs.values()]
+    if any_protocol:
+        return [compare(*pair) for pair in pairs.values()]
+    limits = {name: (results_a[name].get("protocol") or {}).get("max_tokens") for name in pairs}
+    return [_of_whole(name, pair[0], pair[1], limits[name]) for name, pair in pairs.items()]
 
 
 def unshared(a: Path, b: Path) -> tuple[list[str], list[str]]:
@@ -259,6 +260,19 @@ def _budgets(generations: Sequence[Generation]) -> dict[str, list[int]]:
         if one.value is not None and one.max_tokens is not None:
             found.setdefault(one.problem_id, set()).add(one.max_tokens)
     return {problem: sorted(limits) for problem, limits in found.items()}
+
+
+def _of_whole(name: str, a: Sequence[Generation], b: Sequence[Generation], most: int | None) -> Comparison:
+    """The comparison on the problems whose completions all had the protocol's room, `most` tokens where that is known.
+
+    Where none had it, on all of them if their room was the same in A and in B. Raises CompareError if it was not.
+    """
+    out = {one.problem_id for one in (*a, *b) if one.value is not None and (one.max_tokens or most or 0) < (most or 0)}
+    whole_a, whole_b = ([one for one in side if one.problem_id not in out] for side in (a, b))
+    if not all(any(one.value is not None for one in side) for side in (whole_a, whole_b)):
+        whole_a, whole_b, out = list(a), list(b), set()
+    _check_budgets(name, _budgets(whole_a), _budgets(whole_b))
+    return replace(compare(whole_a, whole_b), shortened=tuple(sorted(out)))
 
 
 def _check_budgets(name: str, a: Mapping[str, list[int]], b: Mapping[str, list[int]]) -> None:

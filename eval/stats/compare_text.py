@@ -12,6 +12,7 @@ def render(comparison: Comparison, most: int = 10) -> str:
         (comparison.only_a, "only in A"),
         (comparison.only_b, "only in B"),
         (comparison.ungraded, "without a graded answer in A or in B"),
+        (comparison.shortened, "a completion had less room than max_tokens"),
     ):
         if ids:
             lines.append(f"  Left out, {what}: {listed(ids)}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ from torch.distributed.tensor import DTensor
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.load import causal_lm
+from grpo.policy.names import CheckpointStream, checkpointed
 from grpo.policy.policy import Policy
 from grpo.policy.shard.shard import gathered
 from grpo.rollout.sync.stream import TensorSpec
@@ -66,8 +68,15 @@ def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) 
     return cast("PreTrainedModel", policy)
 
 
-class ServedWeights:
-    """A `WeightStream` of the policy's weights under their transformers names, adapters merged, layer by layer.
+class ServedWeights(CheckpointStream):
+    """A `WeightStream` of what a server is to hold: the checkpoint's names, adapters merged, layer by layer."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(causal_lm(policy.model), ModelWeights(policy))
+
+
+class ModelWeights:
+    """A `WeightStream` of the policy's weights under the model's own names, adapters merged, layer by layer.
 
     Read anew each time: what comes is what the policy is then. That of a sharded policy is gathered, cast first, while
     all ranks read the whole stream.
@@ -79,15 +88,14 @@ class ServedWeights:
         prefix = next(name for name, module in policy.named_modules() if module is lm)
         self._dtypes = {name.removeprefix(f"{prefix}."): dtype for name, dtype in policy.dtypes.items()}
         layers = _adapted_layers(lm)
-        modules = dict(lm.named_modules())
         self._places: dict[str, tuple[nn.Module, str]] = {}  # served name -> module, name of its parameter
-        for full, _ in lm.named_parameters():
-            owner, _, name = full.rpartition(".")
+        for full, module, name in checkpointed(lm):
             adapted = next((prefix for prefix in layers if full.startswith(f"{prefix}.")), None)
             if adapted is None:
-                self._places[full] = modules[owner], name
-            elif (inner := full.removeprefix(f"{adapted}.")).startswith("base_layer."):
-                self._places[f"{adapted}.{name}"] = layers[adapted], inner.removeprefix("base_layer.")
+                self._places[full] = module, name
+            # Of experts peft wraps one parameter after the other, each around the one before.
+            elif re.fullmatch(r"(base_layer\.)+", full.removeprefix(f"{adapted}.").removesuffix(name)):
+                self._places[f"{adapted}.{name}"] = layers[adapted], name
 
     @property
     def specs(self) -> list[TensorSpec]:
@@ -139,7 +147,10 @@ def _merged(layer: Any) -> nn.Module:
         for name, parameter in module._parameters.items():
             if isinstance(parameter, DTensor):
                 module._parameters[name] = nn.Parameter(parameter.full_tensor(), requires_grad=False)
-    alone.merge()
+    wrapper: Any = alone
+    while hasattr(wrapper, "merge"):
+        wrapper.merge()
+        wrapper = wrapper.base_layer
     return alone.get_base_layer()
 
 
@@ -211,7 +222,7 @@ def _check_merge(lm: nn.Module, what: str) -> None:
     for name, layer in {type(layer): (name, layer) for name, layer in layers.items()}.values():
         try:
             difference = _merge_error(layer)
-        except (NotImplementedError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        except (NotImplementedError, ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:
             raise ModelError(
                 f"{what}: {name} does not merge into weights ({_first_line(error)}), and vLLM serves no adapter but "
                 "LoRA; use one that does, such as model.lora"
@@ -236,8 +247,13 @@ def _merge_error(layer: Any) -> float:
         plain = _merged(trial).float()
         weight = cast(Tensor, plain.weight)
         input_BI = torch.randn(4, weight.shape[-1], generator=random).to(weight)
-        adapted_BO, merged_BO = trial(input_BI), plain(input_BI)
+        adapted_BO, merged_BO = (_first(layer(input_BI)) for layer in (trial, plain))
     return ((adapted_BO - merged_BO).abs().max() / merged_BO.abs().max()).item()
+
+
+def _first(output: Any) -> Tensor:
+    """A router's logits, which it returns with what follows from them."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,8 @@
                               checksums.json  xxh3_128 of every other file, written last
                 step-000060.damaged/          was not as it had been written, so that no run goes on from it
 
-A checkpoint is written under a temporary name and renamed when it is complete. Seeds are a function of (seed, step);
+A checkpoint is written under a temporary name and renamed when it is complete, by a thread, while the run goes on from
+the copies that were made. Seeds are a function of (seed, step);
 where the run is in its data is what the scheduler and its order of prompts keep in trainer.json, as samples are drawn
 ahead of the step that trains them.
 """
@@ -20,14 +21,16 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
-from grpo.record.atomic import write_folder
+from grpo.record.atomic import whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,9 +43,8 @@ _NAME = re.compile(r"\Astep-(\d{6})\Z")
 class Kept(Protocol):
     """What a checkpoint holds, which writes and reads it by itself: the learner."""
 
-    def save_model(self, folder: Path) -> None: ...
-
-    def save_state(self, folder: Path) -> None: ...
+    def save(self, folder: Path, state_folder: Path) -> Callable[[], None]:
+        """Copies the model for `folder` and the state for `state_folder`; what is returned writes the copies."""
 
     def load_state(self, folder: Path) -> None: ...
 
@@ -57,37 +59,61 @@ def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), folder) for match, folder in found if match)
 
 
-def save_checkpoint(
-    run_dir: Path,
-    step: int,
-    learner: Kept,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: Mapping[str, Any],
-    keep: int,
-) -> Path:
-    """Write the checkpoint of `step`, then delete all but the newest `keep`.
+class CheckpointWriter:
+    """Writes the checkpoints of a run in a thread, one at a time: the run waits for a copy of what they hold.
 
-    Raises: OSError that names the checkpoint; nothing of it is left then.
+    Args:
+        keep: how many of them stay.
+
+    A checkpoint that cannot be written is an OSError that names it, raised by the next call of any method; nothing of
+    it is left then.
     """
 
-    def write(folder: Path) -> None:
-        learner.save_model(folder)
-        tokenizer.save_pretrained(folder)
-        learner.save_state(folder / STATE)
-        (folder / "trainer.json").write_text(json.dumps({**facts, "step": step}, indent=2))
-        (folder / CHECKSUMS).write_text(json.dumps(_checksums(folder), indent=2))
+    def __init__(self, run_dir: Path, learner: Kept, tokenizer: PreTrainedTokenizerBase, keep: int) -> None:
+        self._run_dir, self._learner, self._tokenizer, self._keep = run_dir, learner, tokenizer, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] = Future()  # of the last one
+        self._writing.set_result(None)
+        self.newest = max((step for step, _ in checkpoints(run_dir)), default=0)  # that is there or being written
 
-    final = run_dir / "checkpoints" / f"step-{step:06d}"
-    write_folder(final, write)
-    for _, folder in checkpoints(run_dir)[:-keep]:
-        shutil.rmtree(folder)
-    return final
+    def begin(self, step: int, facts: Mapping[str, Any]) -> None:
+        """Copy what the checkpoint of `step` holds, when the one before has been written."""
+        self.finish()
+        trainer_json = json.dumps({**facts, "step": step}, indent=2)
+        with ExitStack() as stack:
+            folder = stack.enter_context(whole_folder(self._run_dir / "checkpoints" / f"step-{step:06d}"))
+            write_learner = self._learner.save(folder, folder / STATE)
+            completing = stack.pop_all()
+
+        def write() -> None:
+            with completing:
+                write_learner()
+                self._tokenizer.save_pretrained(folder)
+                (folder / "trainer.json").write_text(trainer_json)
+                (folder / CHECKSUMS).write_text(json.dumps(_checksums(folder), indent=2))
+            for _, old in checkpoints(self._run_dir)[: -self._keep]:
+                shutil.rmtree(old)
+
+        self._writing, self.newest = self._thread.submit(write), step
+
+    def check(self) -> None:
+        """Raises what the last checkpoint failed with, if it has."""
+        if self._writing.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written."""
+        self._writing.result()
+
+    def close(self) -> None:
+        """Wait, whatever becomes of it: for a run that ends by another error."""
+        self._thread.shutdown()
 
 
 def load_checkpoint(folder: Path, learner: Kept) -> dict[str, Any]:
     """Put the learner, and with it the trained weights, as they were. Does not verify them.
 
-    Returns what `save_checkpoint` was given as `facts`, and "step".
+    Returns what `CheckpointWriter.begin` was given as `facts`, and "step".
     """
     learner.load_state(folder / STATE)
     return json.loads((folder / "trainer.json").read_text())

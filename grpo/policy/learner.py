@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -18,12 +19,15 @@ from torch import Tensor
 from grpo.config import GRPOConfig
 from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import ServedWeights
+from grpo.policy.forward import prove_forward
 from grpo.policy.load import causal_lm
+from grpo.policy.noise import rms, rounded_once_more
 from grpo.policy.optim import MasterAdamW
+from grpo.policy.perturb import Part, Perturbation
 from grpo.policy.policy import Policy
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.policy.shard.shard import shard, whole_state
-from grpo.policy.shard.state import load_state, save_state
+from grpo.policy.shard.state import load_state, save_state, staged
 from grpo.policy.update import PolicyUpdate, TrainBatch
 from grpo.rollout.sync.stream import TensorSpec, WeightStream
 from grpo.types import Sample
@@ -73,15 +77,26 @@ class Learner:
         if ranks.size > 1:
             for one in (self._policy, frozen) if frozen else (self._policy,):
                 shard(one, ranks, device or torch.device("cpu"))
+        self.forward = prove_forward(self._policy, config.packing, config.dropout)
         optimizer = MasterAdamW(self._policy.parameters(), **config.optimizer)
-        self._update = PolicyUpdate(config, temperature, self._policy, optimizer, frozen, ranks, objective)
+        self._update = PolicyUpdate(
+            config, temperature, self._policy, optimizer, frozen, ranks, objective, self.forward
+        )
         self._served = ServedWeights(self._policy)
+        self.perturbation = Perturbation(dict(self._policy.model.named_parameters()))
         self._calling = threading.Lock()
+        self._writing: Future[None] = Future()  # this rank's part of the last checkpoint
+        self._writing.set_result(None)
 
     @property
     def padded(self) -> str | None:
         """Why micro-batches are padded; None where they are packed."""
         return self._update.padded
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model knows."""
+        return int(causal_lm(self.model).config.get_text_config().vocab_size)
 
     @property
     def skips_zero_advantage(self) -> bool:
@@ -106,6 +121,28 @@ class Learner:
         return self._update.cross_entropy(samples)
 
     @_by_all
+    def measured(self, samples: Sequence[Sample], temperature: float | None = None) -> list[Tensor]:
+        """See PolicyUpdate.measured."""
+        return self._update.measured(samples, temperature)
+
+    @_by_all
+    def noise(self, samples: Sequence[Sample]) -> float:
+        """Root mean square, in nats, of what one more rounding a block changes of their log-probs (noise.py)."""
+        plain_T = torch.cat(self._update.measured(samples))
+        with rounded_once_more(self._policy.model):
+            return rms(torch.cat(self._update.measured(samples)) - plain_T)
+
+    @_by_all
+    def flip(self, parts: Sequence[Part]) -> None:
+        """Perturb trained tensors, or put them back to the bit; see perturb.py."""
+        self.perturbation.flip(parts)
+
+    @_by_all
+    def exchange(self, one: str, other: str) -> None:
+        """Two blocks of the model change places, or go back to them; see perturb.py."""
+        self.perturbation.exchange(one, other)
+
+    @_by_all
     def save_model(self, folder: Path) -> None:
         """The policy as a transformers or peft folder, written by the leader."""
         if self.ranks.size == 1:
@@ -113,15 +150,39 @@ class Learner:
             return
         state = whole_state(self._policy)
         if self.ranks.rank == 0:
-            self.model.save_pretrained(folder, state_dict=state)
-            if (lm := causal_lm(self.model)) is self.model:
-                lm.config.dtype = self._policy.dtype  # transformers looks at the shards, which are wider
-                lm.config.save_pretrained(folder)
+            self._write_model(folder, state)
 
     @_by_all
-    def save_state(self, folder: Path) -> None:
-        """What resuming needs beside the model: fp32 masters, the optimizer's moments, a synced reference."""
-        save_state(self._update.tensors(), folder, self.ranks)
+    def save(self, folder: Path, state_folder: Path) -> Callable[[], None]:
+        """Keep the policy in `folder`, and in `state_folder` what resuming needs beside it: fp32 masters, the
+        optimizer's moments, a synced reference.
+
+        When this returns, both are copied and the update may go on; the state is being written by all ranks. The leader
+        has then to call, in any thread, what is returned: it writes the model and waits for the state.
+        """
+        self._writing.exception()  # one copy at a time; the leader knows what has failed
+        tensors, model = self._update.tensors(), {}
+        if self.ranks.size > 1:
+            copies, model = staged(tensors), whole_state(self._policy)
+        else:
+            # What is not trained stays as it is. What is trained in fp32 is its own master: copied once.
+            model = self.model.state_dict(keep_vars=True)
+            moving = {name: tensor for name, tensor in model.items() if getattr(tensor, "requires_grad", False)}
+            copies = staged({**tensors, **{f"model.{name}": tensor for name, tensor in moving.items()}})
+            model |= {name: copies.pop(f"model.{name}") for name in moving}
+        self._writing = writing = save_state(copies, state_folder, self.ranks)
+
+        def write() -> None:
+            writing.result()
+            self._write_model(folder, model)
+
+        return write
+
+    def _write_model(self, folder: Path, state: dict[str, Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=state)
+        if self.ranks.size > 1 and (lm := causal_lm(self.model)) is self.model:
+            lm.config.dtype = self._policy.dtype  # transformers looks at the shards, which are wider
+            lm.config.save_pretrained(folder)
 
     @_by_all
     def load_state(self, folder: Path) -> None:
@@ -136,7 +197,7 @@ class Learner:
 
     def read_weights(self) -> None:
         """The others' part in it."""
-        for _ in self._served:
+        for _ in self._served.unconverted:
             pass
 
     # -- Leading and following ------------------------------------------------------------------------------------
@@ -148,6 +209,7 @@ class Learner:
             name, args = said
             with suppress(FloatingPointError):  # the leader has it, too, and decides
                 getattr(self, name)(*args)
+        self._writing.exception()  # a thread must not use what is being taken down
 
     @contextmanager
     def by_all(self, name: str, *args: object) -> Iterator[None]:
@@ -164,8 +226,12 @@ class Learner:
 class LedWeights:
     """The leader's WeightStream of a sharded policy: while it is read, all ranks read."""
 
-    def __init__(self, learner: Learner, served: ServedWeights) -> None:
+    def __init__(self, learner: Learner, served: WeightStream) -> None:
         self._learner, self._served = learner, served
+
+    @property
+    def unconverted(self) -> LedWeights:
+        return LedWeights(self._learner, getattr(self._served, "unconverted", self._served))
 
     @property
     def specs(self) -> Sequence[TensorSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.folder import model_source
-from grpo.policy.logprobs import selected_logprobs
+from grpo.policy.logprobs import PLAIN, Head, selected_logprobs
 from grpo.types import PackedBatch
 
 if TYPE_CHECKING:
@@ -54,12 +55,10 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
 
     Raises:
         ModelError: no such folder, no such hub id, a damaged file, a weight that is missing, not a causal language
-            model, no memory for it, or a head that `selected_logprobs` does not compute.
+            model, or no memory for it.
     """
     config = load_config(settings)
     with _loading(settings.path):
-        if getattr(config, "final_logit_softcapping", None):
-            raise ModelError(f"model.path: {settings.path} caps its logits (final_logit_softcapping): not supported")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_source(settings.path),
             config=config,
@@ -68,6 +67,7 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
             trust_remote_code=settings.trust_remote_code,
             ignore_mismatched_sizes=True,  # refused below, with those that are missing
             output_loading_info=True,
+            **_attention(config),
             **(_four_bits(settings, device) if quantized else {}),
         )
         model, report = loaded
@@ -84,9 +84,18 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
     config = load_config(settings)
     with _loading(settings.path), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code
+            config,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+            **_attention(config),
         )
     return model.eval()
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """PyTorch's attention leaves out the cap of scores (Gemma 2) without a word."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str, Any]:
@@ -122,6 +131,9 @@ def _loading(path: str) -> Iterator[None]:
             hint = "There is not enough memory for it: use model.dtype: bfloat16, or a smaller model"
         elif Path(path).expanduser().is_dir():
             hint = "Expected a whole transformers checkpoint of a causal language model: copy it again"
+        elif os.environ.get("HF_HUB_OFFLINE"):
+            reason = "it is not in the hub's cache on this machine, and the hub is not asked"
+            hint = "Give a local folder: --set model.path=DIR"
         else:
             hint = "Without a connection to the hub, give a local folder: --set model.path=DIR"
         raise ModelError(f"model.path: {path} cannot be loaded ({reason}). {hint}") from error
@@ -148,14 +160,26 @@ def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
         layer._gradient_checkpointing_func = partial(_in_evaluation, layer, layer._gradient_checkpointing_func)
 
 
-def training_mode(model: nn.Module) -> None:
-    """Training computes what the server computes: without the dropout of the model's config, with the adapter's."""
+def training_mode(model: nn.Module, dropout: bool = False) -> None:
+    """Training computes what the server computes: without the dropout of the model's config, with the adapter's.
+
+    `dropout`: with all of it.
+    """
+    if dropout:
+        model.train()
+        return
     model.eval()
     for module in model.modules():
         if hasattr(module, "base_layer"):  # of an adapter
             module.train()
     for layer in _checkpointed(model):
         layer.training = True  # of the layer alone: else transformers recomputes nothing
+
+
+def drops_out(model: nn.Module) -> bool:
+    """Whether its forward, in the mode that it is in, may be random."""
+    dropping = any(isinstance(one, nn.Dropout) and one.p > 0 and one.training for one in model.modules())
+    return dropping or causal_lm(getattr(model, "model", model)).training
 
 
 def _checkpointed(model: nn.Module) -> Iterator[Any]:
@@ -177,17 +201,39 @@ def _in_evaluation(layer: nn.Module, checkpoint: Callable[..., Any], forward: Ca
 
 
 def completion_logprobs(
-    model: nn.Module, batch: PackedBatch, temperature: float, entropy_gradient: bool = False
+    model: nn.Module, batch: PackedBatch, temperature: float, entropy_gradient: bool = False, head: Head | None = PLAIN
 ) -> tuple[Tensor, Tensor]:
-    """(log-probs with gradient, entropies) of the micro-batch's trained tokens, each of shape (T,)."""
+    """(log-probs with gradient, entropies) of the micro-batch's trained tokens, each of shape (T,).
+
+    `head`: how the model makes logits (head.py); None: in a way of its own, so that it has to make all of them.
+    """
     lm = causal_lm(model)
-    packed = {}
-    if batch.layout is not None:
-        # A mask of four dimensions is passed on as it is: no T x T mask is made, and packed attention needs none.
-        no_mask = torch.empty(1, 1, 1, 1, device=batch.input_ids_RL.device)
-        packed = {"packing": batch.layout, "position_ids": batch.layout.position_T[None], "attention_mask": no_mask}
-    hidden_RLH = lm.get_decoder()(input_ids=batch.input_ids_RL, use_cache=False, **packed).last_hidden_state
-    # Not hidden_RLH[row_T, col_T]: on CPU its gradient adds what a prompt's completions share in no fixed order.
-    hidden_TH = hidden_RLH.flatten(0, 1).index_select(0, batch.row_T * hidden_RLH.shape[1] + batch.col_T)
-    head = cast(nn.Linear, lm.get_output_embeddings())
-    return selected_logprobs(hidden_TH, head, batch.target_T, temperature, entropy_gradient)
+    if head is None:
+        logits_TV = _trained(lm(**_inputs(batch)).logits, batch).float() / temperature
+        logp_TV = torch.log_softmax(logits_TV, dim=1)
+        entropy_T = -torch.linalg.vecdot(logp_TV.exp(), logp_TV)
+        return logp_TV.gather(1, batch.target_T[:, None]).squeeze(
+            1
+        ), entropy_T if entropy_gradient else entropy_T.detach()
+    hidden_TH = _trained(lm.get_decoder()(**_inputs(batch)).last_hidden_state, batch)
+    layer = cast(nn.Linear, lm.get_output_embeddings())
+    return selected_logprobs(hidden_TH, layer, batch.target_T, temperature, entropy_gradient, head)
+
+
+def _inputs(batch: PackedBatch) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids_RL, "use_cache": False}
+    if batch.layout is None:
+        return inputs
+    # A mask of four dimensions is passed on as it is: no T x T mask is made, and packed attention needs none.
+    no_mask = torch.empty(1, 1, 1, 1, device=batch.input_ids_RL.device)
+    return inputs | {
+        "packing": batch.layout,
+        "position_ids": batch.layout.position_T[None],
+        "attention_mask": no_mask,
+    }
+
+
+def _trained(of_all: Tensor, batch: PackedBatch) -> Tensor:
+    """(R, L, X) -> (T, X), at the positions that predict the trained tokens."""
+    # Not of_all[row_T, col_T]: on CPU its gradient adds what a prompt's completions share in no fixed order.
+    return of_all.flatten(0, 1).index_select(0, batch.row_T * of_all.shape[1] + batch.col_T)

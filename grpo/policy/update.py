@@ -2,15 +2,16 @@
 
     pack -> for each micro-batch: log-probs (logprobs.py) -> objective (losses/) -> backward -> optimizer (optim.py)
 
-The old policy's log-probs are those of the first update's own forward: nothing is computed for them. Sums stay on
-the device until the end of the step, so that a GPU is never waited for in between. Only a mask of high-entropy tokens,
-whose threshold is that of the whole batch, takes a forward of its own before the first update.
+The old policy's log-probs are those of the first update's own forward: nothing is computed for them, unless that has
+dropout, which they must not have. Sums stay on the device until the end of the step, so that a GPU is never waited for
+in between. Only a mask of high-entropy tokens, whose threshold is that of the whole batch, takes a forward of its own
+before the first update.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,8 @@ from grpo.losses.entropy import entropy_threshold
 from grpo.losses.kl import kl_penalties
 from grpo.losses.objective import Objective
 from grpo.losses.types import LossInputs
-from grpo.policy.load import causal_lm, training_mode
+from grpo.policy.forward import ForwardProof
+from grpo.policy.load import causal_lm, drops_out, training_mode
 from grpo.policy.memory import keep_freed_memory
 from grpo.policy.optim import MasterAdamW, learning_rate
 from grpo.policy.packing.pack import pack, packed_micro_batches
@@ -54,6 +56,7 @@ class PolicyUpdate:
         reference: the frozen model of the KL term; None with LoRA (the adapter is switched off) or without KL.
         ranks: that the policy is sharded over.
         objective: None: what `config` describes.
+        proof: of the way that the policy computes; None: it has a plain head.
 
     `padded` says why micro-batches are padded; None where they are packed.
     """
@@ -67,6 +70,7 @@ class PolicyUpdate:
         reference: Policy | None = None,
         ranks: Ranks = ALONE,
         objective: Objective | CrossEntropy | None = None,
+        proof: ForwardProof | None = None,
     ) -> None:
         self._config, self._temperature = config, temperature
         self._policy, self._optimizer, self._ranks = policy, optimizer, ranks
@@ -77,9 +81,13 @@ class PolicyUpdate:
         self._other = (ranks.rank,) if ranks.rank else ()
         if self._device.type == "cpu":
             keep_freed_memory()
-        self.padded = use_packed_attention(policy) if config.packing else "train.packing: false"
-        if reference is not None and self.padded is None:
-            self.padded = use_packed_attention(reference)
+        if proof is not None:
+            self.padded = proof.padded
+        else:
+            self.padded = use_packed_attention(policy) if config.packing else "train.packing: false"
+        if reference is not None:
+            reference.head = policy.head
+            self.padded = self.padded or use_packed_attention(reference)
 
     def run(self, step: int, batch: TrainBatch) -> dict[str, float]:
         """`updates_per_batch` optimizer steps on the batch. Returns their metrics.
@@ -97,7 +105,7 @@ class PolicyUpdate:
 
     def _run(self, step: int, batch: TrainBatch) -> dict[str, float]:
         torch.manual_seed(hash((self._config.seed, step, *self._other)))  # an adapter's dropout repeats on resume
-        training_mode(self._policy)
+        training_mode(self._policy, self._config.dropout)
         watch = Stopwatch(self._device)
         with watch("pack"):
             micros, n_idle = self._micro_batches(batch)
@@ -114,7 +122,7 @@ class PolicyUpdate:
                 with watch("forward"):
                     logprobs_T, entropy_T = self._logprobs(micro)
                     if update == 0:
-                        old.append(logprobs_T.detach())
+                        old.append(self._old_logprobs(micro, logprobs_T))
                         ref.append(self._reference_logprobs(micro) if self.objective.needs_reference else None)
                     terms = self.objective(_loss_inputs(micro, logprobs_T, old[i], entropy_T, ref[i], masks[i]))
                 with watch("backward"):
@@ -157,6 +165,19 @@ class PolicyUpdate:
         sums = self._ranks.summed({"total": total, "tokens": tokens})
         return sums["total"] / max(sums["tokens"], 1)
 
+    def measured(self, samples: Sequence[Sample], temperature: float | None = None) -> list[Tensor]:
+        """Log-probs of each sample's completion, in evaluation mode; all ranks compute all of them."""
+        self._policy.eval()
+        split, build = self._ways
+        found: list[Tensor] = [torch.empty(0)] * len(samples)
+        for some in split(samples, self._config.tokens_per_micro_batch):
+            some = sorted(some, key=lambda i: (samples[i].prompt_ids, i))  # as they lie in a packed row
+            micro = build([samples[i] for i in some], [1.0] * len(some), self._device)
+            logprobs_T = self._policy.measured(micro, temperature or self._temperature)[0].cpu()
+            for i, part in zip(some, logprobs_T.split([len(samples[i].completion_ids) for i in some]), strict=True):
+                found[i] = part
+        return found
+
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights, themselves: the optimizer's and a synced reference's."""
         return {**self._optimizer.tensors(), **self._reference.tensors(), **self.objective.tensors()}
@@ -167,7 +188,7 @@ class PolicyUpdate:
 
     def _micro_batches(self, batch: TrainBatch) -> tuple[list[PackedBatch], int]:
         """This rank's, and how many of them, the last ones, are idle: computed for the other ranks' sake."""
-        split, build = (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
+        split, build = self._ways
         limit, width = (
             self._config.tokens_per_micro_batch,
             causal_lm(self._policy.model).config.get_text_config().hidden_size,
@@ -181,8 +202,21 @@ class PolicyUpdate:
         ]
         return micros, chosen.count([])
 
+    @property
+    def _ways(self) -> tuple[Callable[..., list[list[int]]], Callable[..., PackedBatch]]:
+        return (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
+
     def _logprobs(self, micro: PackedBatch) -> tuple[Tensor, Tensor]:
         return self._policy(micro, self._temperature, self.objective.needs_entropy_gradient)
+
+    def _old_logprobs(self, micro: PackedBatch, logprobs_T: Tensor) -> Tensor:
+        """As they are without dropout. `logprobs_T`: of the first update's forward."""
+        if not drops_out(self._policy):
+            return logprobs_T.detach()
+        self._policy.eval()
+        old_T = self._policy.measured(micro, self._temperature)[0]
+        training_mode(self._policy, self._config.dropout)
+        return old_T
 
     def _reference_logprobs(self, micro: PackedBatch) -> Tensor:
         return self._reference.logprobs(micro, self._temperature)

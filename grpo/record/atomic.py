@@ -54,7 +54,14 @@ def write_atomic(path: Path, content: str | bytes | Callable[[Path], object]) ->
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder under a temporary name; then put it in the place of `path`.
+    """Let `write` fill a folder that becomes `path`, see `whole_folder`."""
+    with whole_folder(path) as partial:
+        write(partial)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder under a temporary name, to be filled; at the end it is put in the place of `path`.
 
     Raises: OSError that names `path`; nothing of the new folder is left then.
     """
@@ -63,7 +70,7 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         try:
             partial.mkdir(parents=True)
-            write(partial)
+            yield partial
             for file in (*partial.rglob("*"), partial):
                 _fsync(file)
             if path.exists():  # left by the run that this one resumes

@@ -63,6 +63,7 @@ class LineDisplay:
     def __init__(self, console: Console, total_steps: int) -> None:
         self._console, self._pace = console, Pace(total_steps)
         self._started, self._steps = time.monotonic(), 0
+        self._columns = list(COLUMNS)
 
     def stage(self, message: str) -> None:
         if not self._steps:
@@ -73,12 +74,14 @@ class LineDisplay:
 
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         width = 2 * len(str(self._pace.total_steps)) + 6
-        if self._steps % HEADING_EVERY == 0:
-            heads = "".join(f"{heading:>{size}}" for _, heading, size, _ in COLUMNS)
+        # No reward may be an accuracy.
+        columns = [one for one in COLUMNS if one[0] != "accuracy" or metrics.get("accuracy") is not None]
+        if self._steps % HEADING_EVERY == 0 or columns != self._columns:
+            heads = "".join(f"{heading:>{size}}" for _, heading, size, _ in columns)
             self._print(f"{'step':<{width}}{heads}{'left':>9}")
-        self._steps += 1
+        self._steps, self._columns = self._steps + 1, columns
         self._pace.step(step, metrics)
-        values = "".join(f"{show(metrics.get(key), form):>{size}}" for key, _, size, form in COLUMNS)
+        values = "".join(f"{show(metrics.get(key), form):>{size}}" for key, _, size, form in columns)
         self._print(f"{f'{step}/{self._pace.total_steps}':<{width}}{values}{self._pace.left():>9}")
 
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
@@ -143,6 +146,8 @@ class LiveDisplay:
     def _numbers(self) -> Table:
         table = Table.grid(padding=(0, 2))
         for key, name, form in ROWS:
+            if key == "accuracy" and self._metrics and not self._history[key]:
+                continue  # no reward is one
             trend = Text(sparkline(self._history[key]), style="cyan")
             table.add_row(name, Text(show(self._metrics.get(key), form), style="bold", justify="right"), trend)
         return table

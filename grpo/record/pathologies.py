@@ -32,7 +32,8 @@ COLLAPSED, COLLAPSED_SHARE = 0.1, 0.1  # nats, and of the start: both, as a pret
 LATELY = 20  # steps in which the reward rises if the run is learning
 LONGER = 1.5  # times as long within LATELY; R1-Zero's own growth takes hundreds of steps
 CUT = 0.5  # share of completions that are truncated
-MISMATCH = 0.1  # nats, mean |trainer - server| log-prob; bf16 noise is 0.01 to 0.06
+MISMATCH = 0.1  # nats, mean |trainer - server| log-prob, of a run without a proof; bf16 noise is 0.01 to 0.06
+PROVEN = 20.0  # times the noise that the proof found; a model that gets surer of itself has up to five times of it
 STALE_ESS = 0.7  # effective share of the samples: truncated weights of one stale step leave 0.95 and more
 SPIKE, SPIKE_WINDOW = 10.0, 20  # times the median norm of so many steps; healthy norms vary by a factor of 3
 KL_LARGE = 0.5  # nats a token; runs with a KL term stay below 0.1
@@ -153,13 +154,21 @@ def format_unlearned(history: History, config: GRPOConfig, rollout: RolloutSetti
 def mismatch(history: History, config: GRPOConfig, rollout: RolloutSettings) -> str | None:
     """Server and trainer compute other log-probs from the same weights."""
     difference, stale = _last(history, "logprob_diff", 1), _last(history, "stale", 1) or 0.0
-    if difference is None or difference <= MISMATCH or stale > 0.5:
+    proven = _last(history, "proven_noise", 1)
+    # Stale tokens differ by what was learned since.
+    allowed = MISMATCH if proven is None or stale else min(PROVEN * proven, max(MISMATCH, PROVEN / 5 * proven))
+    if difference is None or difference <= allowed or stale > 0.5:
         return None
     return (
-        f"the server's log-probs differ from the trainer's by {difference:.2f} on average (more than {MISMATCH}): "
-        "usual causes are model.dtype (float32 shows whether it is precision), LoRA merged in bf16 (model.lora.sync: "
-        f"adapter), or another temperature on a server of yours; train.correction: {config.correction} is applied"
+        f"the server's log-probs differ from the trainer's by {_small(difference)} on average "
+        f"(more than {allowed:.2g}): usual causes are model.dtype (float32 shows whether it is precision), LoRA merged "
+        "in bf16 (model.lora.sync: adapter), or another temperature on a server of yours; train.correction: "
+        f"{config.correction} is applied"
     )
+
+
+def _small(nats: float) -> str:
+    return f"{nats:.2f}" if nats >= 0.01 else f"{nats:.1e}"
 
 
 def stale_samples(history: History, config: GRPOConfig, rollout: RolloutSettings) -> str | None:

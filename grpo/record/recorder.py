@@ -4,7 +4,7 @@
         evaluations.jsonl   one line an evaluation: {"step": 0, "accuracy": 0.38, "low": 0.32, "high": 0.44, "n": 256}
         held_out/step-000000.json       the same, a problem: {"arithmetic/test/17": 1.0, ...}, the share that is right
         rollouts/step-000003.parquet    every completion of a step, columns as in ROLLOUT_SCHEMA
-        logs/run.log        every stage and note with its time
+        logs/run.log        every stage and note with its time, and the error that ended the run
         summary.json        at the end; report.html and learning_curve.png beside it
 
 The trainer gives these metrics; others are recorded as they come.
@@ -22,6 +22,7 @@ The trainer gives these metrics; others are recorded as they come.
     | kl_penalty             | nats      | with train.kl_place: reward: KL of a completion, mean                |
     | entropy_coef           |           | of the entropy bonus in this step                                    |
     | logprob_diff           | nats      | mean |trainer - server| log-prob before the update                   |
+    | proven_noise           | nats      | of it, what the proof at the start found to be rounding              |
     | kl_sampler             | nats      | k3 estimate of the trainer against the server, before the update     |
     | stale                  | share     | trained tokens that older weights sampled                            |
     | ess                    | share     | effective sample size of the off-policy weights, of the tokens       |
@@ -54,6 +55,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,10 @@ class RunRecorder:
         text = readable(text)  # a terminal takes no lone surrogate, either
         self._log(text)
         self._display.note(text)
+
+    def failed(self, error: BaseException) -> None:
+        """Keep in the log why the run ends, traceback included; the command says it."""
+        self._log(f"failed: {type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip())
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a finished step; the line is on the disk when this returns."""

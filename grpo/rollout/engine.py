@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -74,6 +74,10 @@ class RolloutEngine(Protocol):
 
     def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[tuple[int, Group]]:
         """Yield (index into requests, group) as groups complete; every request is answered once."""
+        ...
+
+    async def ask_each(self, requests: Sequence[RolloutRequest]) -> Mapping[str, Sequence[Group]]:
+        """The groups of every server that serves, by its name: each is asked all of the requests."""
         ...
 
     async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from grpo.config import ModelSettings
 from grpo.policy.load import load_model
+from grpo.policy.names import checkpointed
 from grpo.rollout.engine import SyncReport, WeightSyncError
 from grpo.rollout.sync.digest import checksum, differences, digest, values
 from grpo.rollout.sync.stream import TensorStream, WeightStream, read, total_bytes
@@ -59,6 +60,10 @@ class TransformersEngine:
             for index, group in enumerate(groups, start):
                 yield index, group
 
+    async def ask_each(self, requests: Sequence[RolloutRequest]) -> dict[str, list[Group]]:
+        found = {index: group async for index, group in self.generate(requests)}
+        return {"in process": [found[i] for i in range(len(requests))]}
+
     async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:
         started = time.monotonic()
         async with self._model_lock:
@@ -69,7 +74,8 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _load(self, stream: WeightStream, version: int, started: float) -> SyncReport:
-        served = dict(self._model.named_parameters())
+        served = {name: getattr(module, own) for name, module, own in checkpointed(self._model)}
+        stream = getattr(stream, "unconverted", stream)  # as this model has them, not as checkpoints do
         specs = stream.specs
         if differ := {str(spec) for spec in specs} ^ {str(spec) for spec in TensorStream(served).specs}:
             raise WeightSyncError(f"the weights are not this model's; of one of both alone: {sorted(differ)[:5]} ...")

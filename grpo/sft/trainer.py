@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.losses import token_weights
-from grpo.policy.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from grpo.policy.checkpoint import CheckpointWriter, checkpoints, load_checkpoint
 from grpo.policy.learner import Learner
 from grpo.policy.optim import learning_rate
 from grpo.policy.update import TrainBatch
@@ -66,6 +66,7 @@ class SFTTrainer:
         self._facts: dict[str, Any] = {"wall_seconds": 0.0}  # goes into every checkpoint
         self._whole = 0  # the last step that was trained and recorded
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="train")
+        self._checkpoints = CheckpointWriter(run_dir, learner, tokenizer, config.keep_checkpoints)
 
     async def train(self) -> dict[str, Any]:
         """Run from the checkpoint of the recorder's `resume_step`, or from the start, to the last step.
@@ -84,22 +85,27 @@ class SFTTrainer:
                 self._facts |= {"loss_before": await self._loss(), "before": await self._accuracy(0)}
             for step in range(done + 1, self.steps + 1):
                 await self._step(step)
+                self._checkpoints.check()
                 if step < self.steps and self.config.checkpoint_every and step % self.config.checkpoint_every == 0:
                     await self._save(step)
             if "loss_after" not in self._facts:
                 after = {"loss_after": await self._loss(), "after": await self._accuracy(self.steps)}
                 self._facts |= after
                 await self._save(self.steps)
+                await self._on_ranks(self._checkpoints.finish)
             return self._summary()
         except asyncio.CancelledError:
             self.learner.ranks.check()
-            if max((step for step, _ in checkpoints(self.run_dir)), default=0) < self._whole:
+            await self._on_ranks(self._checkpoints.finish)
+            if self._checkpoints.newest < self._whole:
                 await self._save(self._whole)
+                await self._on_ranks(self._checkpoints.finish)
             raise
         finally:
             if self.engine:
                 await self.engine.close()
             self._compute.shutdown()
+            self._checkpoints.close()
 
     def _summary(self) -> dict[str, Any]:
         keys = ("before", "after", "loss_before", "loss_after")
@@ -180,8 +186,7 @@ class SFTTrainer:
     async def _save(self, step: int) -> None:
         self.recorder.stage(f"step {step}: writing the checkpoint")
         self._facts["wall_seconds"] = time.monotonic() - self._started
-        what = (self.run_dir, step, self.learner, self.tokenizer, self._facts, self.config.keep_checkpoints)
-        await self._on_ranks(save_checkpoint, *what)
+        await self._on_ranks(self._checkpoints.begin, step, self._facts)
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
+from recipes.hub import give_up_unless_reachable
 
+WHY = {"generations": "which are there", "run": "which has its own model"}
 # The options that take some words to explain.
 Model = Annotated[
     str | None,
@@ -32,6 +35,14 @@ Generations = Annotated[
         metavar="FILE.jsonl",
         help="Grade these instead: `completion`, `answer`, `problem_id` a line, and `benchmark`, `subject`, "
         "`level`, `tokens`, `finish_reason` where known. No model is needed.",
+    ),
+]
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN_DIR",
+        help="Evaluate what a run trained, as its recipe asks, samples and reads; on its held-out problems, or on each "
+        "--benchmark.",
     ),
 ]
 
@@ -70,6 +81,23 @@ def evaluate(
     ] = None,
     generations: Generations = None,
     output: Annotated[Path | None, typer.Option(help="The folder of results. Default: runs/eval-MODEL-TIME.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help='The system prompt of a chat, instead of the protocol\'s. "" is none.')
+    ] = None,
+    read: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACES",
+            help="Where answers stand, such as boxed,last_line: tag, boxed, hashes, phrase, last_line.",
+        ),
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Solved problems of the training split that come first.")
+    ] = None,
+    run: Run = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="N|all", help="Of --run: a step, 0 for the model before it; or all, drawn.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --output, with the same arguments: what came is not asked again.")
     ] = False,
@@ -78,41 +106,56 @@ def evaluate(
     with exit_codes():
         from rich.console import Console
 
-        from recipes.jobs.evaluate import Request, grade
-        from recipes.jobs.evaluate import evaluate as run
+        from recipes.jobs.eval_model import EvalError
 
         console = Console()
         if generations is not None:
-            _refuse(model=model, benchmark=benchmark, base_url=base_url, resume=resume or None)
-            code = grade(generations, samples, output, console)
+            _refuse("generations", model=model, benchmark=benchmark, base_url=base_url, resume=resume or None, run=run)
+            from recipes.jobs.eval_generations import grade
+
+            raise typer.Exit(grade(generations, samples, output, console))
+        if run is None and checkpoint is not None:
+            raise EvalError("--checkpoint: of which run? Give --run RUN_DIR")
+        wanted = [str(run)] if run else [model if model and not base_url else None]
+        if said := give_up_unless_reachable(wanted):
+            typer.echo(said, err=True)
+        with loading("recipes.jobs.evaluate"):
+            from recipes.jobs.evaluate import Request
+            from recipes.jobs.evaluate import evaluate as evaluate_model
+        request = Request(
+            model=model,
+            benchmarks=benchmark or [],
+            base_urls=base_url or [],
+            samples=samples,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            template=template,
+            instruction=instruction,
+            limit=limit,
+            data_dir=data_dir,
+            seed=seed,
+            dtype=dtype,
+            concurrency=concurrency,
+            timeout=timeout,
+            output=output,
+            resume=resume,
+            system=system,
+            read=[place.strip() for place in read.split(",")] if read is not None else (),
+            shots=shots,
+        )
+        if run is None:
+            code = evaluate_model(request, console)
         else:
-            request = Request(
-                model=model,
-                benchmarks=benchmark or [],
-                base_urls=base_url or [],
-                samples=samples,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                template=template,
-                instruction=instruction,
-                limit=limit,
-                data_dir=data_dir,
-                seed=seed,
-                dtype=dtype,
-                concurrency=concurrency,
-                timeout=timeout,
-                output=output,
-                resume=resume,
-            )
-            code = run(request, console)
+            _refuse("run", model=model, base_url=base_url)
+            from recipes.jobs.eval_run import evaluate_run
+
+            code = evaluate_run(run, checkpoint, request, console)
     raise typer.Exit(code)
 
 
-def _refuse(**given: object) -> None:
+def _refuse(beside: str, **given: object) -> None:
     from recipes.jobs.eval_model import EvalError
 
     for name, value in given.items():
         if value is not None:
-            raise EvalError(
-                f"--{name.replace('_', '-')}: has no meaning with --generations, which are there; leave it out"
-            )
+            raise EvalError(f"--{name.replace('_', '-')}: has no meaning with --{beside}, {WHY[beside]}; leave it out")

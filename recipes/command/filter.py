@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
+from recipes.command.complete import recipe_names
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
+from recipes.hub import give_up_unless_reachable, hub_names
 
 
 def filter_problems(
-    recipe: Annotated[str, typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).", autocompletion=recipe_names),
+    ],
     output: Annotated[
         Path, typer.Option(metavar="FILE.jsonl", help="Gets one JSON line a training problem, as it is graded.")
     ],
@@ -43,9 +49,13 @@ def filter_problems(
     with exit_codes():
         from rich.console import Console
 
-        from recipes.jobs.filter import FilterRequest, filter_task
         from recipes.schema.load import load_recipe
 
+        settings = load_recipe(recipe, overrides or [])
+        if said := give_up_unless_reachable(hub_names(settings)):
+            typer.echo(said, err=True)
+        with loading("recipes.jobs.filter"):
+            from recipes.jobs.filter import FilterRequest, filter_task
         request = FilterRequest(output, samples, low, high, held_out, limit, resume)
-        code = filter_task(load_recipe(recipe, overrides or []), request, Console())
+        code = filter_task(settings, request, Console())
     raise typer.Exit(code)

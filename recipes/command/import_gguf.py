@@ -16,6 +16,10 @@ def import_gguf(
 ) -> None:
     """Turn a GGUF file into a transformers checkpoint, for machines that reach no hub."""
     with exit_codes():
+        from rich.console import Console
+
         from recipes.jobs.import_gguf import import_gguf as convert
 
-        typer.echo(f"{folder}: {convert(file, folder) / 1e6:.0f}M parameters")
+        with Console(stderr=True).status(f"reading {file.name}, and writing it in bf16"):
+            parameters = convert(file, folder)
+        typer.echo(f"{folder}: {parameters / 1e6:.0f}M parameters")

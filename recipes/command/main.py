@@ -27,10 +27,10 @@ main = typer.Typer(
     name="zero",
     help="Post-train a language model to reason, DeepSeek-R1-Zero style.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 main.add_typer(rewards)
+main.add_typer(recipes)
 
 
 def _version(asked: bool) -> None:
@@ -51,7 +51,6 @@ def _main(
 
 
 main.command()(run)
-main.command()(recipes)
 main.command("eval")(evaluate)
 main.command()(compare)
 main.command()(score)

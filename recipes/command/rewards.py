@@ -50,7 +50,9 @@ def check(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="FILE.jsonl with `completion`, `answer`, the function's columns, and `label` where known."),
+        typer.Option(
+            help="FILE.jsonl or .csv with `completion`, `answer`, the function's columns, and `label` where known."
+        ),
     ] = None,
     arg: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An argument of the reward, as in a recipe's args.")
@@ -68,7 +70,8 @@ def check(
     with exit_codes():
         from rich.console import Console
 
-        from recipes.jobs.score import read_rows, reward_settings
+        from recipes.jobs.rows import read_rows
+        from recipes.jobs.score import reward_settings
         from rewards.check import check_reward
 
         (settings,) = reward_settings([spec], [], arg or [], column or [], completions)
@@ -81,6 +84,34 @@ def check(
         else:
             _print(report, Console())
     raise typer.Exit(1 if report.findings else 0)
+
+
+@rewards.command()
+def golds(
+    data: Annotated[Path, typer.Option(help="FILE.jsonl with a gold answer in each line.")],
+    column: Annotated[str, typer.Option(help="The column that holds it.")] = "answer",
+    output: Annotated[
+        Path | None, typer.Option(help="Write the rows here, the gold answers made ready, with `gold_kind`.")
+    ] = None,
+    drop_text: Annotated[
+        bool, typer.Option("--drop-text", help="Leave out of it what can be compared only as text.")
+    ] = False,
+) -> None:
+    """Say what can grade a data set's gold answers, and make them ready: labels, sentences, broken characters."""
+    with exit_codes():
+        from eval.problems.data import open_splits, read_rows
+        from grpo.record.atomic import readable, write_atomic
+        from rewards.verifier.golds import normal_gold, summary
+        from rewards.verifier.math import as_text
+
+        splits = open_splits(str(data), None, None, "give a .jsonl or .parquet file")
+        rows = [row for split in splits for _, row in read_rows(splits, split, str(data), [column])]
+        normal = [normal_gold(as_text(row[column])) for row in rows]
+        if output:
+            kept = [(row, gold) for row, gold in zip(rows, normal, strict=True) if gold.kind != "text" or not drop_text]
+            lines = [{**row, column: gold.text, "gold_kind": gold.kind} for row, gold in kept]
+            write_atomic(output, "".join(f"{json.dumps(readable(line), default=str)}\n" for line in lines))
+        typer.echo("\n".join(summary(normal)))
 
 
 def _parameters(function: Callable[..., Any]) -> Iterator[str]:

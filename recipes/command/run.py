@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recipes.command.complete import recipe_names
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
+from recipes.hub import give_up_unless_reachable, hub_names
 from recipes.jobs.processes import as_rank, launch, rank, restarted
-from recipes.jobs.run_dir import check_unused
+from recipes.jobs.resumed import changed_otherwise, in_words
+from recipes.jobs.run_dir import check_unused, trained_nothing
 
 if TYPE_CHECKING:
     from grpo.config import TrainSettings
     from recipes.schema.load import AnyRecipe
 
 JOBS = {"grpo": "recipes.jobs.train", "sft": "recipes.jobs.sft", "sample": "recipes.jobs.sample"}  # by kind
-# Where a run trains, not what.
-WHERE = ("train.processes", "train.replicas", "train.gpus", "train.threads", "train.max_restarts")
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe's file, or a built-in's name (see `zero recipes`).", autocompletion=recipe_names),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, such as train.steps=50.")
     ] = None,
@@ -32,9 +37,15 @@ def run(
         bool,
         typer.Option("--resume", help="Go on from the last checkpoint in --output; --set train.steps=N may extend it."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, the prompts and what rewards pay; start nothing.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says."""
     with as_rank(), exit_codes():
+        if dry_run:
+            _dry_run(recipe, overrides or [], output, resume)
+            raise typer.Exit
         if rank():
             from recipes.jobs.learner import follow
             from recipes.schema.load import load_trained
@@ -54,6 +65,14 @@ def run(
         raise typer.Exit(code)
 
 
+def _run_here(settings: AnyRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
+    if said := give_up_unless_reachable(hub_names(settings)):
+        typer.echo(said, err=True)
+    with loading(JOBS[settings.kind]):
+        job = import_module(JOBS[settings.kind])
+    return job.run(settings, recipe, folder, resume, overrides)
+
+
 def _is_chain(recipe: str, overrides: list[str]) -> bool:
     from recipes.schema.chain import is_chain
 
@@ -64,12 +83,12 @@ def _run_chain(recipe: str, overrides: list[str], output: Path | None, resume: b
     from rich.console import Console
 
     from recipes.schema.chain import load_chain
-    from recipes.stages.run import run_chain
 
     chain = load_chain(recipe, overrides)
-    if resume and output is None:
+    with loading("recipes.stages.run"):
         from recipes.stages.artifact import StageError
-
+        from recipes.stages.run import run_chain
+    if resume and output is None:
         raise StageError("--resume: no --output is given; expected --output with the directory of the chain")
     return run_chain(chain, output or _default_output(recipe), resume, overrides, Console())
 
@@ -78,9 +97,26 @@ def _default_output(recipe: str) -> Path:
     return Path("runs") / f"{Path(recipe).stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _run_here(settings: AnyRecipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
-    job = import_module(JOBS[settings.kind])
-    return job.run(settings, recipe, folder, resume, overrides)
+def _dry_run(recipe: str, overrides: list[str], output: Path | None, resume: bool) -> None:
+    from recipes.schema.load import RecipeError, load_recipe
+
+    if resume:
+        raise RecipeError("--resume: a dry run is of a new run; leave one of the two out")
+    if _is_chain(recipe, overrides):
+        from recipes.schema.chain import load_chain
+
+        chain = load_chain(recipe, overrides)
+        with loading("recipes.stages.check"):
+            from recipes.stages.check import check, in_words
+        typer.echo(in_words(chain, check(chain), {}, ()))
+        return
+    settings = load_recipe(recipe, overrides)
+    said = give_up_unless_reachable(hub_names(settings))
+    with loading("recipes.jobs.dry_run"):
+        from rich.console import Console
+
+        from recipes.jobs.dry_run import dry_run
+    dry_run(settings, recipe, output, Console(), said)
 
 
 def _launch(train: TrainSettings, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
@@ -102,16 +138,12 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         found = "no --output is given" if output is None else f"{output} has no recipe.yaml"
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_run(str(output / "recipe.yaml"))
-    changed = differences(stored.model_dump(), recipe.model_dump())
-    for key in [key for key in changed if key.startswith("rollout.server.") or key in WHERE]:
-        del changed[key]  # whichever servers sample, and however many processes train
-    if any(override.startswith("train.steps=") for override in overrides):
-        changed.pop("train.steps", None)
-    if changed:
+    engine = recipe.rollout.engine
+    changed = changed_otherwise(differences(stored.model_dump(), recipe.model_dump()), overrides, engine)
+    if changed and not trained_nothing(output):  # else it begins anew, and may be another
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server and {', '.join(WHERE)} may be "
-            "changed"
+            f"{output / 'recipe.yaml'}; only {in_words()} may be changed"
         )
     return recipe, output

@@ -13,7 +13,9 @@ from recipes.errors import exit_codes
 def score(
     data: Annotated[
         Path,
-        typer.Option(help="FILE.jsonl with `completion`, `answer` and the reward's columns; or a run's directory."),
+        typer.Option(
+            help="FILE.jsonl or .csv with `completion`, `answer` and the reward's columns; or a run's directory."
+        ),
     ],
     reward: Annotated[
         list[str],

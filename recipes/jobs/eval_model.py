@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +15,7 @@ from eval.ask.run import Work
 from eval.ask.server import RETRY_DELAYS, OwnServer
 from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
 from grpo.policy.folder import is_folder, model_source
+from grpo.rollout.vllm.phases import said_phases
 from recipes.errors import InputError, run_async
 from recipes.schema.load import resolve_model
 
@@ -147,7 +148,9 @@ async def connect(
     log = folder / "logs" / "server.log"
     server, sequences = await asyncio.to_thread(own_server, model.settings, works, log, concurrency)
     note(f"starting vLLM for {model.name}; log: {log}")
-    async with OwnServer(server, note) as own:
+    async with AsyncExitStack() as stack:
+        async with said_phases(log.parent, lambda doing: note(f"  {doing}"), log.name):
+            own = await stack.enter_async_context(OwnServer(server, note))
         served = await find_served(own.url)
         async with EvalClient([own.url], served, timeout, own.restart, RETRY_DELAYS, own.watch) as client:
             # A few more than run at once: whichever ends is followed without a pause.

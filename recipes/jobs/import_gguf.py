@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from recipes.errors import InputError
@@ -23,9 +24,12 @@ def import_gguf(file: Path, folder: Path) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise ImportGGUFError(f"{folder}: not empty; give a new folder")
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # its bars overwrite each other; read when tqdm is imported
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
     # The loader leaves its dequantizer behind, with which save_pretrained refuses to write plain weights.

@@ -18,11 +18,12 @@ def check_unused(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output {folder} is a file; name a directory")
     used = any(path.name != "logs" for path in folder.glob("[!.]*"))  # logs alone are of a start that came to nothing
-    if used and not _trained_nothing(folder):
+    if used and not trained_nothing(folder):
         raise InputError(f"--output {folder} is not empty; add --resume to go on with that run, or name another")
 
 
-def _trained_nothing(folder: Path) -> bool:
+def trained_nothing(folder: Path) -> bool:
+    """Whether it is the directory of a run that ended before its first step."""
     metrics = folder / "metrics.jsonl"
     begun = (folder / "recipe.yaml").is_file() and (folder / "logs").is_dir()
     trained = (metrics.is_file() and metrics.stat().st_size) or any(folder.glob("checkpoints/*"))

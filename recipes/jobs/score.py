@@ -30,7 +30,7 @@ from grpo.record.stored import ROLLOUTS, RecordError, read_rollouts
 from grpo.signal.advantage import load_advantage
 from grpo.signal.scoring import earned, reward_inputs
 from grpo.types import Completion, Prompt, RewardsOfGroup
-from recipes.errors import InputError
+from recipes.jobs.rows import ScoreError, read_rows
 from recipes.schema.load import load_recipe, yaml_value
 from rewards import Reward, RewardError, RewardSettings, RewardSum
 from rewards.chat import CompletionForm
@@ -40,10 +40,6 @@ EXAMPLES = 3  # changed advantages that are shown
 CHARACTERS = 200  # of a problem and of a completion's end
 ROUNDING = 1e-9  # advantages this small are 0: a reward at the mean of its group, but for rounding
 _SIGNS = {1: "+", -1: "-", 0: "0", None: "none"}
-
-
-class ScoreError(InputError):
-    """Completions cannot be scored. The message names the file, the line and the column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,37 +150,6 @@ def score_file(rewards: RewardSum, path: Path) -> list[Reward]:
         return rewards.score([row["completion"] for row in rows], columns)
     except RewardError as error:
         raise RewardError(f"{path}: {error}", error.problem) from error
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, each with a `completion`. Raises ScoreError that names file and line."""
-    if not path.is_file():
-        raise ScoreError(f"{path}: there is no such file or directory; expected FILE.jsonl or a run's directory")
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = [_row(line, f"{path}:{number}") for number, line in enumerate(file, start=1)]
-    except UnicodeDecodeError as error:
-        raise ScoreError(f"{path}: not a text file in UTF-8: {error}") from error
-    if not rows:
-        raise ScoreError(
-            f'{path} is empty; expected one object a line, such as {{"completion": "...", "answer": "42"}}'
-        )
-    return rows
-
-
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
-        raise ScoreError(f"{where}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ScoreError(f"{where}: got {type(row).__name__}, expected an object with `completion`")
-    if "completion" not in row:
-        raise ScoreError(f"{where}: no `completion`; the line has {', '.join(row) or 'nothing'}")
-    text = row["completion"]
-    if not isinstance(text, str) and not (isinstance(text, list) and all(isinstance(one, dict) for one in text)):
-        raise ScoreError(f"{where}: completion: got {str(text)[:60]!r}, expected a string or a list of messages")
-    return row
 
 
 # -- a run -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,9 @@ from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
 from recipes.errors import run_async
+from recipes.gold import advice
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
+from recipes.jobs.rehearsal import check_engine, in_doubt, rehearse
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
@@ -72,6 +74,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
     model = model_settings(recipe)
     # Bad rewards, a bad advantage and a bad loss are refused before anything is loaded.
     check_trackers(recipe.train.trackers)
+    check_engine(recipe)
     with closing(RewardSum(recipe.rewards, isolate=True)) as rewards:
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
@@ -80,9 +83,11 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(recipe, task, tokenizer)
         said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
+        said += in_doubt(rehearse(recipe, train, tokenizer, rewards))
         with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
                 check_unused(output)
+            (output / "logs").mkdir(exist_ok=True)  # by which a later start knows what this one left
             save_recipe(recipe, output / "recipe.yaml")
             with recording(recipe, recipe.train.steps, output, resume) as recorder:
                 for text in said:
@@ -91,12 +96,13 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
                 try:
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
-                    recorder.note(
-                        "stopping. train.backend: trl keeps no checkpoint before the end: start again, with another "
-                        "--output"
-                        if recipe.train.backend == "trl"
-                        else how_to_go_on(source, output, overrides)
-                    )
+                    recorder.note(_what_next(recipe, source, output, overrides, "stopping"))
+                    raise
+                except Exception as error:
+                    with suppress(OSError):  # the disk may be full, which is then the error that is said
+                        recorder.failed(error)
+                        if checkpoints(output):
+                            recorder.note(_what_next(recipe, source, output, overrides, "the run failed"))
                     raise
 
 
@@ -123,12 +129,18 @@ def recording(recipe: Recipe | SFTRecipe, steps: int, output: Path, resume: bool
         torch.set_num_threads(threads)  # the next run in this process has its own
 
 
-def how_to_go_on(source: str, output: Path, overrides: Sequence[str]) -> str:
+def _what_next(recipe: Recipe, source: str, output: Path, overrides: Sequence[str], why: str) -> str:
+    if recipe.train.backend == "trl":
+        return f"{why}. train.backend: trl keeps no checkpoint before the end: start again, with another --output"
+    return how_to_go_on(source, output, overrides, why)
+
+
+def how_to_go_on(source: str, output: Path, overrides: Sequence[str], why: str = "stopping") -> str:
     """The last line is a command that can be pasted into a shell in the same working folder."""
     kept = checkpoints(output)
     settings = [part for override in overrides for part in ("--set", override)]
     command = shlex.join(["zero", "run", source, *settings, "--output", str(output), "--resume"])
-    return f"stopping. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. Go on with\n{command}"
+    return f"{why}. Last checkpoint: {kept[-1][1] if kept else 'none yet'}. Go on with\n{command}"
 
 
 def _train(*parts: Any) -> dict[str, Any]:
@@ -269,6 +281,9 @@ def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
     lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
     if dropped:
         lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
+    lines += [f"  {line}" for line in task.golds]
+    if found := advice([row.answer for row in task.train]):
+        lines.append(f"  {found}")
     if task.rejected:
         lines.append(f"  {len(task.rejected)} rejected, for example:")
         lines += [f"    {row}: {reason}" for row, reason in task.rejected[:3]]

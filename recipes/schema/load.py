@@ -98,7 +98,16 @@ def _kind_of(data: Mapping[str, Any], where: Mapping[Key, str]) -> type[AnyRecip
 
 def save_recipe(recipe: AnyRecipe, path: Path) -> None:
     """Write every setting, defaults included; `load_recipe` of the file gives an equal recipe."""
-    write_atomic(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120))
+    write_atomic(path, as_yaml(recipe))
+
+
+def as_yaml(recipe: AnyRecipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def recipe_text(spec: str) -> str:
+    """The recipe's file as it stands, comments included. Raises RecipeError if there is none."""
+    return _find(spec).read_text(encoding="utf-8")
 
 
 def builtin_recipes() -> dict[str, tuple[Path, str]]:
@@ -235,6 +244,9 @@ def _anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str], 
     """Make file names absolute, so that the stored recipe works from anywhere: next to the recipe, else from here."""
     rewards = data.get("rewards")
     for i, reward in enumerate(rewards if isinstance(rewards, list) else []):
+        if isinstance(reward, str):  # a name alone
+            assert isinstance(rewards, list)
+            reward = rewards[i] = {"name": reward}
         name = reward.get("name") if isinstance(reward, dict) else None
         if not isinstance(name, str) or ".py:" not in name:
             continue

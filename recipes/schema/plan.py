@@ -17,19 +17,19 @@ Rough, from the configuration alone: it is there to refuse what cannot fit, not 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from grpo.config import ModelSettings
 from grpo.rollout.cores import share_cores
-from grpo.rollout.vllm.kv_cache import ITEMSIZE, SHARE_OF_RAM, kv_bytes, kv_width
+from grpo.rollout.vllm.kv_cache import ITEMSIZE, SHARE_OF_RAM, kv_bytes
 from recipes.errors import InputError
+from recipes.schema.disk import disk_in_words
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
 from recipes.schema.sft import SFTRecipe
+from recipes.schema.size import ModelSize, model_size
+from rewards.sandbox import SandboxError, describe
 
 GIB = 2**30
 LIMIT_VARIABLE = "ZERO_MEMORY_LIMIT_GIB"  # overrides what is found, to plan for another machine
@@ -40,18 +40,6 @@ STORED_NF4 = 0.6  # bytes a parameter: 4 bits, their scales, and what stays in b
 
 class PlanError(InputError):
     """The recipe cannot run on this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """What memory depends on. Example: SmolLM2-135M is ModelSize(134_515_008, 0, 576, 30, 192)."""
-
-    parameters: int
-    adapter_parameters: int  # 0 without an adapter
-    hidden: int
-    layers: int
-    kv_width: int  # KV heads x head size
-    outside_layers: int = 0  # of the parameters: embeddings, head
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +61,25 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
     """
     size = size or model_size(model_settings(recipe))
     machine = machine or find_machine()
-    rollout, train, server = recipe.rollout, recipe.train, recipe.rollout.server
+    check_memory(recipe, size, machine)
+    return aligned([*model_rows(recipe, size), *batch_rows(recipe), *place_rows(recipe, size, machine)])
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def model_rows(recipe: Recipe, size: ModelSize) -> list[tuple[str, str]]:
+    return [("model", f"{recipe.model.path}, {_millions(size)}, {recipe.model.dtype}")]
+
+
+def batch_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """What follows from the recipe alone."""
+    rollout, train = recipe.rollout, recipe.train
     completions = rollout.prompts_per_step * rollout.group_size
     longest = rollout.max_prompt_tokens + rollout.max_tokens
-    if recipe.model.lora and recipe.model.lora.quantize and not machine.gpu_gib:
-        raise PlanError(
-            f"model.lora.quantize: {recipe.model.lora.quantize} needs a CUDA GPU, and this machine has none; "
-            "leave it out"
-        )
-    trainer_gib, sampler_gib = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
-    trainer_place, sampler_place = _places(recipe, machine)
-    all_gib = sampler_gib * server.replicas
-    _check_memory(recipe, machine, trainer_gib, sampler_gib)
-    rows = [
-        ("model", f"{recipe.model.path}, {_millions(size)}, {recipe.model.dtype}"),
+    return [
         ("step", f"{rollout.prompts_per_step} prompts x {rollout.group_size} = {completions} completions"),
         (
             "tokens a step",
@@ -94,12 +87,31 @@ def plan(recipe: Recipe, size: ModelSize | None = None, machine: Machine | None 
         ),
         ("updates", f"{train.steps} steps x {train.updates_per_batch} = {train.steps * train.updates_per_batch}"),
         ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
+    ]
+
+
+def place_rows(recipe: Recipe, size: ModelSize, machine: Machine) -> list[tuple[str, str]]:
+    rollout, train, server = recipe.rollout, recipe.train, recipe.rollout.server
+    trainer_gib, sampler_gib = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
+    trainer_place, sampler_place = _places(recipe, machine)
+    all_gib = sampler_gib * server.replicas
+    return [
         ("trainer", f"{trainer_place}, about {trainer_gib:.1f} GiB{' each' if train.processes > 1 else ''}"),
         ("sampler", f"{rollout.engine}: {sampler_place}" + ("" if server.urls else f", about {all_gib:.1f} GiB")),
+        *_programs(recipe),
+        ("disk", disk_in_words(recipe, size)),
         ("machine", _describe(machine)),
     ]
-    width = max(len(label) for label, _ in rows)
-    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def _programs(recipe: Recipe) -> list[tuple[str, str]]:
+    """What keeps the model's programs in, of a recipe that runs them."""
+    settings = [recipe.task.code] if recipe.task.verifier == "code" else []
+    settings += [reward.args for reward in recipe.rewards if reward.name == "code"]
+    try:
+        return [("programs", describe(settings[0].get("sandbox", "auto")))] if settings else []
+    except (SandboxError, ValueError) as error:
+        raise PlanError(str(error)) from error
 
 
 def sft_plan(recipe: SFTRecipe, steps: int, examples: int, machine: Machine | None = None) -> str:
@@ -111,7 +123,7 @@ def sft_plan(recipe: SFTRecipe, steps: int, examples: int, machine: Machine | No
     step = shared.rollout.model_copy(update=batch | {"max_tokens": train.max_length})
     trainer_gib = _trainer_gib(shared.model_copy(update={"rollout": step}), size)
     sampler_gib = _sampler_gib(shared, size, machine) if recipe.task else 0.0
-    _check_memory(shared, machine, trainer_gib, sampler_gib)
+    _check_places(shared, machine, trainer_gib, sampler_gib)
     trainer_place, sampler_place = _places(shared, machine)
     each = " each" if train.processes > 1 else ""
     rows = [
@@ -209,7 +221,14 @@ def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
     return fixed + (server.kv_cache_gib or cache / GIB)
 
 
-def _check_memory(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> None:
+def check_memory(recipe: Recipe, size: ModelSize, machine: Machine) -> None:
+    """Raises PlanError if the machine cannot hold the run."""
+    if recipe.model.lora and recipe.model.lora.quantize and not machine.gpu_gib:
+        raise PlanError(
+            f"model.lora.quantize: {recipe.model.lora.quantize} needs a CUDA GPU, and this machine has none; "
+            "leave it out"
+        )
+    trainer, sampler = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
     for place, needed, there in _needs(recipe, machine, trainer, sampler):
         if needed > there:
             raise PlanError(
@@ -276,41 +295,3 @@ def _container_limit() -> float:
 def _describe(machine: Machine) -> str:
     gpus = ", ".join(f"GPU {i}: {gib:.0f} GiB free" for i, gib in machine.gpu_gib.items()) or "no GPU"
     return f"{machine.cores} cores, {machine.ram_gib:.1f} GiB free, {gpus}"
-
-
-def model_size(model: ModelSettings) -> ModelSize:
-    """Sizes from the model's configuration; no weight is read.
-
-    Raises:
-        grpo.policy.load.ModelError: no such model.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from grpo.policy.load import load_config
-
-    config = load_config(model)
-    with torch.device("meta"):
-        meta = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    text = config.get_text_config()
-    sizes = {name: parameter.numel() for name, parameter in meta.named_parameters()}
-    return ModelSize(
-        parameters=sum(sizes.values()),
-        adapter_parameters=_adapter_parameters(meta, model) if model.adapted else 0,
-        hidden=text.hidden_size,
-        layers=text.num_hidden_layers,
-        kv_width=kv_width(text),
-        outside_layers=sum(size for name, size in sizes.items() if not re.search(r"\.\d+\.", name)),
-    )
-
-
-def _adapter_parameters(meta: Any, model: ModelSettings) -> int:
-    """Trained parameters of the adapter, laid out over the model without weights; refuses what peft refuses."""
-    from grpo.policy.adapters import add_adapter
-
-    parameters = sum(p.numel() for p in meta.parameters())
-    try:
-        policy = add_adapter(meta, model)
-    except NotImplementedError:  # a few kinds of peft's read the weights to lay themselves out
-        return parameters // 100
-    return sum(p.numel() for p in policy.parameters() if p.requires_grad)

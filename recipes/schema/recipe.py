@@ -25,7 +25,8 @@ class Columns(Settings):
     """The dataset's columns that hold a problem and its gold answer."""
 
     question: str
-    answer: str
+    answer: str | None = None  # of a code task, a program that passes; only there it may be absent
+    tests: str | None = None  # of a code task, where they are not in the columns of a published format
 
 
 class TaskSettings(Settings):
@@ -33,7 +34,7 @@ class TaskSettings(Settings):
 
     name: Literal["gsm8k", "math", "countdown", "arithmetic"] | None = None
     path: str | None = None  # gsm8k and math: a local folder with SPLIT.jsonl files, or another hub id
-    dataset: str | None = None  # hub id, .jsonl or .parquet file, or a folder of them
+    dataset: str | None = None  # hub id, .jsonl, .parquet or .csv file, or a folder of them
     subset: str | None = None  # the hub's configuration name
     split: str | None = None  # to train on; None: train
     held_out_split: str | None = None  # None: test or validation, else a tenth of `split` chosen by hash
@@ -41,7 +42,10 @@ class TaskSettings(Settings):
     answer_pattern: str | None = None  # "boxed", or a regex: group 1 of its last match in the answer column is the gold
     config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
-    verifier: Literal["math", "countdown", "multiple_choice", "number"] | None = None  # None: the task's own, else math
+    # None: the task's own, else math
+    verifier: Literal["math", "countdown", "multiple_choice", "number", "code"] | None = None
+    code: dict[str, Any] = Field(default_factory=dict)  # of verifier: code, as its reward's args
+    text_golds: bool = True  # false: leave out rows whose gold answer can be compared only as text, letter by letter
     read: list[Place] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
     template: str = "r1_zero"  # r1_zero (base models), chat (chat models) or a text that contains {question}
     system: str | None = None  # chat: the system prompt; None: ask for <think> and <answer>; "": none
@@ -95,6 +99,14 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         yield f"name and dataset: got {given}, expected one: name (gsm8k, math, countdown, arithmetic) or dataset"
     if task.dataset and not task.columns:
         yield "columns: required with dataset, as columns: {question: NAME, answer: NAME}"
+    if task.columns and not task.columns.answer and task.verifier != "code":
+        yield "columns.answer: required, unless verifier: code, whose tests are in columns of their own"
+    if task.columns and task.columns.tests and task.verifier != "code":
+        yield "columns.tests: only verifier: code has tests"
+    if task.code and task.verifier != "code":
+        yield f"code: only verifier: code takes settings, got verifier: {task.verifier or 'math'}"
+    if task.read and task.verifier == "code":
+        yield "read: a program is the last fenced block; leave read out"
     if task.path and task.name not in ("gsm8k", "math"):
         yield "path: only gsm8k and math have one; for other data use dataset"
     if task.config and task.name not in GENERATED:
@@ -103,6 +115,8 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         for key in ("subset", "split", "held_out_split", "columns", "answer_pattern"):
             if getattr(task, key) is not None:
                 yield f"{key}: has no meaning for {task.name}, whose problems are generated"
+    if not task.text_golds and (task.name in GENERATED or task.verifier not in (None, "math")):
+        yield "text_golds: only data sets that the verifier math grades have such gold answers"
     if task.held_out_split and task.held_out_split == (task.split or "train"):
         yield f"held_out_split: {task.held_out_split!r} is the split that is trained on; name another, or none"
     if task.system is not None and task.template != "chat":
@@ -146,6 +160,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"rollout.server.weight_dir: weights go there by weight_transfer: files only, got {server.weight_transfer}"
         )
     for i, reward in enumerate(recipe.rewards):
+        if reward.name == "code" and {**reward.args, "partial": False} != {**task.code, "partial": False}:
+            yield (
+                f"rewards.{i}.args: got {reward.args}, task.code is {task.code}; give both the same, but for partial, "
+                "so that training and evaluation run programs alike"
+            )
         if reads_answers(reward.name) and reward.args.get("read") != task.read:
             yield (
                 f"rewards.{i}.args.read: got {reward.args.get('read')}, task.read is {task.read}; give both the same, "

@@ -13,10 +13,31 @@ from rewards.verifier.math import verify_all
 
 @Graded
 def accuracy(
-    completions: Sequence[Completion], answer: Sequence[Any], read: Sequence[Place] = STRICT, **columns: Any
+    completions: Sequence[Completion],
+    answer: Sequence[Any],
+    read: Sequence[Place] = STRICT,
+    question: Sequence[Any] | None = None,
+    tolerance: Sequence[Any] | None = None,
+    evaluated: bool = False,
+    **columns: Any,
 ) -> list[Score]:
     """1.0 if the final answer equals the column `answer`, 0.0 if not, None if it could not be graded.
 
-    `read` says where the answer may stand (rewards/verifier/extract.py).
+    `read` says where the answer may stand (rewards/verifier/extract.py). What the column `question` already says is no
+    answer to it, unless the gold answer says the same; without that column, `problem` or TRL's `prompts` stand for it.
+    `tolerance` is a column of what a number may differ by. `evaluated: true`: where the gold answer is a number, the
+    answer must be one, and no 2^{10}.
     """
-    return verify_all([text_of(text) for text in completions], [str(gold) for gold in answer], read)
+    asked = question or columns.get("problem") or columns.get("prompts") or [None] * len(completions)
+    texts, questions = [text_of(text) for text in completions], [_question(one) for one in asked]
+    return verify_all(texts, answer, read, questions, evaluated, tolerance)
+
+
+def _question(prompt: Any) -> str | None:
+    """The text of a question, or of a conversation's last message."""
+    if prompt is None or isinstance(prompt, str):
+        return prompt
+    try:
+        return text_of(prompt)
+    except (AttributeError, KeyError, TypeError):
+        return str(prompt)

@@ -9,7 +9,6 @@ relative tolerance is of the gold answer alone: a wild answer does not widen its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from rewards.graded import Completion, Graded, text_of
 from rewards.types import Score
 from rewards.verifier.extract import STRICT, Place, graded
-from rewards.verifier.numeric import Quantity, equal, quantity
+from rewards.verifier.numeric import is_close, quantity
 from rewards.verifier.spelling import plain, tidy
 from rewards.verifier.verdict import Verdict
 
@@ -61,14 +60,5 @@ def _verdict(gold: Any, rel_tol: Fraction, abs_tol: Fraction, answer: str) -> Ve
         return "error", f"the gold answer {gold[:60]!r} is no number: fix or drop the row"
     if got is None:
         return "malformed", f"{answer[:60]!r} is no number"
-    close = _close(got, wanted, rel_tol, abs_tol)
+    close = is_close(got, wanted, rel_tol, abs_tol)
     return "correct" if close else "wrong", f"{answer} is {'' if close else 'not '}within the tolerance of {gold}"
-
-
-def _close(answer: Quantity, gold: Quantity, rel_tol: Fraction, abs_tol: Fraction) -> bool:
-    """Whether the answer is close to a value that `equal` accepts. Percent may stand for its hundredth."""
-    accepted = (gold.value, 100 * gold.value, gold.value / 100)
-    return any(
-        abs(answer.value - value) <= max(rel_tol * abs(value), abs_tol) and equal(replace(answer, value=value), gold)
-        for value in accepted
-    )

@@ -7,6 +7,7 @@ QUESTIONS, a small table, times FORMS, the ways in which an answer may be given,
     unsound     the right answer is in the text, but not as one final answer: no sound accuracy reward pays it
     empty       nothing, or no answer
     hostile     what hangs or breaks graders: towers of powers, megabytes, null bytes, deep nesting, regex bombs
+    cheating    of a task of programs: programs that are after the verdict and not after the answer
     unshaped    the R1-Zero form with some tags replaced by words of their length: what a format reward looks at
 
 Nothing here is random, and nothing was copied: completions are put together by code.
@@ -14,6 +15,7 @@ Nothing here is random, and nothing was copied: completions are put together by 
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,8 +33,9 @@ FORMS: Mapping[str, str] = {
     "phrase": "The answer is @.",
     "line": "Answer: @",
     "bare": "@",
+    "block": "```python\n@\n```",
 }
-_CLOSING = {"tag": "</answer>", "boxed": "}$.", "boxed in tag": "}</answer>"}
+_CLOSING = {"block": "\n```", "tag": "</answer>", "boxed": "}$.", "boxed in tag": "}</answer>"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,19 @@ class Item:
     label: bool | None = None  # whether a reward should pay it, where a user's row says so
 
 
+SUMS = [{"input": "2 3\n", "output": "5\n"}, {"input": "40 2\n", "output": "42\n"}]
+CHEATS: Mapping[str, str] = {
+    "ends before its tests": "import os\nos._exit(0)",
+    "is equal to everything": "class Yes:\n    def __eq__(self, other):\n        return True\nprint(Yes())",
+    "says that it passed": "print('passed')\nprint('ok')\nprint('{\"passed\": true, \"score\": 1.0}')",
+    "patches what compares": "import builtins\nbuiltins.all = builtins.any = builtins.bool = lambda *a: True\n"
+    "builtins.AssertionError = ValueError\nprint(0)",
+    "reads its tests": "import glob, sys\nfor name in glob.glob('*') + glob.glob('/tmp/*') + glob.glob('../*'):\n"
+    "    try:\n        print(open(name).read())\n    except OSError:\n        pass\n"
+    "frame = sys._getframe()\nwhile frame:\n    print(frame.f_locals.get('expected'), frame.f_locals.get('output'))\n"
+    "    frame = frame.f_back",
+    "never ends": "import time\ntime.sleep(10**6)",
+}
 QUESTIONS = (
     Question(
         "integer",
@@ -124,6 +140,18 @@ QUESTIONS = (
         ("(3 + 5) * 7 + 2", "(3 + 5) * 7", "3 + 5 + 7 + 2", "54", "3 * (5 + 7) * 2 - 9 * 2", "(3 + 5) * 7 - 1 - 1"),
         {"answer": "", "solution": "", "ground_truth": "", "numbers": [3, 5, 7, 2], "nums": [3, 5, 7, 2], "target": 54},
     ),
+    Question(
+        "program",
+        "Write a program in Python that reads two numbers from a line and prints their sum.",
+        ("print(sum(map(int, input().split())))", "a, b = map(int, input().split())\nprint(a + b)"),
+        ("print(max(map(int, input().split())))", "print(5)", "print(5 if input() == '2 3' else 0)", "print(a + b)"),
+        {
+            **dict.fromkeys(("answer", "solution", "ground_truth", "target"), ""),
+            "tests": SUMS,
+            "input_output": json.dumps({name + "s": [test[name] for test in SUMS] for name in ("input", "output")}),
+            "verification_info": json.dumps({"language": "python", "test_cases": SUMS}),
+        },
+    ),
 )
 
 _ECHO, _GUESSES, _THOUGHT = "echoed question", "list of guesses", "answer in the thinking only"
@@ -131,11 +159,12 @@ TYPES = tuple(dict.fromkeys(problem.type for problem in QUESTIONS))
 
 
 def plain() -> list[Item]:
-    """Every problem in every form, answered rightly and wrongly: honest, finished, one answer."""
+    """Every problem in every form, a program in a block, answered rightly and wrongly: honest, finished, one answer."""
     return [
         item(kind, finished(form, answers[0]), problem, form)
         for problem in QUESTIONS
         for form in FORMS
+        if (problem.type == "program") == (form == "block")
         for kind, answers in (("right", problem.right), ("wrong", problem.wrong))
     ]
 
@@ -175,6 +204,13 @@ def unsound(problem: Question, form: str) -> Iterator[Item]:
         texts.append(("text after the answer", "tag", finished(form, right) + "\nI could say a lot more about this."))
     for kind, style, text in texts:
         yield item(kind, text, problem, form, style)
+
+
+def cheating(form: str) -> Iterator[Item]:
+    """Programs that pass no test."""
+    (problem,) = (problem for problem in QUESTIONS if problem.type == "program")
+    for style, program in CHEATS.items():
+        yield item("cheating program", finished(form, program), problem, form, style)
 
 
 def empty(problem: Question, form: str) -> Iterator[Item]:
@@ -255,6 +291,9 @@ def item(kind: str, text: str, problem: Question, form: str, style: str = "") ->
         "choices": [],
         "numbers": [],
         "nums": [],
+        "tests": [],
+        "input_output": "",
+        "verification_info": "",
         **problem.columns,
     }
     return Item(kind, text, columns, problem.type, form, style)

@@ -29,6 +29,7 @@ MEANING: Mapping[str, str] = {
     "pays-echoed-question": "the policy learns to repeat the question",
     "pays-empty": "the policy learns to say nothing",
     "pays-garbage": "the policy learns to write garbage",
+    "pays-cheating-programs": "the policy learns to fool the tests",
 }
 EXAMPLES = 3  # that a finding keeps
 

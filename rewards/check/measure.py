@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rewards.check.corpus import QUESTIONS, Item, Question, empty, hostile, plain, unshaped, unsound, variants
+from rewards.check.corpus import QUESTIONS, Item, Question, cheating, empty, hostile, plain, unshaped, unsound, variants
 from rewards.check.exploits import Grading, grading
 from rewards.check.findings import Finding, Trial
 from rewards.check.probe import Probe
@@ -79,6 +79,8 @@ def _of_a_grader(measured: Measured, code: str) -> Iterator[Item]:
         for form in forms[:UNSOUND_FORMS]:
             if (problem.type, form) in cells:
                 yield from unsound(problem, form)
+    if "program" in types:
+        yield from cheating(measured.graded.first_form("program"))
     (problem,) = _first_of(types[:1])
     yield from empty(problem, measured.graded.first_form(problem.type))
     yield from hostile(problem, measured.graded.first_form(problem.type), code)

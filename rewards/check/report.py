@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rewards.check.corpus import FORMS
-from rewards.check.exploits import Grading, exploits, form_exploits, mistakes
+from rewards.check.exploits import Grading, exploits, form_exploits, mistakes, of_silence, silence
 from rewards.check.findings import MEANING, Finding, Trial, finding
 from rewards.check.measure import Measured
 from rewards.registry import RewardSettings
@@ -19,6 +19,7 @@ KINDS = 4  # of completions that a finding names
 DEFAULT_ARGS: Mapping[str, Mapping[str, Any]] = {  # that built-in rewards need and a check can choose
     "soft_overlong": {"max_length": 512, "buffer": 128},
     "cosine_length": {"max_length": 512},
+    "code": {"limits": {"cpu_seconds": 1, "wall_seconds": 3}},
 }
 
 
@@ -99,6 +100,8 @@ def _of_values(measured: Measured) -> list[Finding]:
         found += exploits(measured.others, measured.graded)
     else:
         found += form_exploits(measured.plain, measured.others)
+        if not any(one.name == "pays-empty" for one in found):
+            found += silence([*measured.plain, *measured.others])
     return found
 
 
@@ -152,6 +155,9 @@ def _notes(settings: RewardSettings, measured: Measured) -> list[str]:
         notes.append(
             f"{NO_GRADER} (forms tried: {', '.join(FORMS)}; if it reads another, give labelled rows with --data)"
         )
+        most, best = of_silence([*measured.plain, *measured.others])
+        if most > best and not silence([*measured.plain, *measured.others]):
+            notes.append("pays nothing more than saying nothing: give it less weight than the reward of the answer")
     values = [trial.value for trial in measured.all if trial.problem is None]
     if len(values) > 1 and len(set(values)) == 1:
         notes.append("gives every completion the same: the policy learns nothing from it here")

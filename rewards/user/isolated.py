@@ -65,6 +65,13 @@ class IsolatedReward:
             raise reply
         return reply
 
+    def restart(self) -> None:
+        """A fresh child, which remembers nothing."""
+        with self._one_at_a_time:
+            if self._process.poll() is None:
+                self._kill()
+            self._start()
+
     def close(self) -> None:
         """End the child for good. A call that waits for it in another thread returns."""
         self._closed = True

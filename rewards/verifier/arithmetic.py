@@ -10,8 +10,6 @@ import threading
 from fractions import Fraction
 from typing import Any
 
-import mpmath
-
 DIGITS = 80  # of what is not rational
 VANISHING = Fraction(1, 10**30)  # what is smaller than this beside another term would be lost
 AGREE = Fraction(1, 10**50)  # the relative difference up to which those count as equal
@@ -41,6 +39,8 @@ _local = threading.local()
 def context() -> Any:
     """mpmath's context changes its own precision while it works: one for each thread."""
     if not hasattr(_local, "context"):
+        import mpmath  # a tenth of a second, which rational numbers do not need
+
         _local.context = mpmath.MPContext()
         _local.context.dps = DIGITS
     return _local.context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from rewards.verifier.latex import outside, split_list, split_name
 from rewards.verifier.numeric import quantity
@@ -12,12 +13,27 @@ from rewards.verifier.spelling import plain
 
 _ENVIRONMENT = re.compile(r"[(\[|]? ?\\begin ?\{([a-zB]*)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\} ?[)\]|]?", re.DOTALL)
 _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "array")
-_ORDERED = {"x", "y", "z", "a", "b", "c", "r", "theta"}  # of which everyone knows the order
+_ORDERED = {"x", "y", "z", "t", "a", "b", "c", "r", "theta"}  # of which everyone knows the order
 
 
 def elements_of(text: str) -> tuple[str, list[str]]:
     """The brackets around a list, and its elements; a number is one element, whatever commas it has."""
     return ("", [text]) if quantity(text) else split_list(plain(text))
+
+
+def ratio_of(text: str) -> list[Fraction]:
+    """The terms of 1:2:3, or of more."""
+    if not re.fullmatch(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?){2,7}", text):
+        return []
+    terms = [Fraction(term) for term in text.split(":")]
+    return terms if all(terms) else []
+
+
+def three_digits_each(text: str, others: Sequence[str]) -> list[str] | None:
+    """The numbers of 100,200,300, which as well is one number; a list only beside another list of such numbers."""
+    if not re.fullmatch(r"\d{3}(?:,\d{3})+", text) or not all(re.fullmatch(r"\d{3}", other) for other in others):
+        return None
+    return text.split(",")
 
 
 def without_grouping(text: str) -> str:
@@ -37,7 +53,7 @@ def values_by_name(elements: Sequence[str]) -> list[str] | None:
     if not any(name for name, _ in named):
         return list(elements)
     names = [name.lstrip("\\") for name, _ in named]
-    in_order = sorted(names)
+    in_order = sorted(names) if "t" not in names else sorted(names, key="xyzwt".find)
     if len(set(names)) < len(names) or not (names == in_order or set(names) <= _ORDERED):
         return None
     return [named[names.index(name)][1] for name in in_order]

@@ -20,117 +20,91 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rewards.types import FAILURES
-from rewards.verifier.elements import elements_of, have_names, rows_of, sides_of, values_by_name, without_grouping
+from rewards.verifier.elements import (
+    elements_of,
+    have_names,
+    ratio_of,
+    rows_of,
+    sides_of,
+    three_digits_each,
+    values_by_name,
+    without_grouping,
+)
 from rewards.verifier.expression import Expression, rounds_to, same_relation, same_value
 from rewards.verifier.grammar import Unreadable
-from rewards.verifier.latex import balanced, outside, split_name, split_top
+from rewards.verifier.labels import SYNONYMS, key, several, without_label, without_names
+from rewards.verifier.latex import balanced, outside, split_top
 from rewards.verifier.numeric import equal, quantity
-from rewards.verifier.ranges import RELATION, TURNED, intervals
+from rewards.verifier.ranges import RELATION, TURNED, intervals, variable
 from rewards.verifier.spelling import TEXT, plain
-from rewards.verifier.units import measure, same_unit
+from rewards.verifier.units import foreign_words, measure, same_unit, stem
 from rewards.verifier.verdict import Verdict
 
 Ask = Callable[[str, str], Verdict]  # (answer, gold) that no form could read
 
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a pair is decided with."""
+
+    ask: Ask
+    words: frozenset[str] = frozenset()  # of the question, which may be units: what it counts
+
+
 _RATIONAL = re.compile(r"(?:[^a-zA-Z\\^!]|\\(?:times|cdot|div|frac)(?![a-zA-Z]))*")
 _OPERATION = re.compile(r"[\d)}] ?(?:[-+*(]|\\(?:times|cdot|div)(?![a-zA-Z]))")
-_WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}")  # a choice, a name; "xy" and "abc" may be products
-_EMPTY = "no solution|no solutions|no real solutions|none|empty set|the empty set"
-_REALS = "all real numbers|all reals|any real number"
-_SYNONYMS = {
-    **dict.fromkeys([r"\varnothing", r"\{\}", *_EMPTY.split("|")], r"\emptyset"),
-    **dict.fromkeys(
-        [r"\mathbb{R}", r"\mathbb R", r"\R", r"(-\infty,+\infty)", *_REALS.split("|")], r"(-\infty,\infty)"
-    ),
-    **{r"+\infty": r"\infty", "does not exist": "undefined", "dne": "undefined"},
-}
+# A choice, a name; "xy" and "abc" may be products.
+_WORDS = re.compile(r"[a-zA-Z]|[a-zA-Z][a-zA-Z '-]{3,}|[A-Z][a-z]{2}|(?i:yes|no|odd|red|one|two|six|ten)")
 _TEXT = re.compile(rf"\\(?:{TEXT}) ?\{{[^{{}}\\]{{2,}}\}}")
 _DECIMAL = re.compile(r"-?\d+(?:\.(\d+))?")
-_TOTAL = re.compile(r"(?:[a-z](?:\+[a-z])+|[a-z]{2,3})=")  # what was asked for: m+n=25
-_LETTER = re.compile(r"\(?[A-Z]\)?|\\(?:text|textbf|mathrm)\{\(?[A-Z]\)?\}")
-_CHOICE = re.compile(r"(?i:option|choice)? ?\(?([A-Z])[).:]*")
-_LABEL = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\{\(?([A-J])\)? ?\}:? ?|\(([A-J])\) ?)(?=[\w\\$]|-\d|\Z)")
-_POINT = re.compile(r"[A-Z]\([^()]*,")  # the point A(3, 4)
 _ATOM = re.compile(r"\d+|(?<![\\a-zA-Z])[a-zA-Z]+|['!^_:<>=]|\\(?:neq|triangle)")
+_ABOUT = re.compile(r"[<>]|\\(?:in|[lg]eq|neq)(?![a-zA-Z])")
 _DROPPED = re.compile(r"\\(?:angle|triangle)|[':]")  # by Math-Verify, or read as a product
 
 
 def same_answer(one: str, other: str) -> bool:
     """Whether two tidied answers are equal, as far as that is known without Math-Verify."""
-    return one == other or decide(one, other, lambda *_: ("wrong", ""))[0] == "correct"
+    return one == other or decide(one, other, Case(lambda *_: ("wrong", "")))[0] == "correct"
 
 
-def decide(answer: str, gold: str, ask: Ask) -> Verdict:
+def decide(answer: str, gold: str, case: Case) -> Verdict:
     """The verdict on two tidied answers (rewards.verifier.spelling.tidy)."""
-    if _key(answer) == _key(gold):
+    if key(answer) == key(gold):
         return _verdict(True, answer, gold)
-    answer = _without_label(answer, gold)
-    answer, gold, named = _without_names(answer, gold)
-    if named and (verdict := _chain(answer, gold, ask, named)):
+    if strange := _strange_unit(answer, gold, case):
+        return "wrong", f"{strange!r} is no unit"
+    if _ABOUT.search(answer) and _ABOUT.search(gold):
+        about, asked = variable(answer), variable(gold)
+        if about and asked and about != asked:
+            return "wrong", f"{answer} is about {about}, expected {asked}"
+    answer = without_label(answer, gold)
+    answer, gold, named = without_names(answer, gold)
+    if named and (verdict := _chain(answer, gold, case, named)):
         return verdict
     for form in _FORMS:
-        if (verdict := form(answer, gold, ask)) is not None:
+        if (verdict := form(answer, gold, case)) is not None:
             return verdict
-    return _asked(answer, gold, ask)
+    return _asked(answer, gold, case)
 
 
-def _key(text: str) -> str:
-    text = re.sub(r"(?<!\d)(?<!\d,) | (?!\d)", "", plain(text))  # "1 8" and "1, 800" are not 18 and 1,800
-    text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
-    return _SYNONYMS.get(text, text)
+def _strange_unit(answer: str, gold: str, case: Case) -> str:
+    """What stands behind a value like a unit, and is none: not of the list, the question or the gold answer."""
+    if not (answer[-1:].isalpha() or answer[-1:] == "}") or not re.search(r"\d", answer):
+        return ""
+    return foreign_words(answer, case.words | {stem(word) for word in re.findall(r"[^\W\d_]{2,}", gold)})
 
 
 def _verdict(equal: bool, answer: str, gold: str) -> Verdict:
     return ("correct", f"{answer} is {gold}") if equal else ("wrong", f"{answer} is not {gold}")
 
 
-def _without_names(answer: str, gold: str) -> tuple[str, str, bool]:
-    """x=5 is 5, unless the other side has another name or is an equation. Also whether the answer lost a name.
-
-    x=1,y=2 is a list of named values, and keeps the names.
-    """
-    (name, body), (gold_name, gold_body) = split_name(answer), split_name(gold)
-    if not name and "=" not in gold and (total := _TOTAL.match(answer)):
-        name, body = total[0], answer[total.end() :]
-    name, gold_name = "" if _several(body) else name, "" if _several(gold_body) else gold_name
-    if name != gold_name and re.fullmatch("[A-Z]{2,}", gold_body if gold_name else body):
-        return answer, gold, False  # MR=MC says more than MC
-    if name and name != gold_name and (gold_name or ("=" in gold and not _several(gold))):
-        return answer, gold, False
-    if gold_name and not name and "=" in answer and not _several(answer):
-        return answer, gold, False
-    return body if name else answer, gold_body if gold_name else gold, bool(name)
-
-
-def _without_label(answer: str, gold: str) -> str:
-    """The letter of a choice, or the value after it: \\textbf{(B) }12 is B where the gold answer is a letter."""
-    label = _LABEL.match(answer)
-    rest = answer[label.end() :] if label else answer
-    if _LETTER.fullmatch(gold):
-        named = _CHOICE.fullmatch(answer) or (label if not rest or _is_constant(rest) else None)
-        return next(group for group in named.groups() if group) if named else answer
-    if label and rest:
-        return rest
-    return answer[1:] if gold.startswith("(") and _POINT.match(answer) else answer
-
-
-def _is_constant(text: str) -> bool:
-    try:
-        return not Expression(plain(measure(text).value)).names
-    except Unreadable:
-        return False
-
-
-def _several(text: str) -> bool:
-    return len(split_top(text)) > 1 and quantity(text) is None
-
-
 # -- Forms: a verdict, or None if the form does not fit -----------------------------------------------------------
 
 
-def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _numbers(answer: str, gold: str, case: Case) -> Verdict | None:
     wanted = quantity(gold)
     got = quantity(answer, letters=wanted is not None)
     if wanted and got:
@@ -140,10 +114,19 @@ def _numbers(answer: str, gold: str, ask: Ask) -> Verdict | None:
     return None
 
 
-def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _ratios(answer: str, gold: str, case: Case) -> Verdict | None:
+    """1:2:3 is 2:4:6."""
+    mine, wanted = ratio_of(answer), ratio_of(gold)
+    if not mine or not wanted:
+        return None
+    same = len(mine) == len(wanted) and all(a * wanted[0] == b * mine[0] for a, b in zip(mine, wanted, strict=True))
+    return _verdict(same, answer, gold)
+
+
+def _words(answer: str, gold: str, case: Case) -> Verdict | None:
     marked = _TEXT.fullmatch(answer) or _TEXT.fullmatch(gold)
     answer, gold = plain(answer), plain(gold)
-    mine, wanted = (_SYNONYMS.get(text.casefold(), text) for text in (answer, gold))
+    mine, wanted = (SYNONYMS.get(text.casefold(), text) for text in (answer, gold))
     if mine == wanted:
         return _verdict(True, answer, gold)
     if r"\infty" in (mine.lstrip("+-"), wanted.lstrip("+-")):
@@ -155,10 +138,10 @@ def _words(answer: str, gold: str, ask: Ask) -> Verdict | None:
     return None
 
 
-def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | None:
+def _chain(answer: str, gold: str, case: Case, named: bool = False) -> Verdict | None:
     """10 \\cdot 9 = 90 answers 90. Links with variables need a name before them: V = \\pi r^2 = 9\\pi."""
     links = split_top(answer, "=")
-    if len(links) == 1 or _several(answer) or len(split_top(gold, "=")) > 1:
+    if len(links) == 1 or several(answer) or len(split_top(gold, "=")) > 1:
         return None
     try:
         steps = [Expression(link) for link in links[:-1]]
@@ -167,10 +150,10 @@ def _chain(answer: str, gold: str, ask: Ask, named: bool = False) -> Verdict | N
         return None
     if any(not named if step.names else same_value(step, end) is not True for step in steps):
         return "wrong", f"{answer} does not hold, or is an equation"
-    return decide(links[-1], gold, ask)
+    return decide(links[-1], gold, case)
 
 
-def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _approximations(answer: str, gold: str, case: Case) -> Verdict | None:
     """5\\sqrt{3} \\approx 8.66 answers 5\\sqrt{3}; and 8.66, where that is asked and rounds it."""
     exact, sign, rounded = answer.partition(r"\approx")
     if not sign or r"\approx" in gold:
@@ -183,33 +166,37 @@ def _approximations(answer: str, gold: str, ask: Ask) -> Verdict | None:
         near = False
     if not near:
         return "wrong", f"{answer} does not hold"
-    verdict = decide(exact, gold, ask)
+    verdict = decide(exact, gold, case)
     if verdict[0] == "correct" or quantity(exact) or len(rounded.partition(".")[2]) < 2:
         return verdict
-    return decide(rounded, gold, ask)
+    return decide(rounded, gold, case)
 
 
-def _matrices(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _matrices(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = rows_of(answer), rows_of(gold)
     if mine is None and wanted is None:
         return None
     if mine is None or wanted is None or [len(row) for row in mine] != [len(row) for row in wanted]:
         return "wrong", f"{answer} is no matrix of the shape of {gold}"
-    return _in_order([cell for row in mine for cell in row], [cell for row in wanted for cell in row], ask)
+    return _in_order([cell for row in mine for cell in row], [cell for row in wanted for cell in row], case)
 
 
-def _ranges(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _ranges(answer: str, gold: str, case: Case) -> Verdict | None:
     if not re.search(r"\\cup(?![a-zA-Z])|[<>]|\\(?:[lgn]eq|setminus)(?![a-zA-Z])", answer + gold):
         return None
     mine, wanted = intervals(answer), intervals(gold)
     if mine is None or wanted is None or (mine, wanted) == ([answer], [gold]):
         return None
-    return _in_any_order(mine, wanted, ask)
+    return _in_any_order(mine, wanted, case)
 
 
-def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _lists(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = measure(answer), measure(gold)
     (kind, elements), (gold_kind, golds) = elements_of(mine.value), elements_of(wanted.value)
+    if len(golds) > 1 == len(elements) and gold_kind in ("", "{}"):
+        elements = three_digits_each(answer, golds) or elements
+    elif len(elements) > 1 == len(golds) and kind == "":
+        golds = three_digits_each(gold, elements) or golds
     if (kind or len(elements) > 1) and (gold_kind or len(golds) > 1):
         if not same_unit(mine.unit, wanted.unit):
             return "wrong", f"unit {mine.unit}, expected {wanted.unit}"
@@ -217,25 +204,25 @@ def _lists(answer: str, gold: str, ask: Ask) -> Verdict | None:
             mine_by_name, wanted_by_name = values_by_name(elements), values_by_name(golds)
             if mine_by_name is None or wanted_by_name is None:
                 return "wrong", f"of {answer} and {gold}, only one has names, and these give no order"
-            return _in_order(mine_by_name, wanted_by_name, ask)
+            return _in_order(mine_by_name, wanted_by_name, case)
         unordered = gold_kind in ("", "{}")
         if kind != gold_kind and not (unordered and kind in ("", "{}")):
             return "wrong", f"brackets {kind or 'missing'}, expected {gold_kind or 'none'}"
-        return (_in_any_order if unordered else _in_order)(elements, golds, ask)
+        return (_in_any_order if unordered else _in_order)(elements, golds, case)
     if (
         not kind + gold_kind
         and len(elements) != len(golds)
         and (ungrouped := (without_grouping(answer), without_grouping(gold))) != (answer, gold)
     ):
-        return decide(*ungrouped, ask)
+        return decide(*ungrouped, case)
     if kind or gold_kind or len(elements) != len(golds):
         return "wrong", f"of {answer} and {gold}, one is a list and the other is not"
     if ([elements[0]], [golds[0]]) != ([plain(mine.value)], [plain(wanted.value)]):  # without their parentheses
-        return decide(elements[0], golds[0], ask)
+        return decide(elements[0], golds[0], case)
     return None
 
 
-def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _relations(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = sides_of(answer), sides_of(gold)
     if mine is None and wanted is None:
         return None
@@ -253,7 +240,7 @@ def _relations(answer: str, gold: str, ask: Ask) -> Verdict | None:
     return _verdict(factor != 0 and sign == (gold_sign if factor > 0 else TURNED[gold_sign]), answer, gold)
 
 
-def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
+def _values(answer: str, gold: str, case: Case) -> Verdict | None:
     mine, wanted = measure(answer), measure(gold)
     try:
         same = same_value(Expression(plain(mine.value)), Expression(plain(wanted.value)))
@@ -264,10 +251,10 @@ def _values(answer: str, gold: str, ask: Ask) -> Verdict | None:
     return _verdict(same and same_unit(mine.unit, wanted.unit), answer, gold)
 
 
-_FORMS = (_numbers, _words, _approximations, _chain, _matrices, _ranges, _lists, _relations, _values)
+_FORMS = (_numbers, _ratios, _words, _approximations, _chain, _matrices, _ranges, _lists, _relations, _values)
 
 
-def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
+def _asked(answer: str, gold: str, case: Case) -> Verdict:
     """Math-Verify reads what it can and drops the rest, so that it is asked only where nothing can be dropped."""
     if not balanced(answer):
         return "wrong", f"the braces of {answer} do not match"
@@ -275,7 +262,7 @@ def _asked(answer: str, gold: str, ask: Ask) -> Verdict:
         return "wrong", f"{answer} cannot be read"
     if _DROPPED.search(gold) or _atoms(answer) != _atoms(gold):
         return "wrong", f"{answer} cannot be read as {gold}"
-    return ask(answer, gold)
+    return case.ask(answer, gold)
 
 
 def _readable(text: str) -> bool:
@@ -293,24 +280,24 @@ def _atoms(text: str) -> list[str]:
 # -- Parts ---------------------------------------------------------------------------------------------------------
 
 
-def _in_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+def _in_order(answers: Sequence[str], golds: Sequence[str], case: Case) -> Verdict:
     if len(answers) != len(golds):
         return "wrong", f"{len(answers)} elements, expected {len(golds)}"
     for answer, gold in zip(answers, golds, strict=True):
-        verdict = decide(answer, gold, ask)
+        verdict = decide(answer, gold, case)
         if verdict[0] != "correct":
             return verdict
     return "correct", "every element is equal"
 
 
-def _in_any_order(answers: Sequence[str], golds: Sequence[str], ask: Ask) -> Verdict:
+def _in_any_order(answers: Sequence[str], golds: Sequence[str], case: Case) -> Verdict:
     if len(answers) != len(golds):
         return "wrong", f"{len(answers)} elements, expected {len(golds)}"
     left = list(answers)
     for gold in golds:
         failed: Verdict = ("wrong", f"{gold} is missing")
         for position, answer in enumerate(left):
-            verdict = decide(answer, gold, ask)
+            verdict = decide(answer, gold, case)
             if verdict[0] == "correct":
                 del left[position]
                 break

@@ -4,13 +4,16 @@ What counts, in this order:
 
 1. Thinking is not graded: only what follows the last `</think>` is. Thinking that was opened and not
    closed is `no_answer`, whatever stands in it.
-2. The first source of `read` that appears in the graded text decides:
+2. The first source of `read` that appears in the graded text decides, and the others must not contradict it:
 
        tag        <answer>42</answer>      nothing but whitespace may follow
        boxed      \boxed{42}               braces may nest, text may follow
        hashes     #### 42                  to the end of the line
        phrase     the answer is 42         to the end of the sentence
        last_line  42                       the last line that is not blank
+
+   What follows no mark, the last line, contradicts nothing. `####` is an answer where it ends the text or holds a
+   number; elsewhere it is a heading. A phrase contradicts only with a number or the letter of a choice.
 
 3. Several answers that are equal are one, the last. Boxes with nothing but commas, `and` or `or` between them are
    one list: `\boxed{1} and \boxed{2}` answers 1, 2, and no question whose answer is 2. Several answers that differ
@@ -32,6 +35,7 @@ from typing import Literal
 from rewards.types import Score
 from rewards.verifier.equality import same_answer
 from rewards.verifier.latex import BRACE
+from rewards.verifier.numeric import quantity
 from rewards.verifier.spelling import tidy
 from rewards.verifier.verdict import Verdict, attempt, error, score
 
@@ -51,7 +55,11 @@ _AFTER = re.compile(
 )
 _SPECIAL = re.compile(r"(?:<\|\w{1,30}\|>|</s>|\s)+\Z")  # tokens that end a turn
 _HASHES = re.compile(r"####[^\S\n]*([^\n]*)")
-_PHRASE = re.compile(r"\banswer is:?[^\S\n]*([^\n]*?)(?=\.\s|\.?\Z|\.?\n)", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"(?:\banswer(?: is\b ?:?|\*{0,2} ?:)|答案(?:[是为]:?|:|\N{FULLWIDTH COLON}))\*{0,2}\s*"
+    r"([^\n]*?)(?=\.\s|。|\.?\Z|\.?\n)",
+    re.IGNORECASE,
+)
 
 
 class Malformed(ValueError):
@@ -125,6 +133,19 @@ def _tags(text: str) -> list[str]:
     return contents
 
 
+def _hashes(text: str) -> list[str]:
+    """What stands behind ####, but for headings such as "#### Step 1"."""
+    found = list(_HASHES.finditer(text))
+    stated = [one[1] for one in found if not text[one.end() :].strip() or _is_value(one[1])]
+    return stated or [one[1] for one in found]
+
+
+def _is_value(text: str) -> bool:
+    """Whether a text is surely an answer, and no heading or half of a sentence: a number, or the letter of a choice."""
+    text = tidy(text[:MAX_ANSWER])
+    return quantity(text) is not None or bool(re.fullmatch(r"\(?[A-J]\)?", text))
+
+
 def _last_line(text: str) -> list[str]:
     return text.strip().splitlines()[-1:]
 
@@ -132,7 +153,7 @@ def _last_line(text: str) -> list[str]:
 _READERS: Mapping[Place, Callable[[str], list[str]]] = {
     "tag": _tags,
     "boxed": _boxed_answers,
-    "hashes": _HASHES.findall,
+    "hashes": _hashes,
     "phrase": _PHRASE.findall,
     "last_line": _last_line,
 }
@@ -177,15 +198,37 @@ def graded(completion: str, read: Sequence[Place], grade: Callable[[str], Verdic
     return score(outcome, answer, reason)
 
 
+def _one_of(found: Mapping[str, list[str]]) -> Reading:
+    """The first source's answer. Malformed if another source's is not the same; an empty one is passed over."""
+    first = next(iter(found))
+    unmarked = [source for source in found if source not in ("tag", "boxed", first)]  # headings, halves of sentences
+    found = {**found, **{source: [one for one in found[source] if _is_value(one)] for source in unmarked}}
+    stated = {source: answer for source, answers in found.items() if answers and (answer := _single(answers))}
+    if not stated:
+        return Reading(None, "no_answer", f"empty {first}")
+    (source, answer), *others = stated.items()
+    for other, said in others:
+        if not _agree(said, answer):
+            raise Malformed(f"two answers that differ: {answer[:40]!r} ({source}) and {said[:40]!r} ({other})")
+    return Reading(answer, None, source)
+
+
+def _agree(one: str, other: str) -> bool:
+    one, other = tidy(one), tidy(other)
+    return same_answer(one, other) or same_answer(other, one)
+
+
 def _read(completion: str, read: Sequence[Place]) -> Reading:
     text = after_thinking(completion[:-100] + _SPECIAL.sub("", completion[-100:]))
     if text is None:
         return Reading(None, "no_answer", "the thinking is not finished: no </think> after the last <think>")
     try:
-        for source in read:
-            if answers := _READERS[source](text):
-                answer = _single(answers)
-                return Reading(answer, None, source) if answer else Reading(None, "no_answer", f"empty {source}")
+        sources = [source for source in read if source != "last_line"]
+        found: dict[str, list[str]] = {source: answers for source in sources if (answers := _READERS[source](text))}
+        if not found and "last_line" in read and (last := _last_line(text)):
+            found = {"last_line": last}
+        if found:
+            return _one_of(found)
     except Malformed as problem:
         return Reading(None, "malformed", str(problem))
     return Reading(None, "no_answer", f"no answer in any of {', '.join(read)}")

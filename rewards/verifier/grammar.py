@@ -142,8 +142,11 @@ class Parser:
                 return _fold(first, rest)
 
     def _starts_factor(self) -> bool:
-        """Whether a factor follows without a sign. A number does not: 2 3 may be anything."""
+        """Whether a factor follows without a sign. A number does not: 2 3 may be anything; but n2^{n-1} may not."""
         here = self._here
+        if here.isdigit() and self._tokens[self._position + 1] == "^":
+            before = self._tokens[self._position - 1]
+            return before.isalpha() or before in (")", "}")
         return here.isalpha() or here in _PREFIXED or (here in _CLOSING and not (here == "|" and self._in_bars))
 
     def _power(self) -> Node:

@@ -12,6 +12,7 @@ _NAME = re.compile(  # x, x_1, f(x), f(3), f^{-1}(x), P(A), AB, \\angle ABC, |S|
     r"(?: [a-z]+){0,3}|\|[A-Z]+\||\((?:[a-z]|\\[a-z]+)(?:, ?(?:[a-z]|\\[a-z]+))+\))(?:(?<=f)\^\{-1\})?"
     r"(?:_(?:\{[\w\\ ]+\}|\w))?'?(?:\((?:[A-Za-z]|\d+)(?:,[a-z])*\))?) ?(?:=|\\in(?![a-zA-Z])) ?"
 )
+_COORDINATES = ("x", "y", "z", "w", "t", "u", "v")
 _DENYING = re.compile(r"(?i)(?<![a-z])(?:minus|negative|half|twice|double|not|no|wrong|neither|about)(?![a-z])")
 _SEPARATOR = re.compile(r"[,;]|and|or")
 _TOKEN = re.compile(
@@ -48,14 +49,15 @@ def split_name(text: str) -> tuple[str, str]:
     if (
         not name
         or _DENYING.search(name[1])
-        or (name[1].startswith("(") and (order := re.sub(r"[\\ ]", "", name[1])) != _sorted(order))
+        or (name[1].startswith("(") and not _in_order(re.findall("[a-z]+", name[1])))
     ):
         return "", text  # (y,x)=(1,2)
     return name[1], text[name.end() :]
 
 
-def _sorted(names: str) -> str:
-    return f"({','.join(sorted(re.findall('[a-z]+', names)))})"
+def _in_order(names: list[str]) -> bool:
+    """Whether names stand in the alphabet's order, or in that of coordinates: x, y, z, t."""
+    return names == sorted(names) or names == [name for name in _COORDINATES if name in names]
 
 
 def split_list(text: str) -> tuple[str, list[str]]:

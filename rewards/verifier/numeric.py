@@ -9,9 +9,11 @@ question asked for percent) and 0.5, but 0.5% is not 0.5.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from rewards.verifier.latex import split_list
+from rewards.verifier.spelling import plain
 from rewards.verifier.units import measure, same_unit
 
 MAX_LENGTH = 400  # characters of a number
@@ -107,3 +109,39 @@ def equal(answer: Quantity, gold: Quantity) -> bool:
             return False
         return percent.value == 100 * other.value or (percent.value == other.value and abs(other.value) >= 1)
     return answer.value == gold.value and same_unit(answer.unit, gold.unit)
+
+
+def within(answer: str, gold: str, tolerance: str) -> bool:
+    """Whether numbers, or the elements of two lists, differ by no more than the tolerance, or that of each element.
+
+    Of a list any order does. False where the tolerance is no number above 0.
+    """
+    bounds = [_bound(one) for one in tolerance.split(",")]
+    mine, wanted = ([quantity(plain(one), letters=True) for one in split_list(text)[1]] for text in (answer, gold))
+    if len(bounds) == 1:
+        bounds *= len(wanted)
+    if len(mine) != len(wanted) or len(bounds) != len(wanted) or not all(bounds) or None in mine + wanted:
+        return False
+    left = [one for one in mine if one]
+    for value, bound in zip(wanted, bounds, strict=True):
+        close = next((one for one in left if value and bound and is_close(one, value, Fraction(0), bound)), None)
+        if not close:
+            return False
+        left.remove(close)
+    return True
+
+
+def is_close(answer: Quantity, gold: Quantity, rel_tol: Fraction, abs_tol: Fraction) -> bool:
+    """Whether the answer is close to a value that `equal` accepts. Percent may stand for its hundredth."""
+    accepted = (gold.value, 100 * gold.value, gold.value / 100)
+    return any(
+        abs(answer.value - value) <= max(rel_tol * abs(value), abs_tol) and equal(replace(answer, value=value), gold)
+        for value in accepted
+    )
+
+
+def _bound(text: str) -> Fraction | None:
+    try:
+        return abs(Fraction(text.strip())) if len(text) < 40 else None
+    except (ValueError, ZeroDivisionError):
+        return None

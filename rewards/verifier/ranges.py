@@ -13,6 +13,7 @@ TURNED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", "=": "=", r"\n
 
 _BUILDER = re.compile(r"\\\{(?:[a-z](?: ?\\in ?\\mathbb\{R\})?|\([a-z], ?[a-z]\)) ?[|:](.*)\\\}", re.DOTALL)
 _HOLED = re.compile(r"(?:[a-z]|\\theta) ?\\neq ?(.+)|\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.+)\\\}")
+_MEMBER = re.compile(r"([a-zA-Z]|\\(?:alpha|beta|theta|lambda|mu|phi)) ?\\in(?![a-zA-Z])")
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?|\(x\))?|\\(?:alpha|beta|theta|lambda|mu|phi)")
 
 
@@ -66,3 +67,16 @@ def _interval(text: str) -> str | None:
     if _VARIABLE.fullmatch(sides[0]):
         return f"(-\\infty,{sides[1]}{high[signs[0]]}"
     return f"{low[signs[0]]}{sides[0]},\\infty)" if _VARIABLE.fullmatch(sides[1]) else None
+
+
+def variable(text: str) -> str:
+    """The name that inequalities are about: "x" of 1<x<2; "" of (1,2), of a set's builder, and where there are two."""
+    text = plain(text)
+    if _BUILDER.fullmatch(text):
+        return ""
+    if name := _MEMBER.match(text):
+        return name[1]
+    parts = [part for piece in split_top(text, "or") for part in split_top(piece, "and")]
+    sides = {side.strip() for part in parts if RELATION.search(part) for side in RELATION.split(part)}
+    names = {side for side in sides if _VARIABLE.fullmatch(side)}
+    return names.pop() if len(names) == 1 else ""

@@ -1,5 +1,8 @@
 """Math-Verify, for what equality.py cannot read. Runs in a worker process (pool.py), which bounds it.
 
+It compares some things loosely, so that its "equal" counts only where it tells the gold answer from near misses of it
+(perturb.py). The texts differ already where it is asked: what it is not believed about is wrong.
+
 Only its LaTeX reader is used: its reader of plain expressions is sympy's `parse_expr`, which is `eval`.
 """
 
@@ -11,8 +14,10 @@ from collections.abc import Mapping
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic
 
-from rewards.verifier.equality import decide
+from rewards.verifier.judge import judge
+from rewards.verifier.perturb import near_misses
 from rewards.verifier.pool import serve
+from rewards.verifier.question import Question
 from rewards.verifier.spelling import tidy
 from rewards.verifier.verdict import Verdict
 
@@ -23,7 +28,8 @@ _CANNOT = (ArithmeticError, AttributeError, LookupError, NotImplementedError, Ru
 
 def equivalent(item: Mapping[str, str]) -> Verdict:
     """The verdict on an answer and a gold answer, with Math-Verify for the parts that nothing else could read."""
-    return decide(tidy(item["answer"]), tidy(item["gold"]), ask_math_verify)
+    question, evaluated = Question.of(item.get("question")), bool(item.get("evaluated"))
+    return judge(tidy(item["answer"]), tidy(item["gold"]), question, ask_math_verify, evaluated)
 
 
 def ask_math_verify(answer: str, gold: str) -> Verdict:
@@ -33,11 +39,20 @@ def ask_math_verify(answer: str, gold: str) -> Verdict:
     if mine is None:
         return "wrong", f"{answer!r} is no mathematics that can be read"
     try:
-        # Its own timeouts need the main thread's SIGALRM; the pool's need nothing of the process.
-        equal = verify(wanted, mine, float_rounding=15, timeout_seconds=None, raise_on_error=True)
+        if not _equal(wanted, mine):
+            return "wrong", "Math-Verify finds them different"
+        for near in near_misses(gold):
+            missed = _parse(near)
+            if missed is not None and _equal(wanted, missed):
+                return "wrong", f"Math-Verify finds them equal, but {near} and {gold} as well"
     except _CANNOT as problem:
         return _cannot(wanted, problem)
-    return ("correct", "Math-Verify finds them equal") if equal else ("wrong", "Math-Verify finds them different")
+    return "correct", "Math-Verify finds them equal"
+
+
+def _equal(gold: Basic, answer: Basic) -> bool:
+    # Its own timeouts need the main thread's SIGALRM; the pool's need nothing of the process.
+    return bool(verify(gold, answer, float_rounding=15, timeout_seconds=None, raise_on_error=True))
 
 
 def _cannot(gold: Basic, problem: Exception) -> Verdict:

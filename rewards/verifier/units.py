@@ -10,24 +10,8 @@ import re
 from dataclasses import dataclass
 
 from rewards.verifier.spelling import TEXT
+from rewards.verifier.unit_names import is_counted, is_filler, parsed_unit, unit_named, written_unit
 
-# One line, one unit: the first spelling is its name.
-_SPELLINGS = (
-    "$ dollar dollars usd buck bucks", "€ euro euros eur", "£ pounds-sterling gbp", "cent cents ¢",
-    "% percent percentage pct", r"^\circ degree degrees deg", "mm millimeter millimeters millimetre millimetres",
-    "cm centimeter centimeters centimetre centimetres", "m meter meters metre metres",
-    "km kilometer kilometers kilometre kilometres", "in inch inches", "ft foot feet", "yd yard yards",
-    "mi mile miles", "g gram grams", "kg kilogram kilograms kilo kilos", "mg milligram milligrams",
-    "lb pound pounds lbs", "oz ounce ounces", "l liter liters litre litres", "ml milliliter milliliters",
-    "s second seconds sec secs", "min minute minutes mins", "h hour hours hr hrs", "day days", "week weeks",
-    "month months", "year years yr yrs", "mph", "kph", "rpm", "unit units", "radian radians rad", "hz hertz",
-    "khz", "mhz", "ghz", "j joule joules", "kj", "w watt watts", "kw", "v volt volts", "n newton newtons",
-    "pa pascal pascals", "kpa", "atm", "k kelvin kelvins", "mol mole moles",
-    "ev", "kev", "mev", "gev", "erg ergs", "å angstrom angstroms",
-)  # fmt: skip
-_UNITS = {spelling: names.split()[0] for names in _SPELLINGS for spelling in names.split()}
-_RATES = {"mi / h": "mph", "km / h": "kph"}
-_POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "squared": "^2", "cubed": "^3"}
 # Words after a number that change its value, or that are mathematics.
 _MULTIPLIERS = "hundred|thousand|million|billion|trillion|dozen"
 _CHANGES = (
@@ -37,15 +21,18 @@ _CHANGES = (
     " except no wrong maybe versus too few many doubled tripled max lakh crore score gross tenth zero one two three"
     " four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety x y z i e"
 )
+_FRACTIONS = ("ths", "rds", "nds", "lf")
 _NO_UNITS = {*_CHANGES.split(), *_MULTIPLIERS.split("|")}
 _PREFIX = re.compile(r"([+-]?)(?:US)?([$€£¥₹]|USD|EUR|GBP) ?(-?)(?=[\d.\\])")
 _ANGLE = re.compile(r"(?:sin|cos|tan|cot|sec|csc|\\pi)(?![a-zA-Z])")  # degrees after these are no unit of the value
 _TEXT = re.compile(rf"\\(?:{TEXT}) ?\{{([^{{}}\\]*)\}}")
+_LINK = re.compile(r"(?:\^\{?-?\d\}?)? ?(?:/|\\cdot|\\times|[*)(])? ?")  # between the parts of a compound unit
+_TAIL = re.compile(r"(?:\^\{?-?\d\}?)? ?(?:/ ?[a-zA-Z]+(?:\^\{?\d\}?)?)?")  # after the last of them
+_PLAIN = r"[a-zA-Z]+(?:\^\{?-?\d\}?)?"
 _ENDING = re.compile(
     r"(?:(?P<sign> ?[%€£$¢])|(?P<degrees>(?: ?\^\\circ| ?\\degree)(?: ?[CF])?)"
     rf"|(?:(?<=[\d)}}\]!]) ?|(?<=[a-zA-Z]) )(?P<words>(?!(?:{_MULTIPLIERS})\b)"
-    r"[a-zA-Z]+(?:\.?(?:[ /-][a-zA-Z]+){1,4}|\.)?)(?:\^\{?(?P<power>-?[123])\}?)?"
-    r"(?P<per>/[a-zA-Z]+(?:\^\{?[23]\}?)?)?)\Z"
+    rf"[a-zA-Z]+(?:\.(?!\w)|\.?(?:[ /-][a-zA-Z]+){{1,5}}|(?:\^\{{?-?\d\}}?)?(?:(?: ?[/*] ?| ){_PLAIN}){{0,3}})))\Z"
 )
 
 
@@ -72,11 +59,29 @@ def measure(text: str, letters: bool = False) -> Measure:
 
 def same_unit(answer: str, gold: str) -> bool:
     """Whether the units agree, where both are written."""
-    return not answer or not gold or _singular(answer) == _singular(gold)
+    return not answer or not gold or parsed_unit(answer) == parsed_unit(gold)
 
 
-def _singular(unit: str) -> str:
-    return " ".join(word.removesuffix("s") if len(word) > 3 else word for word in unit.split())
+def foreign_words(text: str, known: frozenset[str]) -> str:
+    """What stands after the value and is no unit: "42 incorrect". "" if all is; `known`: words that are units here."""
+    body, unit = _without_ending(text, True)
+    prefix = _PREFIX.match(body)
+    words = re.findall(r"[^\W\d_]+", _last_words(text, body)) if unit and not prefix else []
+    strange = [
+        word for word in words if not (unit_named(word) or is_counted(word) or is_filler(word) or stem(word) in known)
+    ]
+    return " ".join(strange)
+
+
+def stem(word: str) -> str:
+    """A word without what its plural adds: eggs and egg are one unit."""
+    word = word.lower()
+    return word.removesuffix("es") if word.endswith(("shes", "ches", "xes", "ses")) else word.removesuffix("s")
+
+
+def _last_words(text: str, body: str) -> str:
+    after = text[len(body) :] if text.startswith(body) else text
+    return re.sub(rf"\\(?:{TEXT})(?![a-zA-Z])|\\[a-zA-Z]+", " ", after)
 
 
 def _without_ending(text: str, letters: bool) -> tuple[str, str]:
@@ -90,72 +95,66 @@ def _without_ending(text: str, letters: bool) -> tuple[str, str]:
         return text, ""
     body = text[: ending.start()].rstrip()
     if ending["sign"]:
-        return body, _UNITS[ending["sign"].strip()]
+        return body, unit_named(ending["sign"].strip()) or ""
     if ending["degrees"]:
         return body, "^\\circ" + ending["degrees"].strip().removeprefix("^\\circ").removeprefix("\\degree").strip()
-    words = ending["words"].rstrip(".")
-    unit = _unit(words, ending["power"], ending["per"] or "", text[ending.start("words") - 1], body[-1:], letters)
+    unit = _unit(ending["words"].rstrip("."), text[ending.start("words") - 1], body[-1:], letters)
     return (body, unit) if unit else (text, "")
 
 
 def _marked(text: str) -> tuple[str, str] | None:
-    r"""The unit in \text{...} at the end, which may be of any letters: it can't be a variable."""
+    r"""The unit in \text{...} at the end, which may be of any letters: it can't be a variable.
+
+    \mathrm{~km} / \mathrm{h} and \text{ km} \text{ s}^{-1} are one unit each.
+    """
     groups = list(_TEXT.finditer(text))
-    if not groups or not groups[-1].start():
+    if not groups or not groups[-1].start() or not _TAIL.fullmatch(text, groups[-1].end()):
         return None
-    last = groups[-1]
-    after = re.fullmatch(r" ?(?:\^\{?(-?[123])\}?)?", text[last.end() :])
-    words = last[1].replace("~", " ").strip().rstrip(".")
-    before = text[: last.start()].rstrip()
+    start = groups[-1].start()
+    for group in reversed(groups[:-1]):
+        if not _LINK.fullmatch(text, group.end(), start) or not group.start():
+            break
+        start = group.start()
+    words = _TEXT.sub(r" \1 ", text[start:]).replace("~", " ").strip().rstrip(".")
+    before = text[:start].rstrip()
     body = before.removesuffix("^\\circ")
     if (
-        not after
-        or not words
-        or not re.fullmatch(r"(?:[^\W\d_]|[%$€£ /.()-]|\^-?[123])+", words)
+        not re.fullmatch(r"(?:[^\W\d_]|[%$€£ /.()*{}-]|\\cdot|\\times|\^\{?-?\d)+", words)
         or not re.search(r"[\w)}\]!|]\Z", body)
+        or _changes_value(words)
     ):
         return None
-    if _changes_value(words) or (len(words) < 3 and words.lower() not in _UNITS and body == before):
+    first = re.match(r"[^\W\d_]+|\Z", words)
+    if len(words) < 3 and body == before and not (first and unit_named(first[0])):
         return None
-    unit = _name(words, after[1])
-    if not unit:
-        return None
-    outer = _marked(body)  # \text{ km} \text{ s}^{-1} is one unit
-    return (outer[0], f"{outer[1]} {unit}") if outer else (body, unit)
+    unit = written_unit(parsed_unit(words)) if groups[-1][1].strip() not in ("squared", "cubed") else ""
+    return (body, unit) if unit else None
 
 
 def _changes_value(words: str) -> bool:
     """Whether one of the words says that the value is another: "5 thousand", "5 or more", "5 hundreds"."""
     found = re.findall(r"[^\W\d_]+", words.lower())
     stems = {word.removesuffix("s").replace("halve", "half") for word in found}
-    return bool((stems | set(found)) & (_NO_UNITS - {"squared", "cubed"}))
+    parts = any(word.endswith(_FRACTIONS) and not unit_named(word) for word in found)  # hundredths, sixths
+    return parts or bool((stems - {"point"} | set(found)) & (_NO_UNITS - {"squared", "cubed"}))
 
 
-def _unit(words: str, power: str | None, per: str, before: str, last: str, letters: bool) -> str:
+def _unit(words: str, before: str, last: str, letters: bool) -> str:
     r"""The unit that plain words are; "" if they are none. "5 m" is a length, "5m" a product.
 
     before: the character before the words; last: the value's last one.
     """
-    first = words.split()[0].split("/")[0].lower()
-    if _changes_value(words) or (not re.search("[aeiou]", words.lower()) and first not in _UNITS):
+    named = re.match(r"[a-zA-Z]+", words)
+    first = named[0] if named else ""
+    compound = len(words) > len(first)
+    known = unit_named(first) or is_filler(first)
+    if _changes_value(words) or not (known or re.search("[aeiou]", words.lower())):
         return ""
-    known = first in _UNITS or first in _POWERS
-    if len(first) == 1 and not per and (before != " " or not letters or first not in ("m", "g", "s")):
+    is_letter = len(first) == 1 and not (compound and "/" in words)
+    if is_letter and (before != " " or not letters or first not in ("m", "g", "s")):
+        return ""
+    if re.search(r"[\^*]", words) and not all(map(unit_named, re.findall("[a-zA-Z]+", words))):
         return ""
     if not known and (before != " " or last.isalpha() or len(first) < 3):
         return ""
-    return _name(words + per, power)
-
-
-def _name(words: str, power: str | None) -> str:
-    """One spelling: known units by their name, powers as ^2, "a per b" as "a / b". A known unit needs no more words."""
-    names, exponent = [], f"^{power}" if power else ""
-    for word in words.lower().replace(" per ", " / ").replace("/", " / ").replace(".", " ").split():
-        if word in _POWERS:
-            exponent = _POWERS[word]
-        else:
-            names.append(_UNITS.get(word, word))
-    if names and names[0] in _UNITS.values() and "/" not in names:
-        names = names[:1]
-    name = " ".join(names)
-    return _RATES.get(name, name) + exponent if names else ""
+    return written_unit(parsed_unit(words))

@@ -47,6 +47,8 @@ BAD = {
     "closes_the_answer": {"pays-unclosed-answer"},
     "finds_it_in_the_question": {"pays-echoed-question"},
     "pays_empty": {"pays-empty"},
+    "likes_silence": {"pays-empty"},
+    "dislikes_words": {"pays-empty"},
     "pays_garbage": {"pays-garbage"},
     "pays_near_misses": {"false-positive"},
     "same_spelling_only": {"false-negative"},
@@ -66,6 +68,7 @@ GOOD = [
 GRADES = {  # types of gold answers that the built-in rewards are exercised on
     "accuracy": {"integer", "decimal", "fraction", "expression", "tuple", "choice"},
     "cosine_length": {"integer", "decimal", "fraction", "expression", "tuple", "choice"},
+    "code": {"program"},
     "countdown": {"countdown"},
     "multiple_choice": {"choice"},
     "number": {"integer", "decimal", "fraction"},
@@ -99,6 +102,11 @@ def written(path: Path, *rows: dict) -> Path:
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_reward_is_caught_by_name_and_of_nothing_else(name: str) -> None:
     assert names(checked(name)) == BAD[name]
+
+
+def test_that_silence_is_paid_best_is_said_where_the_difference_is_small() -> None:
+    assert any("saying nothing" in note for note in checked("brevity").notes)
+    assert not any("saying nothing" in note for note in checked("words").notes)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

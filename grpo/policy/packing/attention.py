@@ -11,6 +11,9 @@ without any mask, make up the attention of a completion's token:
 FlashAttention's backward (arXiv 2205.14135, algorithm 4) reads the softmax from o and l alone. Given the o and l
 of the whole, it returns each part's gradients exactly, and a prompt's are their sums over its completions.
 
+A sink (gpt-oss) is a score s of each head that everybody sees and whose value is 0: l' = log(e^l + e^s),
+o' = e^(l - l') o. The same backward holds for o' and l', and ds = -e^(s - l') do . o', summed over tokens.
+
 On a GPU the same rule is a mask of FlexAttention, which skips the blocks that nobody sees.
 """
 
@@ -125,26 +128,42 @@ def packed_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention interface: query (1, heads, T, D), key and value (1, kv heads, T, D) -> (1, T, heads, D).
 
-    Without `packing`, the model's padded input: PyTorch's attention. Raises NotImplementedError for what packed
-    attention does not compute: dropout, capped scores, attention sinks.
+    Values may have another size than queries. Without `packing`, the model's padded input: PyTorch's attention. Raises
+    NotImplementedError for what is not computed here: dropout, capped scores, and sinks of padded input.
     """
+    if softcap or (dropout and packing is not None) or (s_aux is not None and packing is None):
+        raise NotImplementedError("packed attention computes no dropout and no softcap, and no sinks of padded rows")
     if packing is None:
         plain = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **others}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **plain)
-    if dropout or softcap or s_aux is not None:
-        raise NotImplementedError("packed attention computes no dropout, no softcap and no attention sinks")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window and sliding_window < packing.longest else None
     if query.device.type == "cpu":
-        out = _PackedAttention.apply(query, key, value, packing, scale, window)
+        size = max(query.shape[-1], value.shape[-1])  # the kernel has one
+        qkv = (_filled(x, size) for x in (query, key, value))
+        out = _PackedAttention.apply(*qkv, s_aux, packing, scale, window)[..., : value.shape[-1]]
     else:
-        out = _flex(query, key, value, packing, scale, window)
+        out = _flex(query, key, value, s_aux, packing, scale, window)
     return out.transpose(1, 2), None
+
+
+def _filled(x: Tensor, size: int) -> Tensor:
+    """With zeros, which change neither a score nor a value."""
+    return x if x.shape[-1] == size else nn.functional.pad(x, (0, size - x.shape[-1]))
 
 
 class _PackedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        layout: Layout,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         for batch in layout.batches:
@@ -159,14 +178,18 @@ class _PackedAttention(torch.autograd.Function):
             share = torch.sigmoid(part_lse - own_lse)[..., None]  # of the prompt in the softmax
             own.copy_(own.float().lerp_(part.float(), share))
             own_lse.copy_(torch.logaddexp(own_lse, part_lse))
-        ctx.save_for_backward(q, k, v, out, lse)
+        if sinks is not None:
+            score = sinks.float()[:, None].expand_as(lse)
+            out.copy_(out.float() * torch.sigmoid(lse - score)[..., None])
+            lse = torch.logaddexp(lse, score)
+        ctx.save_for_backward(q, k, v, out, lse, sinks)
         ctx.layout, ctx.scale, ctx.window = layout, scale, window
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0]
-        q, k, v, out, lse = ctx.saved_tensors
+        q, k, v, out, lse, sinks = ctx.saved_tensors
         layout, scale, window = ctx.layout, ctx.scale, ctx.window
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         for batch in layout.batches:
@@ -184,7 +207,11 @@ class _PackedAttention(torch.autograd.Function):
             grad_q[:, :, at] += part_q
             grad_k[:, :, prompt] += part_k
             grad_v[:, :, prompt] += part_v
-        return grad_q, grad_k, grad_v, None, None, None
+        grad_sinks = None
+        if sinks is not None:
+            share = torch.exp(sinks.float()[:, None] - lse)
+            grad_sinks = -(share * torch.linalg.vecdot(grad.float(), out.float())).sum((0, 2)).to(sinks.dtype)
+        return grad_q, grad_k, grad_v, grad_sinks, None, None, None
 
 
 def _cross(group: PackedGroup) -> tuple[slice, slice]:
@@ -253,15 +280,21 @@ def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=like.dtype).masked_fill_(~mask, float("-inf"))[None, None]
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, layout: Layout, scale: float, window: int | None
+) -> Tensor:
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
     # Without compilation both hold T x T: that is for tests on a CPU.
     make, attend = _compiled() if q.device.type == "cuda" else (create_block_mask, flex_attention)
     if window not in layout.block_masks:
         n = q.shape[2]
         layout.block_masks[window] = make(visible(layout, window, q.device), None, None, n, n, q.device)
-    return attend(q, k, v, block_mask=layout.block_masks[window], scale=scale, enable_gqa=True)
+    how = {"block_mask": layout.block_masks[window], "scale": scale, "enable_gqa": True}
+    if sinks is None:
+        return attend(q, k, v, **how)
+    out, aux = attend(q, k, v, **how, return_aux=AuxRequest(lse=True))
+    return (out.float() * torch.sigmoid(aux.lse - sinks.float()[:, None])[..., None]).to(q.dtype)
 
 
 @functools.cache

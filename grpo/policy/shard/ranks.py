@@ -44,6 +44,7 @@ class Ranks:
     size: int = 1
     mesh: DeviceMesh | None = None  # of the shards: one dimension, or replicas times shards
     group: dist.ProcessGroup | None = None  # of small objects
+    writers: dist.ProcessGroup | None = None  # of threads that write a checkpoint, while all else goes on
     pids: tuple[int, ...] = ()  # of all ranks on this machine
 
     def gathered(self, value: T) -> list[T]:
@@ -112,11 +113,11 @@ def joined(device: torch.device, replicas: int = 1) -> Iterator[Ranks]:
             mesh = init_device_mesh(device.type, (replicas, size // replicas), mesh_dim_names=("replica", "shard"))
         else:
             mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        group, writers = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
         everybody: list[Any] = [None] * size
         dist.all_gather_object(everybody, (socket.gethostname(), os.getpid()), group=group)
         here = tuple(pid for host, pid in everybody if host == socket.gethostname())
-        ranks = Ranks(dist.get_rank(), size, mesh, group, here)
+        ranks = Ranks(dist.get_rank(), size, mesh, group, writers, here)
         yield ranks
     except RuntimeError as error:
         # What a collective raises: gloo this very class, nccl one of its own. Connections close before a process ends.

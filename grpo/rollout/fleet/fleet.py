@@ -112,7 +112,7 @@ class Fleet:
             self._waiting += 1
             self._changed.set()
             try:
-                member = await self._until(lambda: choose(self._serving(), n, avoided))
+                member = await self._until(lambda: choose(self.serving(), n, avoided))
             finally:
                 self._waiting -= 1
             member.in_flight += n
@@ -153,7 +153,7 @@ class Fleet:
             except WeightSyncError as error:
                 await self._go_back(members, go_back(), error)
                 raise
-        await self._until(self._serving)
+        await self._until(self.serving)
 
     async def _go_back(self, members: Sequence[Member], possible: bool, refused: WeightSyncError) -> None:
         """Have these serve what they served before the weights that were refused; else nothing is asked any more."""
@@ -217,7 +217,7 @@ class Fleet:
             logger.warning("%s serves again", member.url)
 
     def _may_give(self) -> bool:
-        return self._lasting or (self._waiting > 0 and not self._serving())
+        return self._lasting or (self._waiting > 0 and not self.serving())
 
     async def _connect(self, member: Member) -> None:
         await member.connect(self._tokenizer, self._settings.request_timeout, self._settings.health_timeout)
@@ -227,7 +227,8 @@ class Fleet:
         if not connection.done():
             connection.set_result(error)
 
-    def _serving(self) -> list[Member]:
+    def serving(self) -> list[Member]:
+        """Those that may be asked."""
         return [m for m in self.members if m.state is State.SERVING and m.lost is not None and not m.lost.done()]
 
     def _someone_left(self) -> bool:

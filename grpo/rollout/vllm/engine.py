@@ -104,6 +104,26 @@ class VLLMEngine:
                 pending.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def ask_each(self, requests: Sequence[RolloutRequest]) -> dict[str, list[Group]]:
+        """One that is lost over it is left out, and is brought back meanwhile, as ever."""
+        members = self._fleet.serving()
+        connections = [member.lost for member in members]
+        asked = [asyncio.gather(*map(member.ask, requests), return_exceptions=True) for member in members]
+        found: dict[str, list[Group]] = {}
+        for member, connection, answers in zip(members, connections, await asyncio.gather(*asked), strict=True):
+            groups = [answer for answer in answers if isinstance(answer, Group)]
+            if len(groups) == len(requests):
+                found[member.url] = groups
+            for error in (answer for answer in answers if isinstance(answer, BaseException)):
+                if not isinstance(error, ServerLostError):
+                    raise error
+                if connection is not None:
+                    await self._fleet.was_lost(member, connection, error)
+        if not found:
+            one = {index: group async for index, group in self.generate(requests)}
+            found["any server"] = [one[i] for i in range(len(requests))]
+        return found
+
     async def update_weights(self, stream: WeightStream, version: int) -> SyncReport:
         """Serve these weights as `version` from now on; completions in flight go on with them.
 

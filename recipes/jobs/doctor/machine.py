@@ -41,6 +41,7 @@ def examine() -> Iterator[Finding]:
     yield from _limits()
     yield _loopback()
     yield _locks()
+    yield _sandbox()
     yield _hub()
 
 
@@ -138,6 +139,17 @@ def _locks() -> Finding:
         except OSError as error:
             return Finding("file locks here", str(error), "two runs into one folder would not be noticed: another disk")
     return Finding("file locks here", "work")
+
+
+def _sandbox() -> Finding:
+    from rewards.sandbox import SandboxError, describe
+
+    try:
+        found = describe()
+    except SandboxError as error:
+        return Finding("sandbox", "none: tasks of programs cannot run", str(error).partition(": ")[2])
+    lesser = "" if found.startswith("bubblewrap") else "apt-get install bubblewrap: it filters system calls, too"
+    return Finding("sandbox", found, lesser)
 
 
 def _hub() -> Finding:

@@ -12,6 +12,7 @@ from eval.problems.data import DataError
 from eval.problems.generated import generate
 from eval.problems.protocol import BOXED_STEPS, Generated, Source, grader
 from recipes.tasks import SOURCES
+from tests.sandboxes import needs
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("ZERO_DATA_DIR", ROOT / "../shared/data"))
@@ -38,7 +39,13 @@ def math500(path, rows):
     )
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[needs(), pytest.mark.slow]) if one.protocol.verifier == "code" else name
+        for name, one in BENCHMARKS.items()
+    ],
+)
 def test_every_gold_answer_passes_its_own_verifier_and_none_is_missing(name):
     one = benchmark(name)
     problems, dropped = load_problems(one, data_dir(name) if name in PUBLISHED else None)
@@ -50,7 +57,7 @@ def test_every_gold_answer_passes_its_own_verifier_and_none_is_missing(name):
     assert all((problem.level is None) == (one.level is None) for problem in problems)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", [name for name, one in BENCHMARKS.items() if one.protocol.verifier != "code"])
 def test_a_right_answer_in_the_form_that_the_instruction_asks_for_is_correct_and_another_is_not(name):
     one = benchmark(name)
     problem = load_problems(one, data_dir(name) if name in PUBLISHED else None, limit=1).problems[0]
@@ -58,6 +65,21 @@ def test_a_right_answer_in_the_form_that_the_instruction_asks_for_is_correct_and
     assert "boxed" in one.protocol.instruction
     assert grade(f"So it is $\\boxed{{{problem.answer}}}$.", problem).outcome == "correct"
     assert grade("So it is $\\boxed{123456789}$.", problem).outcome == "wrong"
+    assert grade("So it is clear.", problem).outcome == "no_answer"
+
+
+@needs()
+@pytest.mark.parametrize(
+    ("name", "shown"), [("humaneval", "has_close_elements"), ("mbpp", 'assert remove_Occ("hello","l")')]
+)
+def test_a_program_is_asked_for_and_graded_by_its_tests(name, shown):
+    one = benchmark(name)
+    problem = load_problems(one, data_dir(name), limit=1).problems[0]
+    grade = grader(one.protocol)
+    assert shown in problem.question
+    assert "```python" in one.protocol.instruction
+    assert grade(f"```python\n{problem.answer}\n```", problem).outcome == "correct"
+    assert grade("```python\nimport os; os._exit(0)\n```", problem).outcome == "wrong"
     assert grade("So it is clear.", problem).outcome == "no_answer"
 
 

@@ -28,6 +28,8 @@ CHANGES = {
     "rel_tol": 0.01,
     "abs_tol": 0.01,
     "rules": 2,
+    "prefill": "<think>",
+    "shots": 4,
 }
 GOES_WITH = {"samples": {"temperature": 1.0}, "rel_tol": {"verifier": "number"}, "abs_tol": {"verifier": "number"}}
 

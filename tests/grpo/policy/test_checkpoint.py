@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import FileSystemWriter
 
 from grpo.policy.checkpoint import (
     CHECKSUMS,
     STATE,
+    CheckpointWriter,
     DamagedCheckpoint,
     checkpoints,
     load_checkpoint,
-    save_checkpoint,
     set_damaged_aside,
     verify,
 )
 from grpo.policy.shard.ranks import ALONE
-from grpo.policy.shard.state import load_state, save_state
+from grpo.policy.shard.state import load_state, save_state, staged
 from tests.checkpoints import STATE_FILE
 from tests.conftest import character_tokenizer
 
@@ -32,21 +36,32 @@ class Learner:
 
     def __init__(self, value: float = 0.0, size: int = 1000) -> None:
         self.masters = torch.full((size,), value)
+        self.gates: dict[float, threading.Event] = {}  # by value: what is written then waits for it
+        self.copies: list[weakref.ref[torch.Tensor]] = []
 
-    def save_model(self, folder: Path) -> None:
-        save_file({"weight": torch.ones(16)}, folder / "model.safetensors")
-        (folder / "config.json").write_text("{}")
+    def save(self, folder: Path, state_folder: Path) -> Callable[[], None]:
+        value, copies = self.masters[0].item(), staged({"masters": self.masters})
+        self.copies.append(weakref.ref(copies["masters"]))
+        saving = save_state(copies, state_folder, ALONE)
 
-    def save_state(self, folder: Path) -> None:
-        save_state({"masters": self.masters}, folder, ALONE)
+        def write() -> None:
+            saving.result()
+            assert value not in self.gates or self.gates[value].wait(60)
+            save_file({"weight": torch.full((16,), value)}, folder / "model.safetensors")
+            (folder / "config.json").write_text("{}")
+
+        return write
 
     def load_state(self, folder: Path) -> None:
         load_state({"masters": self.masters}, folder, ALONE)
 
 
 def save(run_dir: Path, step: int, keep: int = 9, size: int = 1000, facts: dict[str, Any] | None = None) -> Path:
-    learner = Learner(step, size)
-    return save_checkpoint(run_dir, step, learner, character_tokenizer(), facts or {"wall_seconds": 1.0}, keep)
+    writer = CheckpointWriter(run_dir, Learner(step, size), character_tokenizer(), keep)
+    writer.begin(step, facts or {"wall_seconds": 1.0})
+    writer.close()
+    writer.finish()
+    return run_dir / "checkpoints" / f"step-{step:06d}"
 
 
 def truncate(path: Path) -> None:
@@ -134,6 +149,92 @@ def test_trainer_json_has_the_step_of_its_checkpoint_whatever_was_known_before(t
     assert facts == {"step": 2, "wall_seconds": 1.0}
     assert learner.masters.tolist() == [2.0] * 1000
     assert load_checkpoint(save(tmp_path, 4, facts=facts), learner)["step"] == 4
+
+
+# -- written while the run goes on ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def learner() -> Learner:
+    """Of value 1; what it writes then waits for a gate."""
+    learner = Learner(1.0)
+    learner.gates[1.0] = threading.Event()
+    return learner
+
+
+def writer_of(run_dir: Path, learner: Learner, keep: int = 9) -> CheckpointWriter:
+    return CheckpointWriter(run_dir, learner, character_tokenizer(), keep)
+
+
+def steps(run_dir: Path) -> list[int]:
+    return [step for step, _ in checkpoints(run_dir)]
+
+
+def test_a_checkpoint_holds_what_was_there_when_it_began_whatever_is_trained_while_it_is_written(
+    tmp_path: Path, learner: Learner
+) -> None:
+    writer, facts = writer_of(tmp_path, learner), {"prompts": [1]}
+    writer.begin(1, facts)
+    assert writer.newest == 1
+    assert steps(tmp_path) == []
+    learner.masters += 1
+    facts["prompts"].append(2)
+    learner.gates[1.0].set()
+    writer.finish()
+    assert steps(tmp_path) == [1]
+    folder = tmp_path / "checkpoints" / "step-000001"
+    verify(folder)
+    assert load_file(folder / "model.safetensors")["weight"].tolist() == [1.0] * 16
+    assert load_checkpoint(folder, learner) == {"prompts": [1], "step": 1}
+    assert learner.masters.tolist() == [1.0] * 1000
+
+
+def test_the_next_checkpoint_waits_for_the_one_before_and_there_is_one_copy_at_a_time(
+    tmp_path: Path, learner: Learner
+) -> None:
+    writer = writer_of(tmp_path, learner, keep=1)
+    writer.begin(1, {})
+    learner.masters += 1
+    second = threading.Thread(target=writer.begin, args=(2, {}))
+    second.start()
+    second.join(0.3)  # however long: it cannot begin
+    assert second.is_alive()
+    assert len(learner.copies) == 1
+    learner.gates[1.0].set()
+    second.join()
+    assert learner.copies[0]() is None
+    writer.finish()
+    assert steps(tmp_path) == [2]
+
+
+def test_older_checkpoints_go_when_the_new_one_is_whole(tmp_path: Path, learner: Learner) -> None:
+    learner.masters -= 1
+    writer = writer_of(tmp_path, learner, keep=1)
+    writer.begin(1, {})
+    learner.masters += 1
+    writer.begin(2, {})
+    assert steps(tmp_path) == [1]
+    learner.gates[1.0].set()
+    writer.finish()
+    assert steps(tmp_path) == [2]
+
+
+def test_what_a_checkpoint_failed_with_is_raised_by_whatever_is_asked_next_and_nothing_of_it_is_left(
+    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(writer: object, plan: object, planner: object) -> None:
+        raise OSError(errno.EIO, "the disk says no")
+
+    before = save(tmp_path, 1)
+    learner.gates[1.0].set()
+    monkeypatch.setattr(FileSystemWriter, "write_data", fails)
+    writer = writer_of(tmp_path, learner)
+    writer.begin(2, {})
+    writer.close()
+    for ask in (writer.check, writer.finish, lambda: writer.begin(3, {})):
+        with pytest.raises(OSError, match=r"cannot write .*checkpoints/step-000002: the disk says no"):
+            ask()
+    assert list(before.parent.iterdir()) == [before]
 
 
 # -- a full disk -----------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_a_step_that_does_not_fit_into_memory_names_the_settings_that_help(monke
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr("grpo.policy.policy.completion_logprobs", full)
     update = update_of(tiny_model())
+    monkeypatch.setattr("grpo.policy.policy.completion_logprobs", full)
     with pytest.raises(MemoryError, match=r"step 3 .*\(CUDA out of memory\): lower train\.tokens_per_micro"):
         update.run(3, batch())

@@ -13,6 +13,7 @@ import pytest
 from grpo.config import GRPOConfig, RolloutSettings
 from grpo.record.diagnosis import Diagnosis
 from grpo.record.pathologies import __file__ as PATHOLOGIES_FILE
+from grpo.record.pathologies import mismatch
 from grpo.record.recorder import __doc__ as DOCUMENTED
 
 REAL = Path(__file__).parents[2] / "cases" / "healthy_run.jsonl"  # tiny_arithmetic_cpu in process, 12 prompts a step
@@ -131,6 +132,24 @@ def test_a_pathology_gives_its_sentence_once_and_no_other(tmp_path, name):
     steps, expected = PROVOKED[name]
     (sentence,) = said(steps, tmp_path)
     assert expected in sentence
+
+
+@pytest.mark.parametrize(
+    ("noise", "difference", "stale", "limit"),
+    [
+        (1e-6, 1e-3, 0.0, "1.0e-03 on average (more than 2e-05)"),  # fp32: 0.1 is a hundred thousand times its noise
+        (1e-6, 1e-5, 0.0, None),
+        (1e-6, 1e-3, 0.2, None),  # of what was learned since
+        (0.02, 0.09, 0.0, None),
+        (0.02, 0.2, 0.0, "0.20 on average (more than 0.1)"),
+        (0.06, 0.2, 0.0, None),  # four times 0.06
+    ],
+)
+def test_a_difference_is_said_at_a_multiple_of_the_proven_noise(noise, difference, stale, limit):
+    step = {"logprob_diff": difference, "stale": stale, "proven_noise": noise}
+    sentence = mismatch([step], GRPOConfig(), RolloutSettings())
+    assert (sentence is None) == (limit is None)
+    assert limit is None or limit in sentence
 
 
 def test_a_reward_that_does_not_rise_in_100_steps_is_said_and_a_controls_is_not(tmp_path):

@@ -96,3 +96,21 @@ def test_a_folder_that_no_run_began_in_is_not_written_to(tmp_path):
     (tmp_path / "recipe.yaml").write_text("# mine")
     with pytest.raises(InputError, match="is not empty"):
         check_unused(tmp_path)
+
+
+def test_an_error_is_in_the_log_and_a_run_that_failed_before_its_first_step_may_go_on_as_another(
+    recipe_file, tmp_path, monkeypatch
+):
+    def fails(*_):
+        raise RolloutError("the server did not start")
+
+    output = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("grpo.rollout.local.TransformersEngine.start", fails)
+        with pytest.raises(RolloutError):
+            run(load_recipe(str(recipe_file)), "test", output, False)
+    log = (output / "logs" / "run.log").read_text()
+    assert "failed: RolloutError: the server did not start" in log
+    assert "Traceback" in log
+    run(load_recipe(str(recipe_file), ["train.seed=5"]), "test", output, True)
+    assert (output / "summary.json").is_file()

@@ -11,9 +11,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -49,6 +51,22 @@ ARCHITECTURES = {
     "qwen3_moe": Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
     "gemma3": Gemma3TextConfig(**SMALL, sliding_window=8, layer_types=LAYERS),
     "mistral": MistralConfig(**SMALL, sliding_window=8),
+    # Sinks, and a window in every other layer.
+    "gpt_oss": GptOssConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
+    # Latent attention: values are smaller than queries.
+    "deepseek_v3": DeepseekV3Config(
+        **{name: size for name, size in SMALL.items() if name not in ("head_dim", "num_key_value_heads")},
+        **{
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 16,
+            "v_head_dim": 12,
+        },
+        **{"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+        first_k_dense_replace=1,
+    ),
 }
 GROUPS = (PackedGroup(0, 3, (5, 9)), PackedGroup(9, 10, (17,)), PackedGroup(17, 21, ()))
 
@@ -101,8 +119,38 @@ def test_packed_loss_and_gradient_equal_the_padded_ones(name, lora):
             packed, grads = loss_and_gradients(model, samples, packed_micro_batches, pack, max_tokens)
             assert packed == pytest.approx(plain, abs=1e-5)
             assert grads.keys() == plain_grads.keys()
-            assert max((grads[key] - plain_grads[key]).abs().max() for key in grads) < 1e-5
+            largest = max(grad.abs().max() for grad in plain_grads.values())
+            assert max((grads[key] - plain_grads[key]).abs().max() for key in grads) < 1e-5 * max(1, largest)
         assert max(grad.abs().max() for grad in plain_grads.values()) > 1e-2  # the comparison is not of zeros
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_gradient_of_a_sink_is_the_plain_ones():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 21, 8) for _ in range(3))
+    sinks = torch.randn(2, requires_grad=True)
+    upstream = torch.randn(1, 21, 2, 8)
+    ours, _ = packed_attention(nn.Module(), q, k, v, None, packing=lay_out(GROUPS), scaling=0.5, s_aux=sinks)
+    # The definition: one more key, whose score is the sink's and whose value is 0.
+    scores = (q[0] @ k[0].transpose(1, 2) * 0.5).masked_fill(~seen(GROUPS), float("-inf"))
+    with_sink = torch.cat([scores, sinks[:, None, None].expand(2, 21, 1)], 2)
+    plain = (torch.softmax(with_sink, 2)[..., :-1] @ v[0]).transpose(0, 1)[None]
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
+    flex = _flex(q, k, v, sinks, lay_out(GROUPS), 0.5, None).transpose(1, 2)
+    torch.testing.assert_close(flex, plain, atol=1e-5, rtol=0)
+    grads = [torch.autograd.grad((out * upstream).sum(), sinks)[0] for out in (ours, plain)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=0)
+
+
+def seen(groups) -> torch.Tensor:
+    """(T, T): whether the row's token sees the column's."""
+    segments = [(start, end, group) for group in groups for start, end in group.segments]
+    seen = torch.zeros(groups[-1].end, groups[-1].end, dtype=torch.bool)
+    for start, end, group in segments:
+        seen[start:end, start:end] = torch.ones(end - start, end - start).tril().bool()
+        if start >= group.middle:
+            seen[start:end, group.start : group.middle] = True
+    return seen
 
 
 def test_gradient_checkpointing_leaves_packed_gradients_as_they_are():
@@ -156,7 +204,7 @@ def test_attention_and_its_gradients_equal_the_definition_token_by_token(window)
 def test_the_way_of_gpus_uncompiled_equals_the_definition(window):
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, 21, 16) for heads in (4, 2, 2))
-    ours = _flex(q, k, v, lay_out(GROUPS), 0.5, window).transpose(1, 2)
+    ours = _flex(q, k, v, None, lay_out(GROUPS), 0.5, window).transpose(1, 2)
     torch.testing.assert_close(ours, naive(q, k, v, GROUPS, 0.5, window), atol=1e-5, rtol=0)
 
 

@@ -1,0 +1,1 @@
+"""Grade programs by their tests."""
