@@ -1,14 +1,14 @@
 """One sync of weights into a real vLLM server: its time, and the memory that it takes, by transport.
 
-    python -m benchmarks.sync [--model DIR ...] [--shape NAME ...] [--transports shm files gloo] [--syncs N] [--json FILE]
+    python -m benchmarks.sync [--model DIR ...] [--shape NAME ...] [--syncs N] [--json FILE]
 
 Each model, in its own dtype (bf16), and each transport has a server of its own, started as a run starts it, and the
-trainer's stream of weights (`ServedWeights`) beside it, without an optimizer. Before every sync all weights are changed.
-The first is not counted: it makes the connections and the first layouts. Of the others: the seconds of the whole sync
-and those in which nothing can be sampled (median and range); and by how much the memory that a process has to itself
-(RssAnon, benchmarks/memory.py) rises above what it was at rest, in the trainer and in the server's processes together, at
-its highest; and the most that lies in /dev/shm or in the folder of `files`, where one version stays for a server that has to
-be started again. Both sides hash every tensor, as always. A measurement is a process of its own.
+trainer's stream of weights (`ServedWeights`) beside it, without an optimizer. Before every sync all weights change. The
+first is not counted: it makes the connections and the first layouts. Of the others: the seconds of the whole sync and
+those in which nothing can be sampled (median and range); by how much the memory that a process has to itself (RssAnon,
+benchmarks/memory.py) rises at its highest above what it was at rest, in the trainer and in the server's processes
+together; and the most that lies in /dev/shm or in the folder of `files`, where one version stays for a server that has
+to be started again. Both sides hash every tensor, as always. A measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _size(path: Path) -> int:
 
 
 HEAD = (
-    "weights", "transport", "seconds", "of these, nothing is sampled", "GiB over rest, trainer", "GiB over rest, server",
+    "weights", "transport", "seconds", "nothing is sampled for", "GiB over rest, trainer", "GiB over rest, server",
     "GiB in files",
 )  # fmt: skip
 
