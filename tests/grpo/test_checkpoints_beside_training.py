@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811 - fixtures of another file
 """Checkpoints are written while the run goes on, and nothing that happens meanwhile gets into them or lost by them."""
 
 from __future__ import annotations
@@ -23,12 +22,36 @@ from grpo.record.recorder import RunRecorder
 from recipes.errors import exit_codes
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
-from tests.grpo.test_trainer import recipe_file, same, train, weights
+from tests.checkpoints import STATE_FILE
+from tests.grpo.test_trainer import same, weights
 
 pytestmark = pytest.mark.slow
 
+RECIPE = "tiny_arithmetic_cpu"
+SMALL = [
+    "rollout.engine=transformers", "rollout.group_size=8", "rollout.prompts_per_step=4", "rollout.max_tokens=16",
+    "train.steps=4", "train.checkpoint_every=2", "train.eval_every=0", "eval.problems=4",
+]  # fmt: skip
 PATIENCE = 60  # seconds; nothing waits for so long unless the run waits for what it must not wait for
 ORIGINAL = FileSystemWriter.write_data
+
+
+def train(output: Path, *overrides: str, resume: bool = False) -> list[int]:
+    """Run to the end; the steps that are recorded."""
+    assert run(load_recipe(RECIPE, [*SMALL, *overrides]), RECIPE, output, resume) == 0
+    return steps(output)
+
+
+def steps(output: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing disturbs."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train(output)
+    return output
 
 
 def before_writing(monkeypatch: pytest.MonkeyPatch, do: Callable[[str], None]) -> None:
@@ -61,18 +84,19 @@ def checksums(output: Path, step: int) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("model", [[], ["model.dtype=bfloat16"], ["model.lora={r: 4}"]])
+@pytest.mark.parametrize("model", ["dtype=float32", "dtype=bfloat16", "lora={r: 4}"])
 def test_a_checkpoint_that_is_written_while_the_next_step_trains_has_the_bits_of_its_own_step(
-    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    train(recipe_file, tmp_path / "undisturbed", *model)
+    train(tmp_path / "undisturbed", f"model.{model}")
     trained = threading.Event()
     before_writing(monkeypatch, lambda name: name != ".step-000002.partial" or assert_(trained.wait(PATIENCE)))
     at_stage(monkeypatch, "sending weights, version 3", trained.set)
-    train(recipe_file, tmp_path / "beside", *model)
+    train(tmp_path / "beside", f"model.{model}")
     assert trained.is_set()
     for step in (2, 4):
         assert checksums(tmp_path / "beside", step) == checksums(tmp_path / "undisturbed", step)
+    assert checksums(tmp_path / "beside", 2)[STATE_FILE] != checksums(tmp_path / "beside", 4)[STATE_FILE]
 
 
 def assert_(fact: bool) -> None:
@@ -94,10 +118,11 @@ main()
 
 
 def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before_to_the_same_bits(
-    recipe_file: Path, tmp_path: Path
+    tmp_path: Path, whole: Path
 ) -> None:
-    output, settings = tmp_path / "out", ["train.checkpoint_every=1"]
-    line = [sys.executable, "-c", NEVER_WRITTEN, "run", str(recipe_file), "--output", str(output), "--set", *settings]
+    output, every = tmp_path / "out", "train.checkpoint_every=1"
+    settings = [part for setting in (*SMALL, every) for part in ("--set", setting)]
+    line = [sys.executable, "-c", NEVER_WRITTEN, "run", RECIPE, *settings, "--output", str(output)]
     with subprocess.Popen(line, stdout=subprocess.DEVNULL) as process:
         log, deadline = output / "logs" / "run.log", time.monotonic() + 120
         while not (log.exists() and "step 3: writing the checkpoint" in log.read_text()):
@@ -106,16 +131,14 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before_
             time.sleep(0.02)
         process.kill()
     assert [step for step, _ in checkpoints(output)] == [1]
-    lines = train(recipe_file, output, *settings, resume=True)
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    train(recipe_file, tmp_path / "whole")
-    assert same(weights(output), weights(tmp_path / "whole"))
+    assert train(output, every, resume=True) == [1, 2, 3, 4]
+    assert same(weights(output), weights(whole))
     assert not list(output.rglob("*.partial"))
 
 
 @pytest.mark.parametrize(("step", "noticed"), [(2, [2, 3, 4]), (4, [4])])
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason_and_it_can_be_resumed(
-    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, noticed: list[int]
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, step: int, noticed: list[int]
 ) -> None:
     def fail(name: str) -> None:
         if name == f".step-{step:06d}.partial":
@@ -125,18 +148,16 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_the_reason_and_it
     with monkeypatch.context() as patched:
         before_writing(patched, fail)
         with pytest.raises(OSError, match=rf"cannot write {output}/checkpoints/step-{step:06d}: Input/output error"):
-            train(recipe_file, output)
-    recorded = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert recorded[-1] in noticed
+            train(output)
+    assert steps(output)[-1] in noticed
     assert [kept for kept, _ in checkpoints(output)] == [kept for kept in (2, 4) if kept < step]
     assert not list(output.rglob("*.partial"))
-    assert [line["step"] for line in train(recipe_file, output, resume=True)] == [1, 2, 3, 4]
-    train(recipe_file, tmp_path / "whole")
-    assert same(weights(output), weights(tmp_path / "whole"))
+    assert train(output, resume=True) == [1, 2, 3, 4]
+    assert same(weights(output), weights(whole))
 
 
 def test_a_run_stopped_while_a_checkpoint_is_written_finishes_it_and_the_last_whole_step_s(
-    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopping = threading.Event()
 
@@ -149,9 +170,8 @@ def test_a_run_stopped_while_a_checkpoint_is_written_finishes_it_and_the_last_wh
         before_writing(patched, lambda name: assert_(stopping.wait(PATIENCE)))
         at_stage(patched, "step 3: training", stop)
         with pytest.raises(typer.Exit) as ended, exit_codes():
-            run(load_recipe(str(recipe_file)), "test", output, False)
+            run(load_recipe(RECIPE, SMALL), RECIPE, output, False)
     assert ended.value.exit_code == 143
     assert [step for step, _ in checkpoints(output)] == [2, 3]
-    assert [line["step"] for line in train(recipe_file, output, resume=True)] == [1, 2, 3, 4]
-    train(recipe_file, tmp_path / "whole")
-    assert same(weights(output), weights(tmp_path / "whole"))
+    assert train(output, resume=True) == [1, 2, 3, 4]
+    assert same(weights(output), weights(whole))

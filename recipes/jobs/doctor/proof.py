@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 STEPS = 3
-RUN = ["tiny_arithmetic_cpu", "--set", f"train.steps={STEPS}", "--set", "eval.problems=20"]
+SMALL, TWO_AND_TWO = "tiny_arithmetic_cpu", "tiny_arithmetic_2x2_cpu"
+SHORT = ["--set", f"train.steps={STEPS}", "--set", "eval.problems=20"]
 SAMPLE = ["--set", "rollout.prompts_per_step=4", "--set", "rollout.group_size=4"]
 NOISE = 1e-3  # nats between the log-probs of server and trainer, in fp32; of GPUs with TF32, too
 CLOSE = 1e-5  # between the weights of several processes and of one
@@ -54,10 +55,9 @@ def prove(folder: Path) -> Iterator[Shown]:
     if gpus == 1:
         yield Shown("a run on all devices", None, "there is one, which the runs above are on")
     elif gpus:
-        yield _tried(f"a run on {gpus} GPUs", lambda: _together(folder, gpus // 2, []))
+        yield _tried(f"a run on {gpus} GPUs", lambda: _together(folder, SMALL, "--set", f"train.processes={gpus // 2}"))
     else:
-        replicas = ["--set", "rollout.server.replicas=2"]
-        yield _tried("2 trainer processes and 2 servers", lambda: _together(folder, 2, replicas))
+        yield _tried("2 trainer processes and 2 servers", lambda: _together(folder, TWO_AND_TWO))
 
 
 def _tried(what: str, prove_it: Callable[[], tuple[bool, str]]) -> Shown:
@@ -103,16 +103,15 @@ def _packed(folder: Path) -> tuple[bool, str]:
     return difference < CLOSE, f"weights after {STEPS} steps differ by {difference:.1e}"
 
 
-def _together(folder: Path, processes: int, servers: Sequence[str]) -> tuple[bool, str]:
+def _together(folder: Path, recipe: str, *sizes: str) -> tuple[bool, str]:
     """Servers take the GPUs that the trainer leaves."""
-    several = ["--set", f"train.processes={processes}", *servers, "--set", "rollout.max_staleness=1"]
-    lines = _lines(_run(folder / "together", *SAMPLE, *several))
+    lines = _lines(_run(folder / "together", *SAMPLE, *sizes, "--set", "rollout.max_staleness=1", recipe=recipe))
     difference = max(line["logprob_diff"] for line in lines if not line["stale"])
     return difference < NOISE, f"{STEPS} steps; log-probs differ by {difference:.1e} nats"
 
 
-def _run(output: Path, *arguments: str) -> Path:
-    program = ["-c", "from recipes.command.main import main; main()", "run", *RUN, *arguments]
+def _run(output: Path, *arguments: str, recipe: str = SMALL) -> Path:
+    program = ["-c", "from recipes.command.main import main; main()", "run", recipe, *SHORT, *arguments]
     line: Sequence[str] = [sys.executable, *program, "--output", str(output)]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,8 +70,9 @@ def command(recipe_file: Path, output: Path, processes: int, *more: str) -> list
 
 
 @contextmanager
-def started(line: list[str]) -> Iterator[subprocess.Popen[str]]:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+def started(line: list[str], *path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`path`: folders that Python looks for modules in, before ours."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
     pipe = subprocess.PIPE
     with subprocess.Popen(line, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         tree = []
@@ -97,8 +98,12 @@ def log(output: Path) -> str:
 
 
 def wait_for_log(process: subprocess.Popen[str], output: Path, text: str) -> None:
+    wait_for(process, lambda: text in log(output))
+
+
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 240
-    while text not in log(output):
+    while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -152,12 +157,13 @@ def test_saved_at_two_processes_and_resumed_at_another_number_it_ends_the_same(
 ) -> None:
     output = tmp_path / "out"
     with started(command(recipe_file, output, 2)) as process:
-        wait_for_log(process, output, "step 3: sampling")
+        wait_for(process, lambda: bool(checkpoints(output)))
         process.send_signal(signal.SIGKILL)
         process.wait()
+    kept = checkpoints(output)[-1][1].name
     code, _, errors = run(recipe_file, output, processes, "--resume")
     assert (code, errors) == (0, "")
-    assert "resuming from step-000002" in log(output)
+    assert f"resuming from {kept}" in log(output)
     assert difference(output, whole[2]) < 1e-6
     assert steps(output) == [1, 2, 3, 4]
 
@@ -180,6 +186,37 @@ def test_a_rank_that_is_killed_takes_all_with_it_and_they_go_on_from_the_last_ch
     assert "Traceback" not in errors
     assert steps(output) == [1, 2, 3, 4]
     assert difference(output, whole[2]) == 0  # as many processes: to the bit
+
+
+NEVER_WRITTEN = """  # sitecustomize: rank 1, before it is started again, does not get done with writing step 2
+import os
+if (os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == ("1", "0"):
+    import threading
+    from torch.distributed.checkpoint import FileSystemWriter
+    original = FileSystemWriter.write_data
+    def write_data(writer, plan, planner):
+        if "step-000002" in str(writer.path):
+            threading.Event().wait()
+        return original(writer, plan, planner)
+    FileSystemWriter.write_data = write_data
+"""
+
+
+def test_all_train_on_while_one_rank_writes_and_when_it_is_killed_they_go_on_from_the_checkpoint_before(
+    recipe_file, whole, tmp_path
+) -> None:
+    output = tmp_path / "out"
+    (tmp_path / "sitecustomize.py").write_text(NEVER_WRITTEN)
+    with started(command(recipe_file, output, 2), tmp_path) as process:
+        wait_for_log(process, output, "step 3: writing the checkpoint")
+        assert [step for step, _ in checkpoints(output)] == [1]
+        ranks(process)[1].kill()
+        _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert "resuming from step-000001" in log(output)
+    assert steps(output) == [1, 2, 3, 4]
+    assert difference(output, whole[2]) == 0
+    assert not list(output.rglob("*.partial"))
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_last_whole_step_and_says_how_to_go_on(recipe_file, whole, tmp_path) -> None:

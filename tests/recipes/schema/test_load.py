@@ -24,6 +24,7 @@ NAMES = [
     "r1_zero_3b_math_2gpu",
     "smollm2_135m_cpu",
     "smollm2_135m_lora_cpu",
+    "tiny_arithmetic_2x2_cpu",
     "tiny_arithmetic_cpu",
 ]
 
@@ -62,6 +63,11 @@ def test_the_built_in_model_is_a_folder_only_where_it_is_used():
     assert recipe.model.path == "tiny"
     assert (Path(model_settings(recipe).path) / "config.json").is_file()
     assert Path(model_settings(recipe).path).is_absolute()
+
+
+def test_the_recipe_of_two_processes_and_two_servers_is_the_demos_but_for_these():
+    sizes = ["train.processes=2", "rollout.server.replicas=2"]
+    assert load_recipe("tiny_arithmetic_2x2_cpu") == load_recipe("tiny_arithmetic_cpu", sizes)
 
 
 def test_the_tiny_recipe_prompts_as_the_tiny_model_was_pretrained():
