@@ -228,7 +228,10 @@ def check_memory(recipe: Recipe, size: ModelSize, machine: Machine) -> None:
             f"model.lora.quantize: {recipe.model.lora.quantize} needs a CUDA GPU, and this machine has none; "
             "leave it out"
         )
-    trainer, sampler = _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine)
+    _check_places(recipe, machine, _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine))
+
+
+def _check_places(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> None:
     for place, needed, there in _needs(recipe, machine, trainer, sampler):
         if needed > there:
             raise PlanError(
