@@ -159,7 +159,10 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"rollout.server.weight_dir: weights go there by weight_transfer: files only, got {server.weight_transfer}"
         )
     for i, reward in enumerate(recipe.rewards):
-        if reward.name == "code" and {**reward.args, "partial": False} != {**task.code, "partial": False}:
+        if task.verifier == reward.name == "code" and {**reward.args, "partial": False} != {
+            **task.code,
+            "partial": False,
+        }:
             yield (
                 f"rewards.{i}.args: got {reward.args}, task.code is {task.code}; give both the same, but for partial, "
                 "so that training and evaluation run programs alike"
