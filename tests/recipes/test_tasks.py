@@ -256,7 +256,11 @@ def test_tests_may_be_in_a_column_of_another_name_and_a_generated_problem_prints
     ("task", "message"),
     [
         ({"columns": {"question": "q"}, "dataset": "x.jsonl"}, "columns.answer: required, unless verifier: code"),
-        ({"columns": {"question": "q", "answer": "a", "tests": "t"}, "dataset": "x"}, "columns.tests: only verifier: code"),
+        (
+            {"columns": {"question": "q", "answer": "a", "tests": "t"}, "dataset": "x"},
+            "columns.tests: only verifier: code",
+        ),
+        ({"name": "arithmetic", "verifier": "code", "code": {"lang": "c"}}, r"code\.lang: unknown key.* language"),
         ({"name": "math", "code": {"language": "c"}}, "code: only verifier: code takes settings, got verifier: math"),
         ({"name": "arithmetic", "verifier": "code", "read": ["tag"]}, "read: a program is the last fenced block"),
     ],
