@@ -14,10 +14,12 @@ from eval.config import EvalSettings
 from eval.problems.data import checked_pattern
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
+from rewards.nearest import did_you_mean
 from rewards.registry import reads_answers
 from rewards.verifier.extract import Place
 
 GENERATED = ("arithmetic", "countdown")
+CODE = ("language", "tolerance", "tests_format", "sandbox", "limits")  # of the reward `code`: all but `partial`
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft's starts of LoRA that change the frozen weights
 
 
@@ -105,6 +107,8 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         yield "columns.tests: only verifier: code has tests"
     if task.code and task.verifier != "code":
         yield f"code: only verifier: code takes settings, got verifier: {task.verifier or 'math'}"
+    for key in sorted(set(task.code) - set(CODE)):
+        yield f"code.{key}: unknown key{did_you_mean(key, CODE)}; allowed here: {', '.join(CODE)}"
     if task.read and task.verifier == "code":
         yield "read: a program is the last fenced block; leave read out"
     if task.path and task.name not in ("gsm8k", "math"):
@@ -160,7 +164,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"rollout.server.weight_dir: weights go there by weight_transfer: files only, got {server.weight_transfer}"
         )
     for i, reward in enumerate(recipe.rewards):
-        if reward.name == "code" and {**reward.args, "partial": False} != {**task.code, "partial": False}:
+        args = {key: value for key, value in reward.args.items() if key != "partial"}
+        if task.verifier == reward.name == "code" and args != task.code:
             yield (
                 f"rewards.{i}.args: got {reward.args}, task.code is {task.code}; give both the same, but for partial, "
                 "so that training and evaluation run programs alike"

@@ -6,6 +6,7 @@ import pytest
 
 from recipes.schema.recipe import TaskSettings
 from recipes.tasks import TaskError, load_task
+from tests.sandboxes import needs
 
 
 def write(path, rows):
@@ -209,3 +210,61 @@ def test_a_task_of_numbers_refuses_golds_that_are_none(tmp_path):
     path = write(tmp_path / "d.jsonl", [*sums(20), {"q": "who?", "a": "Evelyn"}])
     task = load_task(custom(path, verifier="number"), 5, 0)
     assert [row for row, _ in task.rejected] == ["d.jsonl/train/20"]
+
+
+# -- Programs ---------------------------------------------------------------------------------------------------------
+
+
+def programs(path, rows, **task):
+    (path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"question": "q", **task.pop("columns", {})}
+    settings = TaskSettings(dataset=str(path / "rows.jsonl"), columns=columns, verifier="code", **task)
+    return load_task(settings, 10, seed=0)
+
+
+@needs()
+def test_a_task_of_programs_keeps_the_rows_whose_own_program_passes(tmp_path):
+    tests = ["assert double(2) == 4", "assert double(3) == 6"]
+    rows = [{"q": f"Double {i}.", "right": "def double(x): return 2 * x", "test_list": tests} for i in range(4)]
+    rows += [
+        {"q": "Halve.", "right": "def double(x): return 4", "test_list": tests},
+        {"q": "?", "right": "", "test_list": []},
+    ]
+    task = programs(tmp_path, rows, columns={"answer": "right"})
+    assert len(task.train) + len(task.held_out) == 4
+    assert {reason.partition(":")[0] for _, reason in task.rejected} >= {"no tests"}
+    assert any("failed: test 2: not true: assert double(3) == 6" in reason for _, reason in task.rejected)
+    row = task.train[0]
+    assert row.question.endswith("these tests:\nassert double(2) == 4")
+    assert task.grade("```\ndef double(x): return x + x\n```", row.columns).outcome == "correct"
+    assert task.grade("```\ndef double(x): return 4\n```", row.columns).outcome == "wrong"
+
+
+@needs()
+def test_tests_may_be_in_a_column_of_another_name_and_a_generated_problem_prints_its_answer(tmp_path):
+    rows = [{"q": f"Print {i}.", "mine": [{"input": "", "output": str(i)}]} for i in range(3)]
+    task = programs(tmp_path, rows, columns={"tests": "mine"})
+    assert task.grade(f"```\nprint({task.train[0].question[6:-1]})\n```", task.train[0].columns).outcome == "correct"
+    settings = TaskSettings(name="arithmetic", verifier="code", code={"language": "expression"}, problems=4)
+    generated = load_task(settings, 4, seed=0)
+    row = generated.train[0]
+    for written, outcome in ((row.question, "correct"), (row.answer, "correct"), ("-1", "wrong"), ("1 +", "wrong")):
+        assert generated.grade(f"<answer>{written}</answer>", row.columns).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"columns": {"question": "q"}, "dataset": "x.jsonl"}, "columns.answer: required, unless verifier: code"),
+        (
+            {"columns": {"question": "q", "answer": "a", "tests": "t"}, "dataset": "x"},
+            "columns.tests: only verifier: code",
+        ),
+        ({"name": "arithmetic", "verifier": "code", "code": {"lang": "c"}}, r"code\.lang: unknown key.* language"),
+        ({"name": "math", "code": {"language": "c"}}, "code: only verifier: code takes settings, got verifier: math"),
+        ({"name": "arithmetic", "verifier": "code", "read": ["tag"]}, "read: a program is the last fenced block"),
+    ],
+)  # fmt: skip
+def test_settings_of_programs_without_programs_are_refused(task, message):
+    with pytest.raises(ValueError, match=message):
+        TaskSettings(**task)

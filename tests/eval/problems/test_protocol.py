@@ -85,7 +85,10 @@ def test_another_panel_of_generated_problems_has_another_hash():
         ({"top_p": 1.1}, "top_p: got 1.1, expected above 0 and at most 1"),
         ({"template": "Q:"}, "template: got 'Q:', expected chat, r1_zero or a text that contains {question}"),
         ({"plain": "chat"}, "plain: got 'chat', expected a text that contains {question}"),
-        ({"verifier": "maths"}, "verifier: got 'maths', expected one of math, countdown, multiple_choice, number"),
+        (
+            {"verifier": "maths"},
+            "verifier: got 'maths', expected one of math, countdown, multiple_choice, number, code",
+        ),
         ({"read": ()}, "read: got [], expected some of tag, boxed, hashes, phrase, last_line"),
         ({"read": ("box",)}, "read: got ['box'], expected some of tag, boxed, hashes, phrase, last_line"),
         ({"rel_tol": 0.01}, "rel_tol, abs_tol: only the verifier number has a tolerance, got math"),

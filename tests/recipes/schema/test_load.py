@@ -21,11 +21,13 @@ NAMES = [
     "qwen2.5_0.5b_gsm8k",
     "qwen2.5_32b_math_2x8gpu",
     "qwen2.5_7b_math_8gpu",
+    "qwen2.5_coder_1.5b_mbpp_1gpu",
     "r1_zero_3b_math_2gpu",
     "smollm2_135m_cpu",
     "smollm2_135m_lora_cpu",
     "tiny_arithmetic_2x2_cpu",
     "tiny_arithmetic_cpu",
+    "tiny_program_cpu",
 ]
 
 
