@@ -131,15 +131,13 @@ def gold_answer(value: Any, pattern: str | None) -> str | None:
     """
     if value is None:
         return None
-    text = str(value)
+    text = mended(str(value))
     if pattern == BOXED:
-        answer = _last_boxed(text)
-    elif pattern:
+        return _last_boxed(text)
+    if pattern:
         found = re.findall(pattern, text)
-        answer = found[-1].strip() if found else None
-    else:
-        answer = text.strip() or None
-    return mended(answer) if answer else answer
+        return found[-1].strip() if found else None
+    return text.strip() or None
 
 
 def checked_pattern(pattern: str | None) -> str | None:

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rewards.types import Score
+from rewards.verifier.characters import mended
 from rewards.verifier.equality import same_answer
 from rewards.verifier.latex import BRACE
 from rewards.verifier.numeric import quantity
@@ -167,7 +168,7 @@ def _unboxed(answer: str) -> list[str]:
 def _single(answers: list[str]) -> str:
     if max(map(len, answers)) > MAX_ANSWER:
         raise Malformed(f"an answer of more than {MAX_ANSWER} characters")
-    answers = [one.strip() for answer in answers for one in _unboxed(answer)]
+    answers = [mended(one).strip() for answer in answers for one in _unboxed(answer)]
     answers = [answer for answer in answers if answer] or [""]  # an echo of "put it into \\boxed{}" is no answer
     spellings = list(dict.fromkeys(tidy(answer) for answer in answers))
     if len(spellings) > MAX_ANSWERS or not all(same_answer(spelling, spellings[-1]) for spelling in spellings):

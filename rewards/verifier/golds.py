@@ -33,6 +33,9 @@ Kind = Literal["number", "mathematics", "word", "choice", "symbolic", "text"]
 MAX_LENGTH = 2000
 
 _OR = re.compile(rf"(.+?),? ?(?:\(|\\(?:{TEXT}) ?\{{ ?)*or(?: equivalently)?,? ?\}}? ?(.+?)[)}}]*", re.DOTALL)
+_SIMPLE = re.compile(
+    r"[a-zA-Z](?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()]*\))?|\([^()]*\)"
+)  # x, a_n, f(x), (x,y): they say what of
 _PROSE = re.compile(rf"\\(?:{TEXT}) ?\{{[^{{}}]*[a-zA-Z]{{2}}|(?<![\\a-zA-Z])[a-zA-Z]{{4,}}")
 
 
@@ -72,7 +75,7 @@ def _without_sentence(text: str) -> str:
 def _without_label(text: str) -> str:
     tidied = tidy(text)
     label, value = split_label(tidied)
-    if not label or is_sum(label) or split_name(tidied)[0] or not value or re.fullmatch("[A-Z]{2,}", value):
+    if not label or is_sum(label) or _SIMPLE.fullmatch(label) or not value or re.fullmatch("[A-Z]{2,}", value):
         return text
     return value if kind_of(value) in ("number", "mathematics") else text
 
@@ -88,7 +91,7 @@ def _first(text: str) -> str:
 def kind_of(text: str) -> Kind:
     """What grades answers to this gold answer."""
     text = without_condition(tidy(text)).value
-    if quantity(text, letters=True) is not None:
+    if quantity(split_name(text)[1], letters=True) is not None or re.fullmatch(r"\d+(?::\d+)+", text):
         return "number"
     if re.fullmatch(r"\(?[A-J]\)?", plain(text)):
         return "choice"

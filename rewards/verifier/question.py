@@ -17,10 +17,11 @@ from rewards.verifier.units import measure, stem
 
 MAX_LENGTH = 20_000  # characters of a question that are read
 MAX_EXPRESSION = 1000
-_MATHEMATICS = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+MATHEMATICS = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _SIGN = re.compile(r"\\[a-zA-Z]+|\d+(?:\.\d+)?|\.\d+|[^\s{}()\[\],;.$]")
 _SIDES = re.compile(r"=|<|>|\\(?:leq|geq|neq|approx|equiv|in|to|Rightarrow)(?![a-zA-Z])|[,;:?]")
-_STRUCTURE = re.compile(r"\d.*[^\d.,\s].*|.*[^\d.,\s].*\d|.*[-+*/^_!|\\].*", re.DOTALL)  # more than a number or a word
+# More than a whole number or a word.
+_STRUCTURE = re.compile(r"\d.*[^\d,\s].*|.*[^\d,\s].*\d|.*[-+*/^_!|\\].*", re.DOTALL)
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d[\d, ]*)?(?:\.\d*)?")
 
 Form = tuple[str, ...]
@@ -65,12 +66,12 @@ NO_QUESTION = Question()
 
 @functools.lru_cache(maxsize=512)  # a group's completions answer one question
 def _question(text: str) -> Question:
-    found = [next(filter(None, one.groups())) for one in _MATHEMATICS.finditer(text)]
+    found = [next(filter(None, one.groups())) for one in MATHEMATICS.finditer(text)]
     expressions = [tidy(one) for one in found if len(one) <= MAX_EXPRESSION]
     parts = [part for one in expressions for part in (one, *_SIDES.split(one))]
     values = [value for part in parts for value in (plain(part), _value(part.strip(" .,")))]
     signs = [" ".join(_signs(plain(one))) for one in expressions]
-    prose = _MATHEMATICS.sub(" ", text)
+    prose = MATHEMATICS.sub(" ", text)
     return Question(
         forms=frozenset(_form(value) for value in values if value),
         text=f" {' | '.join(signs)} | {' '.join(_signs(tidy(prose)))} ",

@@ -36,7 +36,8 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "₀₁₂₃₄₅₆₇�
 _DIGITS = str.maketrans(_RAISED + _LOWERED, "0123456789-0123456789")
 
 _COMMANDS = {
-    "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "displaystyle": "", "limits": "", "left": "", "right": "",
+    "dfrac": "\\frac", "tfrac": "\\frac", "cfrac": "\\frac", "dbinom": "\\binom",
+    "tbinom": "\\binom", "displaystyle": "", "limits": "", "left": "", "right": "",
     "big": "", "Big": "", "bigl": "", "bigr": "", "Bigl": "", "Bigr": "", "le": "\\leq", "ge": "\\geq", "ne": "\\neq",
     "leqslant": "\\leq", "geqslant": "\\geq", "lt": "<", "gt": ">", "lbrace": "\\{", "rbrace": "\\}", "vert": "|",
     "mid": "|", "ast": "*", "colon": ":", "degree": "^\\circ", "deg": "^\\circ", "bigcup": "\\cup", "lor": " or ",
