@@ -71,6 +71,7 @@ def _codes() -> Mapping[type[Exception], int]:
     from grpo.record.trackers import TrackerError
     from grpo.rollout.access import AccessError
     from grpo.rollout.engine import RolloutError
+    from grpo.rollout.fleet.ray import ClusterError
     from grpo.rollout.vllm.attached import AttachedError
     from grpo.signal.advantage import AdvantageError
     from rewards import RewardError
@@ -79,6 +80,7 @@ def _codes() -> Mapping[type[Exception], int]:
         AccessError,
         AdvantageError,
         AttachedError,
+        ClusterError,
         LossError,
         ModelError,
         PromptError,

@@ -41,7 +41,11 @@ def run(
         # All ranks are started again when one is lost; the leader has the output's name from the launcher.
         resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
         settings, folder = _prepare(recipe, overrides or [], output, resume)
-        if settings.train.processes > 1 and rank() is None:
+        if settings.cluster.address and rank() is None:
+            from recipes.jobs.cluster import launch_on_cluster
+
+            code = launch_on_cluster(settings, _arguments(recipe, folder.resolve(), resume, overrides or []), folder)
+        elif settings.train.processes > 1 and rank() is None:
             code = _launch(settings, recipe, folder, resume, overrides or [])
         else:
             from recipes.jobs.train import run as run_recipe
@@ -51,9 +55,14 @@ def run(
 
 
 def _launch(settings: Recipe, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
-    arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
-    arguments += ["--output", str(folder), *(["--resume"] if resume else [])]
+    arguments = _arguments(recipe, folder, resume, overrides)
     return launch(arguments, settings.train.processes, settings.train.max_restarts, folder / "logs" / "ranks")
+
+
+def _arguments(recipe: str, folder: Path, resume: bool, overrides: list[str]) -> list[str]:
+    """Of a rank."""
+    arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
+    return [*arguments, "--output", str(folder), *(["--resume"] if resume else [])]
 
 
 def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
@@ -70,7 +79,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         raise RecipeError(f"--resume: {found}; expected --output with the directory of the run to go on with")
     stored = load_recipe(str(output / "recipe.yaml"))
     changed = differences(stored.model_dump(), recipe.model_dump())
-    for key in [key for key in changed if key.startswith("rollout.server.") or key in WHERE]:
+    for key in [key for key in changed if key.startswith(("rollout.server.", "cluster.")) or key in WHERE]:
         del changed[key]  # whichever servers sample, and however many processes train
     if any(override.startswith("train.steps=") for override in overrides):
         changed.pop("train.steps", None)
@@ -78,7 +87,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server and {', '.join(WHERE)} may be "
+            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server, cluster and {', '.join(WHERE)} may be "
             "changed"
         )
     return recipe, output

@@ -91,6 +91,8 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
     on; OSError that names the file.
     """
     _refuse(request)
+    if recipe.cluster.address:
+        _say(console, "cluster.address: a filter samples on this machine; on others by rollout.server.urls")
     recipe = _for_sampling(recipe)
     check_servers(recipe, model_settings(recipe), sends_weights=False)
     with locked(request.output.with_name(f".{request.output.name}.lock"), f"--output {request.output}"):
@@ -140,7 +142,8 @@ def _for_sampling(recipe: Recipe) -> Recipe:
     """Nothing trains: no adapter, and the engine has the machine for itself."""
     model = recipe.model.model_copy(update={"lora": None, "adapter": None})
     rollout = recipe.rollout.model_copy(update={"max_staleness": 0})
-    return recipe.model_copy(update={"model": model, "rollout": rollout})
+    here = recipe.cluster.model_copy(update={"address": None})
+    return recipe.model_copy(update={"model": model, "rollout": rollout, "cluster": here})
 
 
 def _device(recipe: Recipe) -> torch.device:

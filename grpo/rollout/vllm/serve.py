@@ -16,7 +16,8 @@ from grpo.config import ModelSettings, RolloutSettings
 from grpo.policy.folder import model_source
 from grpo.rollout.access import HOW, AccessError, headers, token
 from grpo.rollout.engine import RolloutError
-from grpo.rollout.vllm.server import HOST, VLLMServer, command_line, environment, pick_port, place
+from grpo.rollout.vllm.placement import place
+from grpo.rollout.vllm.server import HOST, VLLMServer, command_line, environment, pick_port
 
 
 def serve(
