@@ -87,7 +87,7 @@ def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool)
         lines = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in changed.items())
         raise RecipeError(
             f"--resume: {output} runs another recipe: {lines}. Give the RECIPE and --set of its start, or "
-            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server, cluster and {', '.join(WHERE)} may be "
-            "changed"
+            f"{output / 'recipe.yaml'}; only train.steps, by --set, rollout.server, cluster and {', '.join(WHERE)} may "
+            "be changed"
         )
     return recipe, output

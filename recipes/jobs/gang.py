@@ -65,10 +65,11 @@ class TrainerHost(Host):
         if self._leader and first:
             Path(self._leader.variables[OUTCOME]).unlink(missing_ok=True)  # of a launcher that was killed
         begins = [file.stat().st_size if file.exists() else 0 for file in self._files()]
-        # Else a machine's name decides which of its addresses gloo uses.
-        interface = {"GLOO_SOCKET_IFNAME": found} if (found := _interface(own_address())) else {}
+        own = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # it warns of addresses without a name
+        if found := _interface(own_address()):
+            own["GLOO_SOCKET_IFNAME"] = found  # else a machine's name decides which of its addresses gloo uses
         for rank in ranks:
-            self._ranks[rank.number] = _started(rank, environment({**interface, **rank.variables}))
+            self._ranks[rank.number] = _started(rank, environment({**own, **rank.variables}))
         return begins
 
     def poll(self, since: Sequence[int]) -> Progress:

@@ -1,6 +1,6 @@
 """`cluster:` of a recipe: the machines that Ray hands out, and what each part of a run asks of them.
 
-A bundle is what Ray gives of one machine: the trainer's processes are divided over `nodes` of them, each server has one.
+A bundle is what Ray gives of one machine: the trainer's processes are divided over `nodes` of them, a server has one.
 """
 
 from __future__ import annotations

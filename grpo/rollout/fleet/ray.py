@@ -76,8 +76,6 @@ def connect(address: str) -> str:
 
     Raises ClusterError if there is no Ray here, no cluster at the address, or this machine is no node of it.
     """
-    # What Ray's own threads print would stand between our lines.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     try:
         import ray
     except ImportError as error:
