@@ -26,17 +26,15 @@ from typing import Any
 
 import typer
 
-from grpo.policy.folder import is_folder
-from grpo.record.atomic import writing
 from grpo.rollout.access import TOKEN_VARIABLE, token
 from grpo.rollout.engine import RolloutError
-from grpo.rollout.fleet.host import Host, versions
+from grpo.rollout.fleet.host import Host
 from grpo.rollout.fleet.ray import ClusterError, Room, carried, connect, nodes, there_is, why_lost
 from recipes.errors import Stopped
 from recipes.jobs.gang import STREAMS, Progress, Rank, TrainerHost
+from recipes.jobs.machines import SERVER, TRAINER, Nonce, complaint, files_of, nonce_in
 from recipes.jobs.processes import OUTCOME, OUTCOME_FILE
 from recipes.schema.cluster import bundles, in_words
-from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
 
 POLL = 0.3  # seconds
@@ -140,66 +138,27 @@ class _Launcher:
         """Have a host in each of the trainer's bundles, and see that every new machine can do its part."""
         new = [bundle for bundle in range(room.first_server) if bundle not in self._hosts]
         self._hosts |= {bundle: room.host(TrainerHost, bundle) for bundle in new}
-        with self._nonce() as nonce:
+        with nonce_in(self._folder) as nonce:
             for bundle in new:
-                files = self._files(nonce, trains=True)
-                self._addresses[bundle] = self._checked(room, self._hosts[bundle], "trainer", files)
+                self._addresses[bundle] = self._checked(room, self._hosts[bundle], TRAINER, nonce)
 
     def _look_at_servers(self, room: Room) -> list[str]:
         """Addresses of the machines of the servers' bundles."""
         import ray
 
         found = []
-        with self._nonce() as nonce:
+        with nonce_in(self._folder) as nonce:
             for bundle in range(room.first_server, len(room.bundles)):
                 host = room.host(Host, bundle)
-                found.append(self._checked(room, host, "server", self._files(nonce, trains=False)))
+                found.append(self._checked(room, host, SERVER, nonce))
                 ray.kill(host)  # the leader's own takes its place
         return found
 
-    @contextmanager
-    def _nonce(self) -> Iterator[tuple[str, str]]:
-        """A file in the run's folder, and its content: who reads it sees the folder."""
-        nonce = secrets.token_hex(16)
-        file = self._folder / f".seen-{nonce[:8]}"
-        with writing(file):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(nonce)
-        try:
-            yield str(file), nonce
-        finally:
-            file.unlink(missing_ok=True)
-
-    def _files(self, nonce: tuple[str, str], trains: bool) -> dict[str, str | None]:
-        """What a machine of the run has to see at the same path as this one."""
-        server, model = self._recipe.rollout.server, model_settings(self._recipe)
-        files: dict[str, str | None] = {model.path: None} if is_folder(model.path) else {}
-        if server.weight_transfer == "files" and server.weight_dir:
-            files[server.weight_dir] = None
-        elif trains or server.weight_transfer == "files":
-            files[nonce[0]] = nonce[1]
-        if trains:
-            files |= {nonce[0]: nonce[1], os.getcwd(): None}
-        return files
-
-    def _checked(self, room: Room, host: Any, part: str, files: dict[str, str | None]) -> str:
+    def _checked(self, room: Room, host: Any, part: str, nonce: Nonce) -> str:
         """The machine's address. Raises ClusterError if it cannot do its part."""
-        (seen,) = self._answers([host.look.remote(files)], room.seconds)
-        here, there = versions(), seen.versions
-        if differ := [name for name in here if name in there and here[name] != there[name]]:
-            names = "; ".join(f"{name} is {there[name]} there and {here[name]} here" for name in differ)
-            raise ClusterError(f"cluster: {seen.address} has other versions ({names}); install the same on all nodes")
-        for path in seen.missing:
-            if Path(path).parent == self._folder:
-                raise ClusterError(
-                    f"cluster: {seen.address}, where a {part} is to run, does not see the run's folder "
-                    f"{self._folder}: every trainer process writes its part of a checkpoint there (and "
-                    "weight_transfer: files its weights). Give an --output on a file system that all nodes mount"
-                )
-            raise ClusterError(
-                f"cluster: {seen.address}, where a {part} is to run, has no {path}, which is here; it has to be at the "
-                "same path on all nodes"
-            )
+        (seen,) = self._answers([host.look.remote(files_of(self._recipe, nonce, part))], room.seconds)
+        if problem := complaint(seen, part, self._folder):
+            raise ClusterError(f"cluster: {problem}")
         return str(seen.address)
 
     def _answers(self, refs: list[Any], seconds: float) -> list[Any]:

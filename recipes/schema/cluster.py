@@ -8,14 +8,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from grpo.config import Positive, Settings
-
-if TYPE_CHECKING:
-    from recipes.schema.recipe import Recipe
+from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 
 Bundle = dict[str, float]  # resources of Ray. Example: {"CPU": 8.0, "GPU": 8.0}
 
@@ -43,16 +40,29 @@ class ClusterSettings(Settings):
         return address
 
 
-def servers_placed(recipe: Recipe) -> bool:
+class Placeable(Protocol):
+    """What of a recipe says how it is placed."""
+
+    @property
+    def model(self) -> ModelSettings: ...
+    @property
+    def rollout(self) -> RolloutSettings: ...
+    @property
+    def train(self) -> GRPOConfig: ...
+    @property
+    def cluster(self) -> ClusterSettings: ...
+
+
+def servers_placed(recipe: Placeable) -> bool:
     """Whether Ray places the servers."""
     return bool(recipe.cluster.address and recipe.rollout.engine == "vllm" and not recipe.rollout.server.urls)
 
 
-def trainer_nodes(recipe: Recipe) -> int:
+def trainer_nodes(recipe: Placeable) -> int:
     return recipe.cluster.nodes or recipe.train.replicas
 
 
-def bundles(recipe: Recipe, gpus: bool) -> tuple[list[Bundle], list[Bundle]]:
+def bundles(recipe: Placeable, gpus: bool) -> tuple[list[Bundle], list[Bundle]]:
     """What to ask Ray for: for the trainer, in the order of its ranks, and for the servers."""
     cluster, server, nodes = recipe.cluster, recipe.rollout.server, trainer_nodes(recipe)
     each = recipe.train.processes // nodes
@@ -69,7 +79,7 @@ def in_words(asked: list[Bundle]) -> str:
     return " and ".join(f"{n} x ({what})" for what, n in counted.items())
 
 
-def conflicts(recipe: Recipe) -> Iterator[str]:
+def conflicts(recipe: Placeable) -> Iterator[str]:
     """What a recipe with an address asks for and Ray cannot give."""
     cluster, train, server = recipe.cluster, recipe.train, recipe.rollout.server
     if cluster.address is None:

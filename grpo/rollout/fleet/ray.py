@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import Awaitable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ T = TypeVar("T")
 NAMESPACE = "zero"  # of Ray's names
 VARIABLE = "ZERO_ROOM"  # a Room as JSON: how the leader of the trainer's processes finds it
 INSTALL = "pip install 'zero-rl[ray]', or: pip install ray"
+REACH = 10.0  # seconds
 # What a machine's own environment lacks, and every process of a run is to have.
 CARRIED = ("ZERO_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "WANDB_", "TRACKIO_", "VLLM_", "NCCL_", "PYTHONPATH")
 _OF_RAY = ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_LD_PRELOAD_ON_WORKERS", "PYTHONBREAKPOINT", "OMP_NUM_THREADS")
@@ -82,8 +84,9 @@ def connect(address: str) -> str:
         raise ClusterError(f"cluster.address: {address} needs Ray, which is not installed here ({INSTALL})") from error
     ours = signal.getsignal(signal.SIGTERM)
     try:
+        _reach(address)
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"cluster.address: {address} cannot be used from here: {error}. Expected a running cluster of which this "
             "machine is a node: ray start --head on the first, ray start --address=HOST:PORT on the others; the same "
@@ -92,6 +95,14 @@ def connect(address: str) -> str:
     finally:
         signal.signal(signal.SIGTERM, ours)  # Ray's would end the process without a checkpoint
     return str(ray.get_runtime_context().gcs_address)
+
+
+def _reach(address: str) -> None:
+    """Raises OSError if nothing listens there: Ray would look for two minutes."""
+    host, _, port = address.rpartition(":")
+    if host:
+        with socket.create_connection((host.strip("[]"), int(port)), REACH):
+            pass
 
 
 def nodes() -> dict[str, dict[str, float]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,11 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
+from grpo.policy.checkpoint import checkpoints
 from tests.chaos.ledger import Terms, differences, read
 from tests.two_hosts import Hosts, cannot, two_hosts
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 PROGRAM = [sys.executable, "-c", "from recipes.command.main import main; main()"]
 IN_PROCESS = ("rollout.engine=transformers", "eval.problems=4", "train.eval_every=0")
@@ -53,7 +57,7 @@ class Run:
         file = self.output / "metrics.jsonl"
         return len(file.read_text().splitlines()) if file.exists() else 0
 
-    def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 900) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
@@ -67,7 +71,7 @@ class Run:
     def said(self, text: str, times: int = 1) -> bool:
         return self.log().count(text) >= times
 
-    def end(self, seconds: float = 600) -> tuple[int, str, str]:
+    def end(self, seconds: float = 900) -> tuple[int, str, str]:
         """Exit code, and what was printed on both streams."""
         out, errors = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, errors
@@ -154,3 +158,108 @@ def test_a_run_over_two_hosts_learns_whatever_is_lost_and_trains_every_prompt_on
     assert hosts.far.address in log
     assert hosts.near.address in log
     hosts.start_far(1)
+
+
+def test_a_stopped_run_and_a_killed_launcher_leave_nothing_on_any_host(hosts: Hosts) -> None:
+    output = hosts.near_only / "stops"
+    run = Run(hosts, output, "train.checkpoint_every=1", "eval.problems=4")
+    run.until(lambda: server(hosts))
+    run.process.send_signal(signal.SIGTERM)
+    code, out, errors = run.end()
+    assert (code, "stopped by SIGTERM" in errors) == (143, True), out + errors
+    assert "--resume" in out
+    assert nothing_left(hosts) == []
+
+    run = Run(hosts, output, "train.checkpoint_every=1", "eval.problems=4")
+    run.until(lambda: server(hosts))
+    run.process.kill()
+    run.end()
+    assert nothing_left(hosts) == []
+
+
+def test_a_trainer_over_two_hosts_computes_what_one_host_computes_and_is_started_again_so_often(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    small = (*IN_PROCESS, "train.processes=2", "train.checkpoint_every=1", "rollout.max_tokens=8")
+    settings = [*small, "train.steps=4", "rollout.prompts_per_step=4", "train.max_restarts=1"]
+    over_both = [*settings, "cluster.nodes=2"]
+    whole = Run(hosts, tmp_path / "whole", *settings, "cluster.nodes=1")
+    code, out, errors = whole.end()
+    assert (code, errors) == (0, ""), out
+    assert f"trainer on {hosts.near.address}\n" in out
+
+    run = Run(hosts, tmp_path / "both", *over_both)
+    run.until(lambda: run.said("step 2: sampling"))
+    assert {hosts.near.address, hosts.far.address} == {address_of(hosts, number) for number in (0, 1)}
+    rank(hosts, 1).kill()
+    code, out, errors = run.end()
+    assert code == 0, out + errors
+    assert "All start again, from the last checkpoint (1 of 1)" in errors
+    assert "resuming from step-00000" in run.log()
+    a, b = (load_file(checkpoints(folder)[-1][1] / "model.safetensors") for folder in (whole.output, run.output))
+    assert max((a[name] - b[name]).abs().max().item() for name in a) < 1e-6
+    assert len(read(run.output).metrics) == 4
+
+    run = Run(hosts, tmp_path / "again", *over_both)
+    for times in (1, 2):
+        run.until(lambda times=times: run.said("step 1: sampling", times))
+        rank(hosts, 0).kill()
+    code, out, errors = run.end()
+    assert code == 1, out + errors
+    assert f"trainer process 0 on {address_of_bundle(out)} ended with -9 (started 2 times" in errors
+    assert nothing_left(hosts) == []
+
+
+def address_of(hosts: Hosts, number: int) -> str:
+    pid = rank(hosts, number).pid
+    return next(host.address for host in (hosts.near, hosts.far) if pid in [one.pid for one in host.processes()])
+
+
+def address_of_bundle(out: str) -> str:
+    """Where the leader was."""
+    found = re.search(r"trainer on ([\d.]+)", out)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (
+            ["train.processes=9", "cluster.room_timeout=3"],
+            ["no room for this run", "asked for 1 x (9 CPU) for the trainer", "{near} with 3 CPU; {far} with 1 CPU"],
+        ),
+        (["train.processes=2", "cluster.nodes=2"], ["{far}", "does not see the run's folder", "Give an --output"]),
+        (["model.path={hidden}", "rollout.engine=vllm"], ["{far}, where a server is to run, has no {hidden}"]),
+        (["cluster.address={nearest}:9"], ["{nearest}:9 cannot be used from here", "ray start --head"]),
+    ],
+)
+def test_what_the_cluster_cannot_do_is_one_message_before_anything_is_loaded(
+    hosts: Hosts, tiny_model: Path, overrides: list[str], messages: list[str]
+) -> None:
+    hidden = hosts.near_only / "model"
+    if not hidden.exists():
+        shutil.copytree(tiny_model, hidden)
+    words = {"near": hosts.near.address, "far": hosts.far.address, "hidden": hidden, "nearest": hosts.near.address}
+    output = hosts.near_only / "refused"
+    run = Run(hosts, output, *IN_PROCESS, *(one.format(**words) for one in overrides))
+    code, out, errors = run.end()
+    assert code == 2, out + errors
+    assert errors.startswith("error: ")
+    for message in messages:
+        assert message.format(**words) in errors
+    assert "Traceback" not in errors
+    assert not (output / "recipe.yaml").exists()
+
+
+def test_a_host_that_is_no_node_of_the_cluster_is_refused(hosts: Hosts, tmp_path: Path) -> None:
+    hosts.far.kill()
+    try:
+        line = [*PROGRAM, "run", "tiny_arithmetic_cpu", "--set", f"cluster.address={hosts.address}"]
+        process = hosts.run([*line, "--output", str(tmp_path / "out")], hosts.far)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 2
+        assert "of which this machine is a node" in errors
+        assert "Traceback" not in errors
+    finally:
+        hosts.start_far(1)
