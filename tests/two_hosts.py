@@ -136,13 +136,13 @@ class Hosts:
     def _ray(self, host: Namespace, cpus: int, *more: str, before: Sequence[str] = ()) -> None:
         ray = str(Path(sys.executable).with_name("ray"))
         line = [*before, ray, "start", f"--node-ip-address={host.address}", f"--num-cpus={cpus}", *more]
-        line += (
-            ["--object-store-memory=100000000", "--include-dashboard=false"]
-            if "--head" in more
-            else ["--object-store-memory=100000000"]
-        )
-        done = subprocess.run(host.inside(line), env=self._environment, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, done.stdout + done.stderr
+        line += ["--object-store-memory=100000000", *(["--include-dashboard=false"] if "--head" in more else [])]
+        for last in (False, False, True):  # Ray gives up after 30 s, which a busy machine may need
+            done = subprocess.run(host.inside(line), env=self._environment, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+            host.kill()
+            assert not last, done.stdout + done.stderr
         host.ray = {process.pid for process in host.processes()}
 
 

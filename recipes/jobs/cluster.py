@@ -29,7 +29,7 @@ import typer
 from grpo.rollout.access import TOKEN_VARIABLE, token
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.fleet.host import Host
-from grpo.rollout.fleet.ray import ClusterError, Room, carried, connect, nodes, there_is, why_lost
+from grpo.rollout.fleet.ray import ClusterError, Room, connect, nodes, there_is, why_lost
 from recipes.errors import Stopped
 from recipes.jobs.gang import STREAMS, Progress, Rank, TrainerHost
 from recipes.jobs.machines import SERVER, TRAINER, Nonce, complaint, files_of, nonce_in
@@ -231,8 +231,7 @@ class _Launcher:
         """Of each bundle."""
         train, nodes_ = self._recipe.train, room.first_server
         each = train.processes // nodes_
-        common = carried() | room.as_variable()
-        common |= {
+        common = room.as_variable() | {
             OUTCOME: str(self._logs / OUTCOME_FILE),
             "MASTER_ADDR": self._addresses[0],
             "MASTER_PORT": str(port),
@@ -245,7 +244,7 @@ class _Launcher:
 
         def rank(bundle: int, local: int) -> Rank:
             number = bundle * each + local
-            own = {"RANK": str(number), "LOCAL_RANK": str(local), "GROUP_RANK": str(bundle)}
+            own = room.variables(bundle) | {"RANK": str(number), "LOCAL_RANK": str(local), "GROUP_RANK": str(bundle)}
             return Rank(number, self._arguments, common | own, self._logs / f"rank-{number}", os.getcwd())
 
         return {bundle: [rank(bundle, local) for local in range(each)] for bundle in range(nodes_)}

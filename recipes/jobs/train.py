@@ -196,8 +196,10 @@ def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = Tr
     from grpo.rollout.vllm.attached import check_attached
     from grpo.rollout.vllm.placement import place, placed
 
-    if sends_weights:
-        placed(rollout.server) if servers_placed(recipe) else place(rollout.server, recipe.train.gpus)
+    if sends_weights and servers_placed(recipe):
+        placed(rollout.server)
+    elif sends_weights:
+        place(rollout.server, recipe.train.gpus)
     if not rollout.server.urls:
         return
     length = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))

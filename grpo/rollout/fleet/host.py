@@ -17,7 +17,7 @@ from pathlib import Path
 from grpo.config import ModelError, ModelSettings, RolloutSettings
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.vllm import watch
-from grpo.rollout.vllm.placement import place
+from grpo.rollout.vllm.placement import placed
 from grpo.rollout.vllm.server import VLLMServer, command_line, environment
 
 LATE = 10.0  # seconds after which a network's file system shows what another machine wrote
@@ -114,7 +114,7 @@ class ServerHost(Host):
         try:
             os.environ.update(order.environment)
             settings = order.rollout.server
-            where = place(settings, alone=True)
+            where = placed(settings, there=True)
             command = command_line(order.model_path, order.model, order.rollout, where)
             variables = environment(order.model_path, order.rollout, where)
             self._server = VLLMServer(command, variables, settings, self._log_file, [self._folder], host=address)

@@ -17,7 +17,7 @@ from grpo.config import ModelSettings, RolloutSettings
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.fleet.host import Order, ServerHost
 from grpo.rollout.fleet.member import Member
-from grpo.rollout.fleet.ray import HostLostError, NoRoomError, Room, answered, carried, there_is
+from grpo.rollout.fleet.ray import HostLostError, NoRoomError, Room, answered, there_is
 from grpo.rollout.vllm.server import log_of
 from grpo.rollout.vllm.supervision import answers
 
@@ -159,4 +159,6 @@ def servers_in(
         port = rollout.server.port and rollout.server.port + k
         settings = rollout.server.model_copy(update={"port": port, "replicas": 1})  # each has a bundle for itself
         alone = rollout.model_copy(update={"server": settings})
-        yield Placed(room, room.first_server + k, Order(model_path, model, alone, carried(), log_of(run_dir, k, n)))
+        bundle = room.first_server + k
+        order = Order(model_path, model, alone, room.variables(bundle), log_of(run_dir, k, n))
+        yield Placed(room, bundle, order)

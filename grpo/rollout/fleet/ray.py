@@ -61,6 +61,12 @@ class Room:
     def as_variable(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}
 
+    def variables(self, bundle: int) -> dict[str, str]:
+        """What a process in the bundle gets of this one's environment."""
+        # Ray itself hides the GPUs of a bundle that has none from some of its versions' actors, not from all.
+        hidden = {} if self.bundles[bundle].get("GPU") else {"CUDA_VISIBLE_DEVICES": ""}
+        return hidden | {key: value for key, value in os.environ.items() if key.startswith(CARRIED)}
+
     def host(self, kind: type, bundle: int) -> Any:
         """An actor of the class `kind` that has all of the bundle; Ray starts it once the bundle has a machine."""
         import ray
@@ -123,11 +129,6 @@ def there_is() -> str:
         for address, has in sorted(nodes().items())
     ]
     return "; ".join(parts) or "no node"
-
-
-def carried() -> dict[str, str]:
-    """Of this process's environment, what the run's processes on other machines take with them."""
-    return {key: value for key, value in os.environ.items() if key.startswith(CARRIED)}
 
 
 def environment(more: dict[str, str]) -> dict[str, str]:

@@ -51,8 +51,18 @@ def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: boo
     return Placement(gpus, choose_backend(settings, n_gpus, trainer, set(beside_trainer)), copies)
 
 
-def placed(settings: ServerSettings) -> Placement:
-    """Of servers that Ray places, as the trainer sees them: it knows no GPUs of theirs. Raises as `place`."""
+def placed(settings: ServerSettings, there: bool = False) -> Placement:
+    """Of a server that Ray places. Its GPUs are those that Ray shows its process, and known `there` alone.
+
+    Raises RolloutError as `place`.
+    """
     import torch
 
-    return Placement((), choose_backend(settings, torch.cuda.device_count(), set(), set(), placed=True))
+    n_gpus = torch.cuda.device_count()
+    backend = choose_backend(settings, n_gpus, set(), set(), placed=True)
+    gpus = tuple(range(n_gpus)) if there else ()
+    if len(gpus) % settings.tensor_parallel:
+        raise RolloutError(
+            f"rollout.server.tensor_parallel is {settings.tensor_parallel}, and Ray gave {len(gpus)} GPUs"
+        )
+    return Placement(gpus, backend, max(1, len(gpus) // settings.tensor_parallel))
