@@ -99,7 +99,7 @@ class Placed(Member):
 
     async def _place(self) -> None:
         """Have a host, where Ray finds room for it."""
-        self._host = self._room.host(ServerHost, self._bundle)
+        self._host = await asyncio.to_thread(self._room.host, ServerHost, self._bundle)
         try:
             seen = await answered(self._host.look.remote({}), self._room.seconds)
         except TimeoutError as error:
@@ -134,7 +134,7 @@ class Placed(Member):
             await asyncio.gather(self._log, return_exceptions=True)
         with suppress(TimeoutError, RolloutError):
             await self._copy_more(host)
-        ray.kill(host)
+        await asyncio.to_thread(ray.kill, host)
 
     async def _copy_log(self) -> None:
         while True:
