@@ -94,6 +94,7 @@ _OF_INPUT = {
     "grpo.prompts": ["PromptError"],
     "grpo.record.trackers": ["TrackerError"],
     "grpo.rollout.access": ["AccessError"],
+    "grpo.rollout.fleet.ray": ["ClusterError"],
     "grpo.rollout.vllm.attached": ["AttachedError"],
     "grpo.sft.errors": ["SFTError"],
     "grpo.signal.advantage": ["AdvantageError"],

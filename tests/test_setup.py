@@ -153,7 +153,14 @@ def test_every_dependency_is_pinned_within_its_bounds_and_without_an_address(dev
         assert re.fullmatch(r"={2,3}[^,*]+", str(requirement.specifier)), requirement
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras[device], *extras["dev"], *extras["tensorboard"], *extras["gguf"]]
+    wanted = [
+        *project["dependencies"],
+        *extras[device],
+        *extras["dev"],
+        *extras["tensorboard"],
+        *extras["gguf"],
+        *extras["ray"],
+    ]
     for line in wanted:
         requirement = Requirement(line)
         assert requirement.name.lower() in pins, f"{line} is not in requirements/{device}.txt: run `make pins`"

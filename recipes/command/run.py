@@ -58,7 +58,12 @@ def run(
         resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
         settings, folder = _prepare(recipe, overrides or [], output, resume)
         train = getattr(settings, "train", None)  # a run that only samples has none
-        if train and train.processes > 1 and rank() is None:
+        cluster = getattr(settings, "cluster", None)  # GRPO's alone
+        if cluster and cluster.address and rank() is None:
+            from recipes.jobs.cluster import launch_on_cluster
+
+            code = launch_on_cluster(settings, _arguments(recipe, folder.resolve(), resume, overrides or []), folder)
+        elif train and train.processes > 1 and rank() is None:
             code = _launch(train, recipe, folder, resume, overrides or [])
         else:
             code = _run_here(settings, recipe, folder, resume, overrides or [])
@@ -120,9 +125,14 @@ def _dry_run(recipe: str, overrides: list[str], output: Path | None, resume: boo
 
 
 def _launch(train: TrainSettings, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
-    arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
-    arguments += ["--output", str(folder), *(["--resume"] if resume else [])]
+    arguments = _arguments(recipe, folder, resume, overrides)
     return launch(arguments, train.processes, train.max_restarts, folder / "logs" / "ranks")
+
+
+def _arguments(recipe: str, folder: Path, resume: bool, overrides: list[str]) -> list[str]:
+    """Of a rank."""
+    arguments = ["run", recipe, *(part for override in overrides for part in ("--set", override))]
+    return [*arguments, "--output", str(folder), *(["--resume"] if resume else [])]
 
 
 def _prepare(spec: str, overrides: list[str], output: Path | None, resume: bool) -> tuple[AnyRecipe, Path]:

@@ -45,6 +45,7 @@ from grpo.types import Group, Prompt, RolloutRequest, Sampling
 from recipes.errors import InputError, run_async
 from recipes.jobs.run_dir import locked
 from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
+from recipes.schema.cluster import ClusterSettings
 from recipes.schema.load import differences, model_settings
 from recipes.schema.recipe import Recipe
 from recipes.tasks import Task, TaskRow, load_task
@@ -92,6 +93,8 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
     on; OSError that names the file.
     """
     _refuse(request)
+    if recipe.cluster.address:
+        _say(console, "cluster.address: a filter samples on this machine; on others by rollout.server.urls")
     recipe = _for_sampling(recipe)
     check_servers(recipe, model_settings(recipe), sends_weights=False)
     with locked(request.output.with_name(f".{request.output.name}.lock"), f"--output {request.output}"):
@@ -141,13 +144,12 @@ def _for_sampling(recipe: Recipe) -> Recipe:
     """Nothing trains: no adapter, and the engine has the machine for itself."""
     model = recipe.model.model_copy(update={"lora": None, "adapter": None})
     rollout = recipe.rollout.model_copy(update={"max_staleness": 0})
-    return recipe.model_copy(update={"model": model, "rollout": rollout})
+    return recipe.model_copy(update={"model": model, "rollout": rollout, "cluster": ClusterSettings()})
 
 
 def _device(recipe: Recipe) -> torch.device:
     """Of the in-process engine; a server may have every GPU."""
-    in_process = recipe.rollout.engine == "transformers" and torch.cuda.is_available()
-    return torch.device("cuda" if in_process else "cpu")
+    return torch.device("cuda" if recipe.rollout.engine == "transformers" and torch.cuda.is_available() else "cpu")
 
 
 # -- Sampling and grading -----------------------------------------------------------------------------------------

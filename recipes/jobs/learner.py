@@ -25,7 +25,7 @@ from recipes.schema.sft import SFTRecipe
 @contextmanager
 def joined_ranks(recipe: Recipe | SFTRecipe) -> Iterator[Ranks]:
     """The ranks of the run, if this process is one of several."""
-    if rank() is None:
+    if rank() is None or (recipe.cluster.address and recipe.train.processes == 1):
         yield ALONE
         return
     if restarted() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -59,7 +59,9 @@ def learner_of(recipe: Recipe, device: torch.device, ranks: Ranks, objective: Cr
     Raises ModelError: see load_model and add_adapter; or what it is cannot be sharded.
     """
     config, model = recipe.train, model_settings(recipe)
-    if config.threads or ranks.size > 1 or overlap(recipe.rollout):  # else torch's choice, which is all cores
+    if recipe.cluster.address and device.type == "cpu":
+        torch.set_num_threads(config.threads or recipe.cluster.cpus_per_process)
+    elif config.threads or ranks.size > 1 or overlap(recipe.rollout):  # else torch's choice, which is all cores
         torch.set_num_threads(share_cores(recipe.rollout, config.threads, processes=ranks.size).trainer)
     quantized = bool(model.lora and model.lora.quantize)
     if quantized and ranks.size > 1:

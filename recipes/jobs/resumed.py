@@ -17,6 +17,7 @@ MAY_CHANGE = (
     "train.eval_every",
     "train.trackers",
     "rollout.server.",
+    "cluster.",
 )
 SERVERS_ONLY = "rollout.max_sequences"  # a batch of the in-process engine, which samples in the order of its batches
 

@@ -26,14 +26,16 @@ from grpo.record.trackers import check_trackers
 from grpo.rollout.cores import share_cores
 from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
+from grpo.rollout.fleet.ray import Room, connect
 from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
-from recipes.errors import run_async
+from recipes.errors import InputError, run_async
 from recipes.gold import advice
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
 from recipes.jobs.rehearsal import check_engine, in_doubt, rehearse
 from recipes.jobs.run_dir import check_unused, locked
+from recipes.schema.cluster import servers_placed
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
 from recipes.schema.recipe import Recipe
@@ -208,9 +210,11 @@ def check_servers(recipe: Recipe, model: ModelSettings, sends_weights: bool = Tr
         return
     from grpo.rollout.sync.transfer import WORKER_BACKEND
     from grpo.rollout.vllm.attached import check_attached
-    from grpo.rollout.vllm.server import place
+    from grpo.rollout.vllm.placement import place, placed
 
-    if sends_weights:
+    if sends_weights and servers_placed(recipe):
+        placed(rollout.server)
+    elif sends_weights:
         place(rollout.server, recipe.train.gpus)
     if not rollout.server.urls:
         return
@@ -237,10 +241,17 @@ def rollout_engine(
     from grpo.rollout.vllm.engine import VLLMEngine
 
     trainer_gpus = gpus_of(recipe.train) if device.type == "cuda" else []
-    threads = share_cores(recipe.rollout, recipe.train.threads, processes=recipe.train.processes).server
-    server = recipe.rollout.server.model_copy(update={"threads": threads})
-    rollout = recipe.rollout.model_copy(update={"server": server})
-    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus, tenant)
+    rollout, room = recipe.rollout, None
+    threads = rollout.server.threads
+    if servers_placed(recipe):
+        room, threads = Room.of_environment(), threads or recipe.cluster.cpus_per_server
+        if room is None:
+            raise InputError("cluster.address: `zero run` itself places its processes; start it without torchrun")
+        connect(room.address)
+    else:
+        threads = share_cores(rollout, recipe.train.threads, processes=recipe.train.processes).server
+    rollout = rollout.model_copy(update={"server": rollout.server.model_copy(update={"threads": threads})})
+    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus, tenant, room)
 
 
 def task_prompts(

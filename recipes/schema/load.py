@@ -124,7 +124,8 @@ def model_settings(recipe: Recipe) -> ModelSettings:
     lora, rollout = recipe.model.lora, recipe.rollout
     if lora and lora.sync == "auto":
         # A server that runs already may not have been started for adapters.
-        servable = rollout.engine == "vllm" and not rollout.server.urls and not lora.not_served
+        ours = not rollout.server.urls and not recipe.cluster.address  # on other machines the folder may not be there
+        servable = rollout.engine == "vllm" and ours and not lora.not_served
         lora = lora.model_copy(update={"sync": "adapter" if servable else "merged"})
     return recipe.model.model_copy(update={"path": resolve_model(recipe.model.path), "lora": lora})
 

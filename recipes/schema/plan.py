@@ -10,6 +10,7 @@ Memory, in bytes a parameter (b = 2 for bf16, 4 for fp32; P parameters, P' train
     several    what is in no layer (embeddings, head); + activations
     server     each of rollout.server.replicas: b P weights + KV cache (rollout/vllm/kv_cache.py) for every sequence,
                or what there is room for, at least one
+    cluster    this machine is the leader's: its share of the processes has to fit; servers are counted, not checked
 
 Rough, from the configuration alone: it is there to refuse what cannot fit, not to predict the peak.
 """
@@ -21,9 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grpo.rollout.cores import share_cores
+from grpo.rollout.cores import Cores, share_cores
 from grpo.rollout.vllm.kv_cache import ITEMSIZE, SHARE_OF_RAM, kv_bytes
 from recipes.errors import InputError
+from recipes.schema.cluster import servers_placed, trainer_nodes
 from recipes.schema.disk import disk_in_words
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
@@ -151,22 +153,37 @@ def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
     train, server = recipe.train, recipe.rollout.server
     if not machine.gpu_gib:
         cores = share_cores(recipe.rollout, train.threads, machine.cores, train.processes)
+        if recipe.cluster.address:
+            asked = recipe.cluster
+            cores = Cores(server.threads or asked.cpus_per_server, train.threads or asked.cpus_per_process)
         trainer, sampler = f"CPU, {cores.trainer} threads", f"CPU, {cores.server} threads"
         trainer += f" in each of {train.processes} processes" if train.processes > 1 else ""
         sampler += " each" if server.replicas > 1 else ""
+    elif servers_placed(recipe):
+        trainer = f"{train.processes} GPUs"
+        sampler = f"{recipe.cluster.gpus_per_server or server.tensor_parallel} GPUs each"
     else:
         gpus = _trainer_gpus(recipe)
         trainer = f"GPU {', '.join(map(str, gpus))}"
         sampler = f"GPU {', '.join(map(str, _server_gpus(recipe, machine)))}"
     if recipe.rollout.engine == "transformers":
         return trainer, "in the trainer's process"
+    if recipe.cluster.address:
+        trainer += f", on {trainer_nodes(recipe)} machines" if trainer_nodes(recipe) > 1 else ""
     if server.urls:
         return trainer, f"servers at {', '.join(server.urls)}"
+    if servers_placed(recipe):
+        return trainer, f"{server.replicas} placed by Ray, {sampler}"
     return trainer, f"{server.replicas} servers, {sampler}" if server.replicas > 1 else sampler
 
 
 def _trainer_gpus(recipe: Recipe) -> list[int]:
-    return recipe.train.gpus or list(range(recipe.train.processes))
+    """On this machine."""
+    return recipe.train.gpus or list(range(_processes_here(recipe)))
+
+
+def _processes_here(recipe: Recipe) -> int:
+    return recipe.train.processes // (trainer_nodes(recipe) if recipe.cluster.address else 1)
 
 
 def _server_gpus(recipe: Recipe, machine: Machine) -> list[int]:
@@ -212,7 +229,7 @@ def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
     """Weights and cache of one server. One whose cache is too small for all sequences decodes fewer of them at once."""
     rollout, server, b = recipe.rollout, recipe.rollout.server, _itemsize(recipe)
     fixed = b * size.parameters / GIB + (SERVER_PROCESSES_GIB if rollout.engine == "vllm" else 0)
-    room = SHARE_OF_RAM * machine.ram_gib / server.replicas
+    room = SHARE_OF_RAM * machine.ram_gib / (1 if servers_placed(recipe) else server.replicas)
     if machine.gpu_gib:
         share = min(_server_share(recipe, machine, gpu) for gpu in machine.gpu_gib)
         room = share * server.tensor_parallel - fixed
@@ -245,9 +262,9 @@ def _check_places(recipe: Recipe, machine: Machine, trainer: float, sampler: flo
 def _needs(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> Iterator[tuple[str, float, float]]:
     """(place, GiB needed, GiB there) for everything that has to hold a part of the run."""
     server, in_process = recipe.rollout.server, recipe.rollout.engine == "transformers"
-    elsewhere = bool(server.urls)
+    elsewhere = bool(server.urls) or servers_placed(recipe)
     if not machine.gpu_gib:
-        trainers = trainer * recipe.train.processes
+        trainers = trainer * _processes_here(recipe)
         yield "this machine", trainers + (0 if elsewhere else sampler * server.replicas), machine.ram_gib
         return
     trainer_gpus = _trainer_gpus(recipe)

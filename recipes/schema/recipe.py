@@ -6,6 +6,7 @@ Each package owns its part; this module adds the task and what the parts must ag
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from eval.config import EvalSettings
 from eval.problems.data import checked_pattern
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
+from recipes.schema import cluster
+from recipes.schema.cluster import ClusterSettings
 from rewards import RewardSettings
 from rewards.nearest import did_you_mean
 from rewards.registry import reads_answers
@@ -83,10 +86,11 @@ class Recipe(Settings):
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     train: GRPOConfig = Field(default_factory=GRPOConfig)
     eval: EvalSettings = Field(default_factory=EvalSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
 
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
-        _refuse(_conflicts(self))
+        _refuse(chain(_conflicts(self), cluster.conflicts(self)))
         return self
 
 

@@ -22,6 +22,7 @@ from typing import TypeVar
 from grpo.config import ServerSettings
 from grpo.rollout.engine import LeaseLostError, RolloutError, ServerLostError, WeightSyncError
 from grpo.rollout.fleet.member import Member, State
+from grpo.rollout.fleet.ray import NoRoomError
 from grpo.rollout.vllm.client import Decoder
 from grpo.rollout.vllm.supervision import Lost, answers
 
@@ -69,8 +70,9 @@ class Fleet:
         return min(member.sequences for member in self.members)
 
     async def start(self) -> None:
-        """Raises RolloutError if one does not start; the others are stopped by `close`."""
-        starts = [asyncio.create_task(member.start()) for member in self.members]
+        """Raises RolloutError if one does not start; the others are stopped by `close`. One that a cluster has no room
+        for any more is done without, unless it is the last."""
+        starts = [asyncio.create_task(self._begin(member)) for member in self.members]
         try:
             await asyncio.gather(*starts)
         finally:
@@ -78,13 +80,23 @@ class Fleet:
                 if not start.cancelling():  # a second time would interrupt its stopping the server
                     start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
-        for member in self.members:
+        started = [member for member in self.members if member.state is not State.GONE]
+        for member in started:
             await self._connect(member)
             member.state = State.SERVING
         self._failure = None
-        self._lives = [asyncio.create_task(self._live(member)) for member in self.members]
+        self._lives = [asyncio.create_task(self._live(member)) for member in started]
         for life in self._lives:
             life.add_done_callback(self._ended)
+
+    async def _begin(self, member: Member) -> None:
+        try:
+            await member.start()
+        except NoRoomError as why:
+            member.state = State.GONE
+            if all(one.state is State.GONE for one in self.members):
+                raise
+            logger.warning("going on without a server: %s", why)
 
     async def close(self) -> None:
         self._fail(RolloutError(NOT_RUNNING))

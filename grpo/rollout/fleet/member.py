@@ -35,7 +35,7 @@ class State(Enum):
 
 
 class Member(ABC):
-    """A server: a child of this machine (child.py), or attached by its url (attached.py).
+    """A server: a child of this machine (child.py), attached by its url (attached.py), or placed by Ray (placed.py).
 
     Args:
         sequences: that each of its data-parallel replicas decodes at once; no request may ask for more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from grpo.config import RolloutSettings, ServerSettings
@@ -14,13 +14,17 @@ from grpo.rollout.sync.transfer import Transfer
 from grpo.rollout.vllm.watch import own_name
 
 
-def choose_backend(settings: ServerSettings, n_gpus: int, trainer: set[int], servers: set[int]) -> str:
+def choose_backend(
+    settings: ServerSettings, n_gpus: int, trainer: Set[int], servers: Set[int], placed: bool = False
+) -> str:
     """How weights travel. `n_gpus`: of this machine; `trainer`, `servers`: which of them each side uses.
+
+    `placed`: the servers are where Ray puts them, now or after a loss.
 
     Raises RolloutError if what the settings ask for cannot work.
     """
     shared = bool(trainer & servers)
-    elsewhere = [url for url in settings.urls if not is_this_machine(url)]
+    elsewhere = ["what Ray places"] if placed else [url for url in settings.urls if not is_this_machine(url)]
     chosen = settings.weight_transfer
     if chosen == "auto" and n_gpus:
         chosen = "ipc" if shared and not elsewhere else "nccl"

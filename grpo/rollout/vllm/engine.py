@@ -19,6 +19,8 @@ from grpo.rollout.fleet.child import Child
 from grpo.rollout.fleet.fleet import Fleet
 from grpo.rollout.fleet.lease import Tenant
 from grpo.rollout.fleet.member import Member
+from grpo.rollout.fleet.placed import servers_in
+from grpo.rollout.fleet.ray import Room
 from grpo.rollout.fleet.send import send, send_together
 from grpo.rollout.sync.adapter import Adapter, load_adapter
 from grpo.rollout.sync.choice import transfer_for
@@ -27,7 +29,8 @@ from grpo.rollout.sync.digest import checksum, digests_of
 from grpo.rollout.sync.stream import TensorStream, WeightStream, total_bytes
 from grpo.rollout.sync.transfer import Staged, push
 from grpo.rollout.vllm.client import Decoder
-from grpo.rollout.vllm.server import Placement, build, place
+from grpo.rollout.vllm.placement import Placement, place, placed
+from grpo.rollout.vllm.server import build, log_of
 from grpo.types import Group, RolloutRequest
 
 
@@ -40,6 +43,7 @@ class VLLMEngine:
 
     Args:
         tenant: who holds the lease of the servers that are named by url (fleet/lease.py); None: nobody.
+        room: where Ray places the servers; None: they are children, on this machine, or named by url.
     """
 
     name = "vllm"
@@ -53,18 +57,21 @@ class VLLMEngine:
         run_dir: Path,
         trainer_gpus: Sequence[int] = (),
         tenant: Tenant | None = None,
+        room: Room | None = None,
     ) -> None:
         self.version = 0
         self._rollout = rollout
         self._settings = settings = rollout.server
-        placement = place(settings, trainer_gpus)
+        placement = placed(settings) if room else place(settings, trainer_gpus)
         self._transfer = transfer_for(placement.backend, rollout, run_dir, trainer_gpus)
         self._staged: Staged | None = None  # what the servers hold, or are about to
         self._adapter: tuple[int, Path] | None = None  # version and folder of the newest
         members: list[Member] = [
             Attached(url, rollout.max_sequences, settings.health_timeout, tenant) for url in settings.urls
         ]
-        if not members:
+        if room:
+            members = list(servers_in(room, model_path, model, rollout, run_dir))
+        elif not members:
             members = self._children(model_path, model, run_dir, trainer_gpus, placement)
         self._fleet = Fleet(members, settings, tokenizer, self._give, self._transfer.forget, self._transfer.keeps)
 
@@ -74,7 +81,7 @@ class VLLMEngine:
         rollout, n = self._rollout, self._settings.replicas
         children: list[Member] = []
         for k in range(n):
-            log_file = run_dir / "logs" / (f"server-{k + 1}.log" if n > 1 else "server.log")
+            log_file = log_of(run_dir, k, n)
             server = build(model_path, model, rollout, log_file, trainer_gpus, self._transfer.folders, k)
             children.append(Child(server, rollout.max_sequences, placement.share(k, n).data_parallel))
         return children

@@ -18,7 +18,8 @@ from grpo.policy.folder import model_source
 from grpo.rollout.access import HOW, AccessError, headers, token
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.vllm.phases import said_phases
-from grpo.rollout.vllm.server import HOST, VLLMServer, command_line, environment, pick_port, place
+from grpo.rollout.vllm.placement import place
+from grpo.rollout.vllm.server import HOST, VLLMServer, command_line, environment, pick_port
 
 
 def serve(

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -23,57 +22,16 @@ from grpo.policy.folder import is_folder, model_source
 from grpo.rollout.access import headers
 from grpo.rollout.cores import rest_early, share_cores
 from grpo.rollout.engine import RolloutError, ServerLostError
-from grpo.rollout.sync.choice import choose_backend
 from grpo.rollout.sync.transfer import WORKER_BACKEND
 from grpo.rollout.vllm import watch
 from grpo.rollout.vllm.kv_cache import SHARE_OF_RAM, kv_bytes, kv_width
+from grpo.rollout.vllm.placement import Placement, place
 
 GIB = 2**30
 HOST = "127.0.0.1"
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM takes
 SOCKETS, INDUCTOR = "VLLM_RPC_BASE_PATH", "TORCHINDUCTOR_CACHE_DIR"  # folders, of vLLM's sockets and torch's cache
 HEALTH_TIMEOUT = 10.0  # seconds; a healthy server answers in milliseconds
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a server runs. Example: Placement(gpus=(1, 2), backend="nccl", data_parallel=2); gpus=() is the CPU."""
-
-    gpus: tuple[int, ...]
-    backend: str  # that weights are sent by, see sync/choice.py
-    data_parallel: int = 1  # copies of the model in one server: each decodes rollout.max_sequences at once
-
-    def share(self, k: int, servers: int) -> Placement:
-        """The k-th of `servers` that stand in the place of one: each has as many of the GPUs."""
-        each = len(self.gpus) // servers
-        return Placement(self.gpus[k * each : (k + 1) * each], self.backend, max(1, self.data_parallel // servers))
-
-
-def place(settings: ServerSettings, trainer_gpus: Sequence[int] = (), alone: bool = False) -> Placement:
-    """The servers take the GPUs that the trainer leaves, and share the trainer's where none is left.
-
-    `rollout.server.replicas` of them divide these (`Placement.share`). `trainer_gpus` empty means GPU 0. `alone`: no
-    trainer was started with the one, it takes every GPU, and weights the way that a run which is given its url sends
-    them. Raises RolloutError when the settings ask for what is not there.
-    """
-    import torch
-
-    n_gpus = torch.cuda.device_count()
-    trainer = set(trainer_gpus or [0])
-    free = [gpu for gpu in range(n_gpus) if gpu not in trainer]
-    beside_trainer = settings.gpus or free or range(n_gpus)
-    gpus = tuple((settings.gpus or range(n_gpus)) if alone else beside_trainer)
-    if missing := [gpu for gpu in gpus if gpu >= n_gpus]:
-        raise RolloutError(f"rollout.server.gpus names {missing}, this machine has {n_gpus} GPUs")
-    servers = 1 if alone else settings.replicas
-    if gpus and len(gpus) % (servers * settings.tensor_parallel):
-        times = f", and rollout.server.replicas {servers}" if servers > 1 else ""
-        raise RolloutError(
-            f"rollout.server.tensor_parallel is {settings.tensor_parallel}{times}: the number of the "
-            f"server's GPUs must be a multiple of {servers * settings.tensor_parallel}, got {len(gpus)} {list(gpus)}"
-        )
-    copies = max(1, len(gpus) // settings.tensor_parallel)
-    return Placement(gpus, choose_backend(settings, n_gpus, trainer, set(beside_trainer)), copies)
 
 
 def command_line(
@@ -348,3 +306,8 @@ def build(
     command = command_line(model_path, model, rollout, where)
     settings = settings.model_copy(update={"port": settings.port and settings.port + k})
     return VLLMServer(command, environment(model_path, rollout, where), settings, log_file, folders)
+
+
+def log_of(run_dir: Path, k: int, servers: int) -> Path:
+    """Where the run keeps the log of the k-th of its servers."""
+    return run_dir / "logs" / (f"server-{k + 1}.log" if servers > 1 else "server.log")

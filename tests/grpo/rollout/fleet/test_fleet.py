@@ -24,6 +24,7 @@ from grpo.rollout.fleet import attached as attached_module
 from grpo.rollout.fleet.attached import Attached
 from grpo.rollout.fleet.fleet import choose
 from grpo.rollout.fleet.member import State
+from grpo.rollout.fleet.ray import NoRoomError
 from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm import client as client_module
 from grpo.rollout.vllm import engine as vllm_engine
@@ -416,5 +417,39 @@ def test_a_child_that_stands_still_while_it_starts_is_noticed_long_before_start_
             await engine.start()
         assert time.monotonic() - started < 30
         await engine.close()
+
+    run(test)
+
+
+# -- a server of a cluster ---------------------------------------------------------------------------
+
+
+class NoMachine(Attached):
+    """Placed by Ray, for which no machine is left."""
+
+    async def start(self) -> None:
+        raise NoRoomError("no machine had room for server 2 (1 CPU)")
+
+
+def test_a_server_that_no_machine_has_room_for_is_done_without_unless_it_is_the_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with FakeServer(lambda body, k: 0.0) as left:
+            engine = make(tmp_path, left.url, "http://127.0.0.1:1")
+            engine._fleet.members[1] = absent = NoMachine("http://127.0.0.1:1", 1, 1.0)
+            await engine.start()
+            try:
+                assert absent.state is State.GONE
+                assert "going on without a server: no machine had room" in caplog.text
+                await engine.update_weights(STREAM, 1)
+                assert len(await sampled(engine, *[2] * 8)) == 8
+            finally:
+                await engine.close()
+        alone = make(tmp_path, "http://127.0.0.1:1")
+        alone._fleet.members[:] = [NoMachine("http://127.0.0.1:1", 1, 1.0)]
+        with pytest.raises(NoRoomError, match="no machine had room"):
+            await alone.start()
+        await alone.close()
 
     run(test)
