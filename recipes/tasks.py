@@ -10,20 +10,24 @@ import contextlib
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from eval.problems.benchmarks import NEEDED
 from eval.problems.data import BOXED, ColumnError, DataError, as_written, gold_answer, open_splits, read_rows
-from eval.problems.generated import generate
+from eval.problems.generated import Split, generate
+from eval.problems.puzzles import puzzles
 from recipes.errors import InputError
 from recipes.schema.recipe import GENERATED, TaskSettings
 from rewards import Score, grader
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say
 HELD_OUT_SHARE = 10  # of a dataset's only split, one row in ten is held out
+OWN_VERIFIERS = {"countdown": "countdown", "reasoning_gym": "reasoning_gym"}  # of tasks; all others': math
 SHOWN = 3  # rejected rows that an error quotes
+SHOWN_ANSWER = 200  # characters of a gold answer that it quotes
 Grade = Callable[[str, Mapping[str, Any]], Score]
 
 
@@ -50,6 +54,7 @@ class Task:
     held_out: list[TaskRow]
     rejected: list[tuple[str, str]]  # (row id, reason)
     grade: Grade
+    short: Sequence[str] = ()  # what a generator had less of than asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +84,30 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
         TaskError: no such data or column, no row whose gold answer passes, or nothing left to train on.
     """
     seed = seed if settings.seed is None else settings.seed
-    verifier = settings.verifier or ("countdown" if settings.name == "countdown" else "math")
+    verifier = settings.verifier or OWN_VERIFIERS.get(str(settings.name), "math")
     grade = grader(verifier, **({"read": tuple(settings.read)} if settings.read else {}))
     check = grader(verifier)  # gold answers are handed over in <answer> tags, whatever the model is to write
     rejected: list[tuple[str, str]] = []
-    if settings.name in GENERATED:
+    short: Sequence[str] = ()
+    if settings.name == "reasoning_gym":
+        name = str(settings.name)
+        train, held_out, short = _puzzles(settings, eval_problems, seed)
+    elif settings.name in GENERATED:
         name = str(settings.name)
         train, held_out = _generated(settings, eval_problems, seed)
     else:
         name = settings.name or str(settings.dataset)
         train, held_out = _from_dataset(settings, rejected)
-    if verifier == "countdown" and train and not {"numbers", "target"} <= set(train[0].columns):
-        has = ", ".join(train[0].columns)
-        raise TaskError(f"task.verifier: countdown needs the columns numbers and target; {Path(name).name} has {has}")
+    needed = NEEDED.get(verifier, ())
+    if train and not set(needed) <= set(train[0].columns):
+        has, columns = ", ".join(train[0].columns), " and ".join(needed)
+        raise TaskError(f"task.verifier: {verifier} needs the columns {columns}; {Path(name).name} has {has}")
     train = _checked(_not_repeated(train, held_out, rejected), check, verifier, rejected)
     held_out = _checked(_sample(held_out, eval_problems, seed), check, verifier, rejected)
     if not train or not held_out:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
         raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
-    return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade)
+    return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade, short)
 
 
 def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
@@ -111,12 +121,17 @@ def _checked(rows: Iterable[TaskRow], grade: Grade, verifier: str, rejected: lis
     """The rows whose gold answer passes as a model would write it. A problem that no answer solves teaches noise."""
     passed = []
     for row in rows:
+        if not row.answer and verifier == "reasoning_gym":  # an untrusted generator that gives none
+            passed.append(row)
+            continue
         written = as_written(row.answer, row.columns, verifier)
         score = grade(f"<answer>{written}</answer>", {**row.columns, "answer": row.answer})
         if score.outcome == "correct":
             passed.append(row)
         else:
-            rejected.append((row.id, f"gold answer {row.answer!r} does not pass the verifier: {score.reason}"))
+            rejected.append(
+                (row.id, f"gold answer {row.answer[:SHOWN_ANSWER]!r} does not pass the verifier: {score.reason}")
+            )
     return passed
 
 
@@ -148,6 +163,24 @@ def _generated(settings: TaskSettings, eval_problems: int, seed: int) -> tuple[l
     except ValueError as error:
         raise TaskError(f"task.config: {error}") from error
     return _as_rows(train), _as_rows(held_out)
+
+
+def _puzzles(
+    settings: TaskSettings, eval_problems: int, seed: int
+) -> tuple[list[TaskRow], list[TaskRow], Sequence[str]]:
+    """Where fewer are there than the recipe names itself, it is refused; than the default, these are taken."""
+    numbers: dict[Split, int] = {"train": settings.problems or GENERATED_PROBLEMS, "held_out": eval_problems}
+    try:
+        made = puzzles(settings.config, numbers, seed)
+    except ValueError as error:
+        raise TaskError("\n".join(f"task.config: {line}" for line in str(error).split("\n"))) from error
+    if settings.problems and len(made.rows["train"]) < settings.problems:
+        few = "; ".join(line for line in made.short if " train " in line)
+        raise TaskError(
+            f"task.problems: got {settings.problems}, expected at most {len(made.rows['train'])}, which is what there "
+            f"is: {few}. Lower it, or change task.config"
+        )
+    return _as_rows(made.rows["train"]), _as_rows(made.rows["held_out"]), made.short
 
 
 def _as_rows(problems: list[dict[str, Any]]) -> list[TaskRow]:

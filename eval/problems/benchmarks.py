@@ -20,21 +20,31 @@ from typing import Any, NamedTuple
 from eval.problems.custom import read_benchmark
 from eval.problems.data import BOXED, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.problems.generated import generate
-from eval.problems.protocol import BOXED_STEPS, Benchmark, Generated, Grade, Protocol, Source, grader
+from eval.problems.protocol import ANSWER, BOXED_STEPS, Benchmark, Generated, Grade, Protocol, Puzzles, Source, grader
+from eval.problems.puzzles import puzzles
 from eval.types import Problem
 from rewards.nearest import did_you_mean
 from rewards.verifier.extract import STRICT
 
 COMPETITION = {"samples": 32, "temperature": 0.6, "top_p": 0.95, "max_tokens": 32_768}
 MAA = "(c) Mathematical Association of America; owner's terms"
+# Of the generators that can be trusted (rewards/puzzles/trust.json), quick ones of each kind.
+PUZZLES = (
+    "basic_arithmetic", "calendar_arithmetic", "caesar_cipher", "chain_sum", "course_schedule", "dice",
+    "family_relationships", "largest_island", "leg_counting", "maze", "number_sequence", "simple_equations",
+    "spell_backward", "syllogism", "word_sorting",
+)  # fmt: skip
 EXPRESSION = r"Please reason step by step, and put your final expression, without the target, within \boxed{}."
 
-NEEDED = {"countdown": ("numbers", "target")}  # columns that a verifier cannot do without
+NEEDED = {
+    "countdown": ("numbers", "target"),
+    "reasoning_gym": ("metadata",),
+}  # columns that a verifier cannot do without
 TAKEN = {**NEEDED, "multiple_choice": ("choices",)}  # columns that it reads
 SHOWN = 3  # dropped problems that an error quotes
 
 
-def _asked(data: Source | Generated, **more: Any) -> Protocol:
+def _asked(data: Source | Generated | Puzzles, **more: Any) -> Protocol:
     return Protocol(data, **{"instruction": BOXED_STEPS, "max_tokens": 4096, **more})
 
 
@@ -122,13 +132,27 @@ def _generated() -> Iterator[Benchmark]:
     yield _panel(countdown, _asked(countdown, instruction=EXPRESSION, max_tokens=2048, verifier="countdown"))
 
 
+def _puzzles() -> Iterator[Benchmark]:
+    data = Puzzles({"datasets": list(PUZZLES)}, problems=300)
+    yield Benchmark(
+        "puzzles",
+        _asked(data, instruction=ANSWER, verifier="reasoning_gym", max_tokens=2048),
+        problems=data.problems,
+        source="https://github.com/open-thought/reasoning-gym",
+        licence="Apache-2.0",
+        subject="subject",
+    )
+
+
 def _panel(data: Generated, protocol: Protocol) -> Benchmark:
     return Benchmark(
         data.task, protocol, data.problems, source="eval/problems/generated.py", licence="Apache-2.0", level="level"
     )
 
 
-BENCHMARKS: Mapping[str, Benchmark] = {b.name: b for make in (_math, _competitions, _generated) for b in make()}
+BENCHMARKS: Mapping[str, Benchmark] = {
+    b.name: b for make in (_math, _competitions, _generated, _puzzles) for b in make()
+}
 
 
 def benchmark(name: str) -> Benchmark:
@@ -193,12 +217,23 @@ def _unsolvable(problem: Problem, verifier: str, grade: Grade) -> str | None:
 
 def _problems(benchmark: Benchmark, data_dir: Path | None, limit: int | None) -> Iterator[Problem]:
     data = benchmark.protocol.data
+    if isinstance(data, Puzzles):
+        return _make_puzzles(benchmark, data, limit)
     return _make(benchmark, data, limit) if isinstance(data, Generated) else _read(benchmark, data, data_dir, limit)
 
 
 def _make(benchmark: Benchmark, data: Generated, limit: int | None) -> Iterator[Problem]:
     n = min(limit or data.problems, data.problems)
     for row in generate(data.task, data.split, n, data.seed, levels=list(data.levels)):
+        yield _problem(benchmark, row["id"], row["question"], row["answer"], row, None)
+
+
+def _make_puzzles(benchmark: Benchmark, data: Puzzles, limit: int | None) -> Iterator[Problem]:
+    try:
+        made = puzzles(data.config, {data.split: min(limit or data.problems, data.problems)}, data.seed)
+    except ValueError as error:
+        raise DataError("\n".join(f"{benchmark.name}: {line}" for line in str(error).split("\n"))) from error
+    for row in made.rows[data.split]:
         yield _problem(benchmark, row["id"], row["question"], row["answer"], row, None)
 
 
@@ -275,7 +310,9 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def _data(data: Source | Generated) -> str:
+def _data(data: Source | Generated | Puzzles) -> str:
+    if isinstance(data, Puzzles):
+        return f"{len(data.config['datasets'])} generators, seed {data.seed}, {data.split}"
     if isinstance(data, Generated):
         return f"levels {data.levels[0]} to {data.levels[-1]}, seed {data.seed}, {data.split}"
     return f"{data.dataset}{f' ({data.subset})' if data.subset else ''}"

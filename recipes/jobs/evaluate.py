@@ -24,7 +24,7 @@ from eval.ask.run import RESULTS, Work, count_tokens, prepare, results, run_benc
 from eval.grade import NEEDED, GenerationsError, grade_generations, graded_by
 from eval.page.table import results_table, shortened_in_words
 from eval.problems.benchmarks import BENCHMARKS, benchmark, load_problems
-from eval.problems.protocol import Benchmark, Generated
+from eval.problems.protocol import Benchmark, Generated, Puzzles
 from eval.stats.stats import summary
 from eval.store import Store
 from eval.types import Generation
@@ -150,7 +150,7 @@ def _overridden(name: str, request: Request) -> Benchmark:
     """The benchmark with what the command line says otherwise, which its protocol's hash then says, too."""
     chosen = benchmark(name)
     data = chosen.protocol.data
-    if request.seed is not None and isinstance(data, Generated):
+    if request.seed is not None and isinstance(data, Generated | Puzzles):
         chosen = chosen.override(data=replace(data, seed=request.seed))
     return chosen.override(
         samples=request.samples,

@@ -27,6 +27,7 @@ from grpo.rollout.cores import share_cores
 from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.signal.advantage import load_advantage
+from grpo.signal.curriculum import prompt_order
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
 from recipes.errors import run_async
@@ -78,6 +79,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         check_servers(recipe, model)
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(recipe, task, tokenizer)
+        _check_order(recipe, train)
         said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
         with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
@@ -92,6 +94,14 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
                 except KeyboardInterrupt:
                     recorder.note(_how_to_go_on(recipe, source, output, overrides))
                     raise
+
+
+def _check_order(recipe: Recipe, train: Sequence[Prompt]) -> None:
+    try:
+        columns = [prompt.columns for prompt in train]
+        prompt_order(recipe.train.curriculum, columns, recipe.rollout.prompts_per_step, recipe.train.seed)
+    except ValueError as error:
+        raise TaskError(f"train.curriculum: {error}") from error
 
 
 @contextmanager
@@ -263,6 +273,7 @@ def task_prompts(
 
 def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
     lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
+    lines += [f"  {text}" for text in task.short]
     if dropped:
         lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
     if task.rejected:

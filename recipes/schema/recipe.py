@@ -5,6 +5,7 @@ Each package owns its part; this module adds the task and what the parts must ag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -12,12 +13,13 @@ from pydantic import Field, field_validator, model_validator
 
 from eval.config import EvalSettings
 from eval.problems.data import checked_pattern
+from eval.problems.puzzles import entries
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
 from rewards.registry import reads_answers
 from rewards.verifier.extract import Place
 
-GENERATED = ("arithmetic", "countdown")
+GENERATED = ("arithmetic", "countdown", "reasoning_gym")
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft's starts of LoRA that change the frozen weights
 
 
@@ -31,7 +33,7 @@ class Columns(Settings):
 class TaskSettings(Settings):
     """Where problems come from and how the model sees them. Give `name`, or `dataset` with its `columns`."""
 
-    name: Literal["gsm8k", "math", "countdown", "arithmetic"] | None = None
+    name: Literal["gsm8k", "math", "countdown", "arithmetic", "reasoning_gym"] | None = None
     path: str | None = None  # gsm8k and math: a local folder with SPLIT.jsonl files, or another hub id
     dataset: str | None = None  # hub id, .jsonl or .parquet file, or a folder of them
     subset: str | None = None  # the hub's configuration name
@@ -39,9 +41,10 @@ class TaskSettings(Settings):
     held_out_split: str | None = None  # None: test or validation, else a tenth of `split` chosen by hash
     columns: Columns | None = None
     answer_pattern: str | None = None  # "boxed", or a regex: group 1 of its last match in the answer column is the gold
-    config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
+    config: dict[str, Any] = Field(default_factory=dict)  # of a generated task (eval/problems/generated.py, puzzles.py)
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
-    verifier: Literal["math", "countdown", "multiple_choice", "number"] | None = None  # None: the task's own, else math
+    # None: the task's own, else math
+    verifier: Literal["math", "countdown", "multiple_choice", "number", "reasoning_gym"] | None = None
     read: list[Place] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
     template: str = "r1_zero"  # r1_zero (base models), chat (chat models) or a text that contains {question}
     system: str | None = None  # chat: the system prompt; None: ask for <think> and <answer>; "": none
@@ -91,7 +94,7 @@ def _refuse(conflicts: Iterator[str]) -> None:
 def _task_conflicts(task: TaskSettings) -> Iterator[str]:
     if (task.name is None) == (task.dataset is None):
         given = "both" if task.name else "neither"
-        yield f"name and dataset: got {given}, expected one: name (gsm8k, math, countdown, arithmetic) or dataset"
+        yield f"name and dataset: got {given}, expected one: name (gsm8k, math, {', '.join(GENERATED)}) or dataset"
     if task.dataset and not task.columns:
         yield "columns: required with dataset, as columns: {question: NAME, answer: NAME}"
     if task.path and task.name not in ("gsm8k", "math"):
@@ -102,10 +105,20 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         for key in ("subset", "split", "held_out_split", "columns", "answer_pattern"):
             if getattr(task, key) is not None:
                 yield f"{key}: has no meaning for {task.name}, whose problems are generated"
+    if task.name == "reasoning_gym":
+        yield from _puzzle_conflicts(task.config)
     if task.held_out_split and task.held_out_split == (task.split or "train"):
         yield f"held_out_split: {task.held_out_split!r} is the split that is trained on; name another, or none"
     if task.system is not None and task.template != "chat":
         yield "system: only template: chat has a system prompt; put the text into the template"
+
+
+def _puzzle_conflicts(config: dict[str, Any]) -> Iterator[str]:
+    try:
+        entries(config)
+    except ValueError as problem:
+        yield from (f"config.{line}" if re.match(r"datasets?\b|levels\b", line) else f"config: {line}"
+                    for line in str(problem).split("\n"))  # fmt: skip
 
 
 def _conflicts(recipe: Recipe) -> Iterator[str]:
