@@ -11,6 +11,7 @@ SPANS = 60  # parts of the question that are copied
 LONGEST = 14  # words of one
 # Kinds that are right, or may be: other solutions, other spellings. By generator, with what was looked at.
 RIGHT: Mapping[str, set[str]] = {
+    "countdown": {"order"},  # of a sum's terms
     "cryptarithm": {"digit", "order"},  # a letter in the same column on both sides may be any digit
     "graph_color": {"digit", "other", "swap"},  # another colouring
     "group_anagrams": {"order"},

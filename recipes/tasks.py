@@ -27,7 +27,7 @@ GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe 
 HELD_OUT_SHARE = 10  # of a dataset's only split, one row in ten is held out
 OWN_VERIFIERS = {"countdown": "countdown", "reasoning_gym": "reasoning_gym"}  # of tasks; all others': math
 SHOWN = 3  # rejected rows that an error quotes
-SHOWN_ANSWER = 200  # characters of a gold answer that it quotes
+SHOWN_TEXT = 200  # characters of a row that it quotes
 Grade = Callable[[str, Mapping[str, Any]], Score]
 
 
@@ -98,6 +98,8 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     else:
         name = settings.name or str(settings.dataset)
         train, held_out = _from_dataset(settings, rejected)
+    if settings.question_pattern:
+        train, held_out = (list(_cut(rows, settings.question_pattern, rejected)) for rows in (train, held_out))
     needed = NEEDED.get(verifier, ())
     if train and not set(needed) <= set(train[0].columns):
         has, columns = ", ".join(train[0].columns), " and ".join(needed)
@@ -108,6 +110,15 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
         shown = "; ".join(f"{row}: {reason}" for row, reason in rejected[:SHOWN])
         raise TaskError(f"task {name}: no {'held-out' if train else 'training'} problem is left. Rejected: {shown}")
     return Task(name, _sample(train, settings.problems, seed), held_out, rejected, grade, short)
+
+
+def _cut(rows: Iterable[TaskRow], pattern: str, rejected: list[tuple[str, str]]) -> Iterator[TaskRow]:
+    """The rows with the part of their questions that the model is to see."""
+    for row in rows:
+        if found := re.search(pattern, row.question):
+            yield replace(row, question=found[1])
+        else:
+            rejected.append((row.id, f"no match of task.question_pattern in {row.question[:SHOWN_TEXT]!r}"))
 
 
 def _sample(rows: list[TaskRow], n: int | None, seed: int) -> list[TaskRow]:
@@ -130,7 +141,7 @@ def _checked(rows: Iterable[TaskRow], grade: Grade, verifier: str, rejected: lis
             passed.append(row)
         else:
             rejected.append(
-                (row.id, f"gold answer {row.answer[:SHOWN_ANSWER]!r} does not pass the verifier: {score.reason}")
+                (row.id, f"gold answer {row.answer[:SHOWN_TEXT]!r} does not pass the verifier: {score.reason}")
             )
     return passed
 

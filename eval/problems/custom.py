@@ -68,7 +68,7 @@ class BenchmarkFile(_File):
     columns: Columns
     subset: str | None = None
     split: str = "test"
-    answer_pattern: Annotated[str | None, AfterValidator(checked_pattern)] = None
+    answer_pattern: Annotated[str | None, AfterValidator(lambda pattern: checked_pattern(pattern))] = None
     verifier: Literal["math", "countdown", "multiple_choice", "number", "reasoning_gym"] = "math"
     rel_tol: float = 0.0
     abs_tol: float = 0.0

@@ -74,7 +74,7 @@ def mixed(asked: Sequence[Mapping[str, Any]], split: Split, n: int, seed: int, s
 def in_turn(one: Mapping[str, Any], split: Split, seed: int) -> Iterator[Row | str]:
     """Rows of one entry, its levels in turn, until one of them has no more; then why, if it failed."""
     seen: set[str] = set()
-    levels = one["levels"] or [None]
+    levels: list[int | None] = [*one["levels"]] or [None]
     streams = [stream(one["dataset"], one["settings"], level, split, seed, seen) for level in levels]
     while True:
         for level in streams:
@@ -176,7 +176,8 @@ def refused(name: str, settings: Mapping[str, Any], levels: Sequence[int]) -> It
     yield from wrong
     if wrong:
         return
-    for level in [*levels] or [None]:
+    wanted: list[int | None] = [*levels] or [None]
+    for level in wanted:
         try:
             DATASETS[name][0](configuration(name, settings, level, 0))
         except Exception as problem:  # any check of any generator

@@ -75,9 +75,8 @@ def entries(config: Mapping[str, Any]) -> list[Entry]:
         if more := sorted(set(config) - {"datasets"}):
             raise ValueError(f"{', '.join(more)}: beside datasets; expected within an entry of the list")
     found = [_normal_entry(one) for one in given]
-    if problems := [
-        line for i, one in enumerate(found) for line in _problems(one, i if "datasets" in config else None)
-    ]:
+    places = ["" if "dataset" in config else f"datasets.{i}." for i in range(len(found))]
+    if problems := [line for one, where in zip(found, places, strict=True) for line in _problems(one, where)]:
         raise ValueError("\n".join(problems))
     names = [one["dataset"] for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):

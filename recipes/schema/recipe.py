@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eval.config import EvalSettings
-from eval.problems.data import checked_pattern
+from eval.problems.data import BOXED, checked_pattern
 from eval.problems.puzzles import entries
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from rewards import RewardSettings
@@ -41,6 +41,7 @@ class TaskSettings(Settings):
     held_out_split: str | None = None  # None: test or validation, else a tenth of `split` chosen by hash
     columns: Columns | None = None
     answer_pattern: str | None = None  # "boxed", or a regex: group 1 of its last match in the answer column is the gold
+    question_pattern: str | None = None  # a regex: the model sees group 1 of its first match in the question
     config: dict[str, Any] = Field(default_factory=dict)  # of a generated task (eval/problems/generated.py, puzzles.py)
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
     # None: the task's own, else math
@@ -58,6 +59,13 @@ class TaskSettings(Settings):
         if template not in ("r1_zero", "chat") and "{question}" not in template:
             raise ValueError(f"got {template!r}, expected r1_zero, chat, or a text that contains {{question}}")
         return template
+
+    @field_validator("question_pattern")
+    @classmethod
+    def _question_pattern(cls, pattern: str | None) -> str | None:
+        if pattern == BOXED:
+            raise ValueError("got 'boxed', which answers are; expected a regex with one group, around the question")
+        return checked_pattern(pattern, "the question")
 
     @field_validator("answer_pattern")
     @classmethod

@@ -12,17 +12,17 @@ import re
 from fractions import Fraction
 
 _NUMBER = re.compile(r"[-+]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?")  # one that stands alone
-_DECIMAL = re.compile(r"(?<![\w.])(\d+)\.(\d*)(?![\w.])")
+_DECIMAL = re.compile(r"(?<![\w.])(\d+)\.(\d*)(?![\d.])")
 _WORDS = frozenset({"true", "false", "yes", "no"})
 
 
-def same(answer: str, gold: str) -> bool:
-    """Whether both say the same. Linear in their length."""
+def same(answer: str, gold: str, any_case: bool = False) -> bool:
+    """Whether both say the same. Linear in their length. `any_case`: Bob is bob."""
     answer, gold = _spelled(answer), _spelled(gold)
+    if any_case or gold.lower() in _WORDS:
+        answer, gold = answer.lower(), gold.lower()
     if answer == gold:
         return True
-    if gold.lower() in _WORDS:
-        return answer.lower() == gold.lower()
     return bool(_NUMBER.fullmatch(gold)) and bool(_NUMBER.fullmatch(answer)) and _value(answer) == _value(gold)
 
 

@@ -30,14 +30,14 @@ _JSON = r"[\[{][^\\_]*[\]}]"
 # What an answer to those with many right ones looks like; `refused` ones may be asked for all the same.
 LOOKS: Mapping[str, str] = {
     "boxnet": _JSON,
-    "codeio": r"\{.*\}",
+    "codeio": r".+",
     "cryptarithm": r"(?:\s*[A-Z]\s*=\s*\d\s*(?:,|\Z))+",
     "graph_color": r"\{[\s\d\":,]*\}",
     "group_anagrams": _JSON,
     "intermediate_integration": _FORMULA,
     "jugs": r"\[[\w\s\",>-]*\]",
     "kakurasu": r"[01]+(?:\s+[01]+)*",
-    "knight_swap": r"\[[\w\s\",]*\]|No",
+    "knight_swap": r"\[[\w\s\",]*\]|(?i:no)",
     "n_queens": r"[_Q\s]+",
     "palindrome_generation": r"[A-Za-z]+",
     "palindrome_partitioning": r"\[[\w\s\",\[\]]*\]",
@@ -53,8 +53,10 @@ LOOKS: Mapping[str, str] = {
     "sokoban": r"[UDLR]+",
     "survo": r"\d+(?:\s+\d+)*",
     "tower_of_hanoi": r"Move disk \d+ from Peg \d+ to Peg \d+(?:\s*\n\s*Move disk \d+ from Peg \d+ to Peg \d+)*",
-    "word_ladder": r"[A-Z]+(?:,[A-Z]+)*",
+    "word_ladder": r"[A-Za-z]+(?:\s*,\s*[A-Za-z]+)*",
 }
+# One name or word, which the question writes otherwise than the gold answer; their scorers take any case, too.
+ANY_CASE = frozenset({"calendar_arithmetic", "color_cube_rotation", "family_relationships", "tsumego", "zebra_puzzles"})
 COUNTDOWN = {"countdown": None, "puzzle24": 24}  # and the target, where the row does not hold it
 
 _pool = Pool("rewards.puzzles.worker", WORKERS, CPU_SECONDS, MEMORY_GIB)
@@ -82,7 +84,7 @@ def verdict(gold: str, metadata: Any, answer: str) -> Verdict:
     if name in COUNTDOWN:
         return countdown_verdict(answer, entry["numbers"], entry.get("target", COUNTDOWN[name]))
     if name not in LOOKS:
-        right = same(answer, gold)
+        right = same(answer, gold, name in ANY_CASE)
         return "correct" if right else "wrong", f"{answer[:SHOWN]!r} is {'' if right else 'not '}{gold[:SHOWN]!r}"
     if not _looks(name).fullmatch(answer):
         return "malformed", f"{answer[:SHOWN]!r} does not look like an answer to {name}"
