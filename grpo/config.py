@@ -174,10 +174,19 @@ class RolloutSettings(Settings):
 class CurriculumSettings(Settings):
     """Which problem comes next, see grpo/signal/curriculum.py."""
 
-    order: Literal["shuffled", "adaptive"] = "shuffled"
+    order: Literal["shuffled", "adaptive", "levels"] = "shuffled"
     candidates: Positive = 16  # adaptive: problems that each choice is made from
     target: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: pass rate that is looked for
     decay: Annotated[float, Field(ge=0, le=1)] = 0.5  # adaptive: of what was seen before; 1 forgets nothing
+    window: Positive = 16  # levels: groups whose mean pass rate is looked at
+    raise_at: Annotated[float, Field(gt=0, le=1)] = 0.75  # levels: pass rate from which a subject's level goes up
+    lower_at: Annotated[float, Field(ge=0, lt=1)] = 0.1  # levels: pass rate up to which it goes down
+
+    @model_validator(mode="after")
+    def _apart(self) -> CurriculumSettings:
+        if self.lower_at >= self.raise_at:
+            raise ValueError(f"lower_at: got {self.lower_at}, expected less than raise_at ({self.raise_at})")
+        return self
 
 
 class TrainSettings(Settings):

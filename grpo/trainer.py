@@ -81,9 +81,10 @@ class GRPOTrainer:
         self.learner, self.tokenizer = learner, tokenizer
         self.engine, self.rewards, self.recorder, self.evaluate = engine, rewards, recorder, evaluate
         self.run_dir = run_dir
-        order = prompt_order(config.curriculum, len(prompts), rollout.prompts_per_step, config.seed)
+        columns = [prompt.columns for prompt in prompts]
+        self._order = prompt_order(config.curriculum, columns, rollout.prompts_per_step, config.seed)
         self.scheduler = Scheduler(
-            engine, prompts, order, rollout, self._score, config.seed, config.steps, self._has_contrast
+            engine, prompts, self._order, rollout, self._score, config.seed, config.steps, self._has_contrast
         )
         self._advantage = load_advantage(config.advantage_kind)
         self._diagnosis = Diagnosis(config, rollout, run_dir, recorder.note)
@@ -173,6 +174,7 @@ class GRPOTrainer:
             **means("logged", [metric for scored in groups for metric in scored.logged]),
             **trained,
             **kl_metrics(rewards),
+            **self._order.metrics(),
             "staleness": staleness(step, rollouts.groups),
             "refilled_groups": len(rollouts.dropped),
             "learning_rate": learning_rate(self.config, step),

@@ -18,6 +18,7 @@ from rewards.builtin.format import format, format_graded
 from rewards.builtin.language import language_consistency
 from rewards.builtin.length import cosine_length, soft_overlong
 from rewards.builtin.number import number
+from rewards.builtin.reasoning_gym import reasoning_gym
 from rewards.builtin.repetition import repetition_penalty
 from rewards.chat import CompletionForm
 from rewards.graded import Graded
@@ -37,6 +38,7 @@ BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "language_consistency": language_consistency,
     "multiple_choice": multiple_choice,
     "number": number,
+    "reasoning_gym": reasoning_gym,
     "repetition_penalty": repetition_penalty,
     "soft_overlong": soft_overlong,
 }
@@ -46,6 +48,7 @@ _GRADERS: Mapping[str, Graded] = {
     "countdown": countdown,
     "multiple_choice": multiple_choice,
     "number": number,
+    "reasoning_gym": reasoning_gym,
 }
 
 
@@ -98,7 +101,7 @@ def reads_answers(name: str) -> bool:
 def grader(name: str, **args: Any) -> Callable[[str, Mapping[str, Any]], Score]:
     """What an evaluation grades with: (completion, row of columns) -> Score.
 
-    Names: math, code, countdown, multiple_choice, number. `args` as for the reward of the same kind, such as
+    Names: math, code, countdown, multiple_choice, number, reasoning_gym. `args` as for the reward of that kind, such as
     read=("boxed",). Raises RewardError on an unknown name.
     """
     if name not in _GRADERS:

@@ -7,7 +7,7 @@ one answer each says little: 32 answers a problem (avg@32 as in DAPO, arXiv 2503
 limited as DeepSeek-R1 was evaluated (temperature 0.6, top-p 0.95, 32,768 tokens: arXiv 2501.12948, section 3).
 The generated sets are in no training corpus: a program makes them, and no training run of ours sees their split.
 
-`python -m eval.problems.benchmarks` prints the table of docs/benchmarks.md.
+`python -m eval.problems.table` prints the table of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,19 @@ from eval.problems.custom import read_benchmark
 from eval.problems.data import BOXED, DataError, as_written, gold_answer, open_splits, read_rows
 from eval.problems.generated import generate
 from eval.problems.programs import mbpp_test_split, question_of
-from eval.problems.protocol import BOXED_STEPS, PROGRAM, Benchmark, Generated, Grade, Protocol, Source, grader
+from eval.problems.protocol import (
+    ANSWER,
+    BOXED_STEPS,
+    PROGRAM,
+    Benchmark,
+    Generated,
+    Grade,
+    Protocol,
+    Puzzles,
+    Source,
+    grader,
+)
+from eval.problems.puzzles import puzzles
 from eval.types import Problem
 from rewards.code.formats import COLUMNS as TESTS_COLUMNS
 from rewards.nearest import did_you_mean
@@ -32,14 +44,23 @@ from rewards.verifier.golds import normal_gold
 
 COMPETITION = {"samples": 32, "temperature": 0.6, "top_p": 0.95, "max_tokens": 32_768}
 MAA = "(c) Mathematical Association of America; owner's terms"
+# Of the generators that can be trusted (rewards/puzzles/trust.json), quick ones of each kind.
+PUZZLES = (
+    "basic_arithmetic", "calendar_arithmetic", "caesar_cipher", "chain_sum", "course_schedule", "dice",
+    "family_relationships", "largest_island", "leg_counting", "maze", "number_sequence", "simple_equations",
+    "spell_backward", "syllogism", "word_sorting",
+)  # fmt: skip
 EXPRESSION = r"Please reason step by step, and put your final expression, without the target, within \boxed{}."
 
-NEEDED = {"countdown": ("numbers", "target")}  # columns that a verifier cannot do without
+NEEDED = {
+    "countdown": ("numbers", "target"),
+    "reasoning_gym": ("metadata",),
+}  # columns that a verifier cannot do without
 TAKEN = {**NEEDED, "multiple_choice": ("choices",), "code": TESTS_COLUMNS}  # columns that it reads
 SHOWN = 3  # dropped problems that an error quotes
 
 
-def _asked(data: Source | Generated, **more: Any) -> Protocol:
+def _asked(data: Source | Generated | Puzzles, **more: Any) -> Protocol:
     return Protocol(data, **{"instruction": BOXED_STEPS, "max_tokens": 4096, **more})
 
 
@@ -145,6 +166,18 @@ def _generated() -> Iterator[Benchmark]:
     yield _panel(countdown, _asked(countdown, instruction=EXPRESSION, max_tokens=2048, verifier="countdown"))
 
 
+def _puzzles() -> Iterator[Benchmark]:
+    data = Puzzles({"datasets": list(PUZZLES)}, problems=300)
+    yield Benchmark(
+        "puzzles",
+        _asked(data, instruction=ANSWER, verifier="reasoning_gym", max_tokens=2048),
+        problems=data.problems,
+        source="https://github.com/open-thought/reasoning-gym",
+        licence="Apache-2.0",
+        subject="subject",
+    )
+
+
 def _panel(data: Generated, protocol: Protocol) -> Benchmark:
     return Benchmark(
         data.task, protocol, data.problems, source="eval/problems/generated.py", licence="Apache-2.0", level="level"
@@ -152,7 +185,7 @@ def _panel(data: Generated, protocol: Protocol) -> Benchmark:
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    b.name: b for make in (_math, _competitions, _programs, _generated) for b in make()
+    b.name: b for make in (_math, _competitions, _programs, _generated, _puzzles) for b in make()
 }
 
 
@@ -222,12 +255,23 @@ def _unsolvable(problem: Problem, verifier: str, grade: Grade) -> str | None:
 
 def _problems(benchmark: Benchmark, data_dir: Path | None, limit: int | None) -> Iterator[Problem]:
     data = benchmark.protocol.data
+    if isinstance(data, Puzzles):
+        return _make_puzzles(benchmark, data, limit)
     return _make(benchmark, data, limit) if isinstance(data, Generated) else _read(benchmark, data, data_dir, limit)
 
 
 def _make(benchmark: Benchmark, data: Generated, limit: int | None) -> Iterator[Problem]:
     n = min(limit or data.problems, data.problems)
     for row in generate(data.task, data.split, n, data.seed, levels=list(data.levels)):
+        yield _problem(benchmark, row["id"], row["question"], row["answer"], row, None)
+
+
+def _make_puzzles(benchmark: Benchmark, data: Puzzles, limit: int | None) -> Iterator[Problem]:
+    try:
+        made = puzzles(data.config, {data.split: min(limit or data.problems, data.problems)}, data.seed)
+    except ValueError as error:
+        raise DataError("\n".join(f"{benchmark.name}: {line}" for line in str(error).split("\n"))) from error
+    for row in made.rows[data.split]:
         yield _problem(benchmark, row["id"], row["question"], row["answer"], row, None)
 
 
@@ -294,27 +338,3 @@ def _folder(name: str, split: str, data_dir: Path) -> Path:
         raise DataError(f"--data-dir {data_dir}: there is no such folder; {expected}")
     there = ", ".join(sorted(path.name for path in data_dir.iterdir() if path.is_dir())) or "no folder at all"
     raise DataError(f"--data-dir {data_dir}: no folder {name}; {expected}; it has {there}")
-
-
-def table() -> str:
-    """The table of docs/benchmarks.md."""
-    rows = [
-        "| name | problems | data | source | samples | temperature | top-p | max tokens | read | verifier | hash |",
-        "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | --- | --- | --- |",
-    ]
-    for one in BENCHMARKS.values():
-        asked = one.protocol
-        cells: list[Any] = [f"`{one.name}`", one.problems, _data(asked.data), one.source, asked.samples]
-        cells += [asked.temperature, asked.top_p, asked.max_tokens, ", ".join(asked.read), asked.verifier]
-        rows.append(f"| {' | '.join(map(str, cells))} | `{asked.hash()}` |")
-    return "\n".join(rows) + "\n"
-
-
-def _data(data: Source | Generated) -> str:
-    if isinstance(data, Generated):
-        return f"levels {data.levels[0]} to {data.levels[-1]}, seed {data.seed}, {data.split}"
-    return f"{data.dataset}{f' ({data.subset})' if data.subset else ''}"
-
-
-if __name__ == "__main__":
-    print(table(), end="")

@@ -140,7 +140,7 @@ def gold_answer(value: Any, pattern: str | None) -> str | None:
     return text.strip() or None
 
 
-def checked_pattern(pattern: str | None) -> str | None:
+def checked_pattern(pattern: str | None, what: str = "the answer") -> str | None:
     """The pattern itself. Raises ValueError if `gold_answer` cannot read with it."""
     if pattern in (None, BOXED):
         return pattern
@@ -149,7 +149,7 @@ def checked_pattern(pattern: str | None) -> str | None:
     except re.error as error:
         raise ValueError(f"got {pattern!r}, which is no regular expression: {error}") from error
     if groups != 1:
-        raise ValueError(f"got {pattern!r} with {groups} groups, expected one group, around the answer")
+        raise ValueError(f"got {pattern!r} with {groups} groups, expected one group, around {what}")
     return pattern
 
 

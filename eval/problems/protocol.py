@@ -21,7 +21,7 @@ from rewards import grader as verifier_named
 from rewards.verifier.extract import STRICT, Place
 
 RULES = 2  # version of the verifier's rules: count it up when a verdict of rewards/ changes
-VERIFIERS = ("math", "countdown", "multiple_choice", "number", "code")
+VERIFIERS = ("math", "countdown", "multiple_choice", "number", "code", "reasoning_gym")
 PLACES: tuple[str, ...] = typing.get_args(Place)
 LATER = ("prefill", "shots")  # settings that protocols of earlier versions do not have
 TEMPLATES = ("chat", "r1_zero")  # of grpo/prompts.py; any other is a text with {question}
@@ -29,6 +29,8 @@ TEMPLATES = ("chat", "r1_zero")  # of grpo/prompts.py; any other is a text with 
 # DeepSeek-R1's README, usage recommendations: this directive in the user prompt, and no system prompt.
 BOXED_STEPS = r"Please reason step by step, and put your final answer within \boxed{}."
 PROGRAM = "Please reason step by step, and write the whole program in one block, ```python ... ```, at the end."
+# Of puzzles, whose answers may be grids or lists, which a box does not hold.
+ANSWER = "Please reason step by step, and put the final answer alone within <answer> and </answer>."
 # The frame of lm-evaluation-harness's gsm8k task, without its examples.
 PLAIN = "Question: {question}\nAnswer:"
 
@@ -69,13 +71,23 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
+class Puzzles:
+    """Problems of eval/problems/puzzles.py. Example: Puzzles({"dataset": "chain_sum"}, problems=300)"""
+
+    config: typing.Mapping[str, typing.Any]
+    problems: int
+    seed: int = 0
+    split: Split = "held_out"
+
+
+@dataclass(frozen=True, slots=True)
 class Protocol:
     """Raises ProtocolError, one line a problem, if it cannot be run.
 
     Example: Protocol(Source("openai/gsm8k", "question", "answer", "main"), BOXED_STEPS, max_tokens=2048)
     """
 
-    data: Source | Generated
+    data: Source | Generated | Puzzles
     instruction: str  # appended to each question, on a line of its own
     max_tokens: int
     template: str = "chat"  # chat, r1_zero, or a text that contains {question}

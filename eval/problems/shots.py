@@ -13,7 +13,7 @@ from typing import Any
 from eval.problems.benchmarks import splits_of
 from eval.problems.data import DataError, gold_answer, read_rows
 from eval.problems.generated import generate
-from eval.problems.protocol import Benchmark, Generated, Source, grader
+from eval.problems.protocol import Benchmark, Generated, Puzzles, Source, grader
 from eval.types import Problem
 
 Shot = tuple[str, str]  # question, answer as a model would write it
@@ -33,6 +33,8 @@ def load_shots(benchmark: Benchmark, data_dir: Path | None = None) -> list[Shot]
     if not protocol.shots:
         return []
     data = protocol.data
+    if isinstance(data, Puzzles):
+        raise DataError(f"{benchmark.name}: shots: puzzles have answers and no solutions to show; leave shots out")
     rows = _made(data, protocol.shots) if isinstance(data, Generated) else _read(benchmark, data, data_dir)
     grade, found = grader(protocol), []
     for question, solution, answer, columns in rows:

@@ -69,7 +69,9 @@ def evaluate(
     instruction: Annotated[
         str | None, typer.Option(help='Appended to each question, instead of the protocol\'s. "" is none.')
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the generated problems (arithmetic, countdown).")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the generated problems (arithmetic, countdown, puzzles).")
+    ] = None,
     dtype: Annotated[
         Literal["bfloat16", "float32"] | None, typer.Option(help="Of the served weights. Default: the checkpoint's.")
     ] = None,

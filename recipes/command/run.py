@@ -58,8 +58,7 @@ def run(
         resume = resume or bool(restarted() and output and (output / "recipe.yaml").is_file())
         settings, folder = _prepare(recipe, overrides or [], output, resume)
         train = getattr(settings, "train", None)  # a run that only samples has none
-        cluster = getattr(settings, "cluster", None)  # GRPO's alone
-        if cluster and cluster.address and rank() is None:
+        if settings.kind == "grpo" and settings.cluster.address and rank() is None:
             from recipes.jobs.cluster import launch_on_cluster
 
             code = launch_on_cluster(settings, _arguments(recipe, folder.resolve(), resume, overrides or []), folder)

@@ -36,7 +36,8 @@ from recipes.jobs.evaluate import Questions, Request, ask, default_folder, overr
 from recipes.jobs.train import task_prompts
 from recipes.schema.load import load_recipe, model_settings
 from recipes.schema.recipe import GENERATED, Recipe
-from recipes.tasks import load_task, source_of, verifier_of
+from recipes.task_data import source_of
+from recipes.tasks import load_task, verifier_of
 from rewards.verifier.extract import STRICT
 
 ALL = "all"

@@ -21,7 +21,7 @@ from rich.console import Console
 from eval.ask.progress import open_progress
 from eval.ask.run import Work, count_tokens, prepare, results, run_benchmarks, write_results
 from eval.problems.benchmarks import BENCHMARKS, benchmark, load_problems
-from eval.problems.protocol import Benchmark, Generated
+from eval.problems.protocol import Benchmark, Generated, Puzzles
 from eval.problems.shots import Shot, load_shots
 from eval.store import Store
 from eval.types import Problem
@@ -168,7 +168,7 @@ async def _sample(
 def overridden(chosen: Benchmark, request: Request) -> Benchmark:
     """The benchmark with what the command line says otherwise, which its protocol's hash then says, too."""
     data = chosen.protocol.data
-    if request.seed is not None and isinstance(data, Generated):
+    if request.seed is not None and isinstance(data, Generated | Puzzles):
         chosen = chosen.override(data=replace(data, seed=request.seed))
     return chosen.override(
         samples=request.samples,

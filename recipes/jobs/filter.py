@@ -48,7 +48,7 @@ from recipes.jobs.train import check_servers, rollout_engine, task_in_words, tas
 from recipes.schema.cluster import ClusterSettings
 from recipes.schema.load import differences, model_settings
 from recipes.schema.recipe import Recipe
-from recipes.tasks import Task, TaskRow, load_task
+from recipes.tasks import OWN_VERIFIERS, Task, TaskRow, load_task
 from rewards import Score
 
 HOW_ASKED = {"verifier", "read", "template", "system", "instruction", "prefill"}  # of a task, whatever its data
@@ -340,8 +340,8 @@ def _as_task(recipe: Recipe, request: FilterRequest) -> str:
     whole = held_out is not None and (output.name, held_out) == ("train.jsonl", output.with_name("test.jsonl"))
     settings: dict[str, Any] = {"dataset": str(output.parent if whole else output)}
     settings["columns"] = {"question": "question", "answer": "answer"}
-    if recipe.task.name == "countdown":
-        settings["verifier"] = "countdown"
+    if recipe.task.name in OWN_VERIFIERS:
+        settings["verifier"] = OWN_VERIFIERS[recipe.task.name]
     settings |= recipe.task.model_dump(mode="json", exclude_defaults=True, include=HOW_ASKED)
     return yaml.safe_dump(
         settings, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf

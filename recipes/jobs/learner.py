@@ -25,7 +25,8 @@ from recipes.schema.sft import SFTRecipe
 @contextmanager
 def joined_ranks(recipe: Recipe | SFTRecipe) -> Iterator[Ranks]:
     """The ranks of the run, if this process is one of several."""
-    if rank() is None or (recipe.cluster.address and recipe.train.processes == 1):
+    placed = isinstance(recipe, Recipe) and recipe.cluster.address
+    if rank() is None or (placed and recipe.train.processes == 1):
         yield ALONE
         return
     if restarted() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":

@@ -28,6 +28,7 @@ from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.rollout.fleet.ray import Room, connect
 from grpo.signal.advantage import load_advantage
+from grpo.signal.curriculum import prompt_order
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
 from recipes.errors import InputError, run_async
@@ -84,6 +85,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         check_servers(recipe, model)
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(recipe, task, tokenizer)
+        _check_order(recipe, train)
         said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
         said += in_doubt(rehearse(recipe, train, tokenizer, rewards))
         with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
@@ -106,6 +108,14 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
                         if checkpoints(output):
                             recorder.note(_what_next(recipe, source, output, overrides, "the run failed"))
                     raise
+
+
+def _check_order(recipe: Recipe, train: Sequence[Prompt]) -> None:
+    try:
+        columns = [prompt.columns for prompt in train]
+        prompt_order(recipe.train.curriculum, columns, recipe.rollout.prompts_per_step, recipe.train.seed)
+    except ValueError as error:
+        raise TaskError(f"train.curriculum: {error}") from error
 
 
 @contextmanager
@@ -292,7 +302,7 @@ def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
     lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
     if dropped:
         lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
-    lines += [f"  {line}" for line in task.golds]
+    lines += [f"  {line}" for line in task.notes]
     if found := advice([row.answer for row in task.train]):
         lines.append(f"  {found}")
     if task.rejected:

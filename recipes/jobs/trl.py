@@ -67,7 +67,8 @@ class TRLRun:
         self._task, self._held_out, self._rewards = task, held_out, rewards
         self._recorder, self._output = recorder, output
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        order = prompt_order(recipe.train.curriculum, len(train), recipe.rollout.prompts_per_step, recipe.train.seed)
+        columns = [prompt.columns for prompt in train]
+        order = prompt_order(recipe.train.curriculum, columns, recipe.rollout.prompts_per_step, recipe.train.seed)
         asked = recipe.train.steps * recipe.rollout.prompts_per_step
         self._asked = [train[order.at(position)] for position in range(asked)]
         self._groups: list[ScoredGroup] = []  # of the step that is being trained

@@ -5,6 +5,7 @@ Each package owns its part; this module adds the task and what the parts must ag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from eval.config import EvalSettings
-from eval.problems.data import checked_pattern
+from eval.problems.data import BOXED, checked_pattern
+from eval.problems.puzzles import entries
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from recipes.schema import cluster
 from recipes.schema.cluster import ClusterSettings
@@ -21,7 +23,7 @@ from rewards.nearest import did_you_mean
 from rewards.registry import reads_answers
 from rewards.verifier.extract import Place
 
-GENERATED = ("arithmetic", "countdown")
+GENERATED = ("arithmetic", "countdown", "reasoning_gym")
 CODE = ("language", "tolerance", "tests_format", "sandbox", "limits")  # of the reward `code`: all but `partial`
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft's starts of LoRA that change the frozen weights
 
@@ -37,7 +39,7 @@ class Columns(Settings):
 class TaskSettings(Settings):
     """Where problems come from and how the model sees them. Give `name`, or `dataset` with its `columns`."""
 
-    name: Literal["gsm8k", "math", "countdown", "arithmetic"] | None = None
+    name: Literal["gsm8k", "math", "countdown", "arithmetic", "reasoning_gym"] | None = None
     path: str | None = None  # gsm8k and math: a local folder with SPLIT.jsonl files, or another hub id
     dataset: str | None = None  # hub id, .jsonl, .parquet or .csv file, or a folder of them
     subset: str | None = None  # the hub's configuration name
@@ -45,10 +47,11 @@ class TaskSettings(Settings):
     held_out_split: str | None = None  # None: test or validation, else a tenth of `split` chosen by hash
     columns: Columns | None = None
     answer_pattern: str | None = None  # "boxed", or a regex: group 1 of its last match in the answer column is the gold
-    config: dict[str, Any] = Field(default_factory=dict)  # of arithmetic and countdown: levels
+    question_pattern: str | None = None  # a regex: the model sees group 1 of its first match in the question
+    config: dict[str, Any] = Field(default_factory=dict)  # of a generated task (eval/problems/generated.py, puzzles.py)
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
     # None: the task's own, else math
-    verifier: Literal["math", "countdown", "multiple_choice", "number", "code"] | None = None
+    verifier: Literal["math", "countdown", "multiple_choice", "number", "code", "reasoning_gym"] | None = None
     code: dict[str, Any] = Field(default_factory=dict)  # of verifier: code, as its reward's args
     text_golds: bool = True  # false: leave out rows whose gold answer can be compared only as text, letter by letter
     read: list[Place] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
@@ -64,6 +67,13 @@ class TaskSettings(Settings):
         if template not in ("r1_zero", "chat") and "{question}" not in template:
             raise ValueError(f"got {template!r}, expected r1_zero, chat, or a text that contains {{question}}")
         return template
+
+    @field_validator("question_pattern")
+    @classmethod
+    def _question_pattern(cls, pattern: str | None) -> str | None:
+        if pattern == BOXED:
+            raise ValueError("got 'boxed', which answers are; expected a regex with one group, around the question")
+        return checked_pattern(pattern, "the question")
 
     @field_validator("answer_pattern")
     @classmethod
@@ -102,7 +112,7 @@ def _refuse(conflicts: Iterator[str]) -> None:
 def _task_conflicts(task: TaskSettings) -> Iterator[str]:
     if (task.name is None) == (task.dataset is None):
         given = "both" if task.name else "neither"
-        yield f"name and dataset: got {given}, expected one: name (gsm8k, math, countdown, arithmetic) or dataset"
+        yield f"name and dataset: got {given}, expected one: name (gsm8k, math, {', '.join(GENERATED)}) or dataset"
     if task.dataset and not task.columns:
         yield "columns: required with dataset, as columns: {question: NAME, answer: NAME}"
     if task.columns and not task.columns.answer and task.verifier != "code":
@@ -125,10 +135,20 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
                 yield f"{key}: has no meaning for {task.name}, whose problems are generated"
     if not task.text_golds and (task.name in GENERATED or task.verifier not in (None, "math")):
         yield "text_golds: only data sets that the verifier math grades have such gold answers"
+    if task.name == "reasoning_gym":
+        yield from _puzzle_conflicts(task.config)
     if task.held_out_split and task.held_out_split == (task.split or "train"):
         yield f"held_out_split: {task.held_out_split!r} is the split that is trained on; name another, or none"
     if task.system is not None and task.template != "chat":
         yield "system: only template: chat has a system prompt; put the text into the template"
+
+
+def _puzzle_conflicts(config: dict[str, Any]) -> Iterator[str]:
+    try:
+        entries(config)
+    except ValueError as problem:
+        yield from (f"config.{line}" if re.match(r"datasets?\b|levels\b", line) else f"config: {line}"
+                    for line in str(problem).split("\n"))  # fmt: skip
 
 
 def _conflicts(recipe: Recipe) -> Iterator[str]:

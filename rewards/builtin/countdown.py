@@ -52,10 +52,11 @@ def verify_countdown(
     completion: str, numbers: Sequence[int], target: int | str, read: Sequence[Place] = STRICT
 ) -> Score:
     """Grade one countdown answer. Bounded work; nothing of the completion is ever executed."""
-    return graded(completion, read, lambda answer: _verdict(answer, numbers, target))
+    return graded(completion, read, lambda answer: countdown_verdict(answer, numbers, target))
 
 
-def _verdict(answer: str, numbers: Sequence[int], target: int | str) -> Verdict:
+def countdown_verdict(answer: str, numbers: Sequence[int], target: int | str) -> Verdict:
+    """On the answer alone, once it was read."""
     expression, equals, claimed = answer.strip("$ ").partition("=")
     try:
         used, value = evaluate(expression)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.problems.benchmarks import BENCHMARKS, benchmark, load_problems, table
+from eval.problems.benchmarks import BENCHMARKS, benchmark, load_problems
 from eval.problems.data import DataError
 from eval.problems.generated import generate
 from eval.problems.protocol import BOXED_STEPS, Generated, Source, grader
-from recipes.tasks import SOURCES
+from eval.problems.table import table
+from recipes.task_data import SOURCES
 from tests.sandboxes import needs
 
 ROOT = Path(__file__).parents[3]

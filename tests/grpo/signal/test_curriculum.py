@@ -35,8 +35,8 @@ def test_shuffled_is_one_permutation_an_epoch_from_seed_and_epoch():
 
 
 def test_settings_choose_the_order():
-    assert isinstance(prompt_order(CurriculumSettings(), 4, 1, 0), ShuffledEpochs)
-    adaptive = prompt_order(CurriculumSettings(order="adaptive", candidates=2, target=0.9, decay=1.0), 4, 1, 0)
+    assert isinstance(prompt_order(CurriculumSettings(), [{}] * 4, 1, 0), ShuffledEpochs)
+    adaptive = prompt_order(CurriculumSettings(order="adaptive", candidates=2, target=0.9, decay=1.0), [{}] * 4, 1, 0)
     by_hand = AdaptiveOrder(4, 0, 2, 0.9, 1.0)
     for order in (adaptive, by_hand):
         order.record(1, plain(1, 1, 0))
@@ -44,10 +44,10 @@ def test_settings_choose_the_order():
 
 
 def test_a_small_set_gets_so_few_candidates_that_a_step_has_no_problem_twice():
-    order = prompt_order(CurriculumSettings(order="adaptive", candidates=100), 40, 8, 0)  # 40 / 8 = 5 for each
+    order = prompt_order(CurriculumSettings(order="adaptive", candidates=100), [{}] * 40, 8, 0)  # 40 / 8 = 5 for each
     for step in range(20):
         assert len({order.at(8 * step + k) for k in range(8)}) == 8
-    alone = prompt_order(CurriculumSettings(order="adaptive"), 3, 8, 0)
+    alone = prompt_order(CurriculumSettings(order="adaptive"), [{}] * 3, 8, 0)
     assert [alone.at(k) for k in range(9)] == [ShuffledEpochs(3, 0).at(k) for k in range(9)]
 
 

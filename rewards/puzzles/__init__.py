@@ -1,0 +1,1 @@
+"""Grading the puzzles of the reasoning-gym package."""
