@@ -59,7 +59,7 @@ class Served:
 
     def __init__(self, folder: Path, run_dir: Path, runner: asyncio.Runner) -> None:
         self.settings = ModelSettings(path=str(folder), dtype="float32")
-        server = ServerSettings(request_timeout=120)
+        server = ServerSettings(request_timeout=600)
         rollout = RolloutSettings(max_tokens=64, max_prompt_tokens=200, max_sequences=16, server=server)
         self.runner, self.version = runner, 0
         self.engine = VLLMEngine(str(folder), self.settings, rollout, AutoTokenizer.from_pretrained(folder), run_dir)
@@ -112,7 +112,7 @@ class Changed:
 
 def test_a_mixture_of_experts_is_served_as_it_is_trained(served):
     proof = served.prove()
-    assert proof.tensors == 3 * 12 + 3  # of transformers, which holds a layer's experts in two
+    assert proof.tensors == 3 * 11 + 3  # of transformers, which holds a layer's experts in two
     assert proof.true.difference < 1e-5
     assert proof.perturbed.difference < 1e-4
     assert proof.true.tokens > 40
