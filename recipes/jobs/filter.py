@@ -19,9 +19,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,23 +32,21 @@ from rich.console import Console
 
 from eval.ask.progress import Progress, open_progress
 from eval.ask.run import to_the_end
-from eval.grade import failed, graded
 from eval.stats.intervals import wilson
-from eval.types import Generation, Problem
-from grpo.config import RolloutSettings
+from eval.types import Generation
 from grpo.policy.load import load_tokenizer
 from grpo.record.atomic import append_line, readable, write_atomic
 from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
-from grpo.types import Group, Prompt, RolloutRequest, Sampling
+from grpo.types import Group, Prompt
 from recipes.errors import InputError, run_async
+from recipes.jobs.draw import graded_group, groups
 from recipes.jobs.run_dir import locked
 from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
 from recipes.schema.cluster import ClusterSettings
 from recipes.schema.load import differences, model_settings
 from recipes.schema.recipe import Recipe
 from recipes.tasks import OWN_VERIFIERS, Task, TaskRow, load_task
-from rewards import Score
 
 HOW_ASKED = {"verifier", "read", "template", "system", "instruction", "prefill"}  # of a task, whatever its data
 
@@ -178,34 +175,6 @@ async def _grade_all(
             await to_the_end(keep(group))
     finally:
         await engine.close()
-
-
-async def groups(
-    engine: RolloutEngine, prompts: Sequence[Prompt], rollout: RolloutSettings, samples: int, seed: str
-) -> AsyncIterator[Group]:
-    """`samples` completions of each prompt, as they come."""
-    sampling = Sampling(rollout.max_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
-    # By problem, not by place: a resumed filter asks for what the killed one would have asked for.
-    seeds = [random.Random(f"{seed}/{prompt.id}").getrandbits(62) for prompt in prompts]
-    requests = [RolloutRequest(prompt, samples, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-    async for _, group in engine.generate(requests):
-        yield group
-
-
-def graded_group(task: Task, group: Group) -> list[Generation]:
-    """Every completion that was asked for, those that never came included."""
-    prompt = group.prompt
-    problem = Problem(prompt.id, prompt.text, prompt.answer, columns=prompt.columns)
-
-    def by_row(completion: str, problem: Problem) -> Score:
-        return task.grade(completion, {**problem.columns, "answer": problem.answer})
-
-    came = [
-        graded(task.name, problem, k, prompt.prefill + one.text, by_row, len(one.token_ids), one.finish_reason)
-        for k, one in enumerate(group.completions)
-    ]
-    causes = Counter(group.failures).elements()
-    return came + [failed(task.name, problem, k, "server", cause) for k, cause in enumerate(causes, len(came))]
 
 
 def _line(row: TaskRow, generations: Sequence[Generation], request: FilterRequest) -> Line:

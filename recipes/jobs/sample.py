@@ -35,7 +35,7 @@ from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.types import Prompt
 from recipes.errors import InputError, run_async
-from recipes.jobs.filter import graded_group, groups
+from recipes.jobs.draw import graded_group, groups
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
 from recipes.schema.load import model_settings, save_recipe

@@ -37,7 +37,7 @@ def test_r1_zero_shows_the_papers_text_and_hands_the_model_an_open_think():
     assert prompt.text == R1_ZERO.replace("{question}", "12+30")
     assert prompt.text.endswith("User: 12+30\nAssistant: <think>")
     assert prompt.prefill == "<think>"
-    assert (prompt.id, prompt.answer, prompt.columns) == ("t/0", "42", {"level": 1})
+    assert (prompt.id, prompt.answer, prompt.columns) == ("t/0", "42", {"question": "12+30", "level": 1})
 
 
 def test_a_prefill_follows_what_the_template_opened():

@@ -89,7 +89,7 @@ def test_the_nearest_name_may_be_an_installed_one(install) -> None:
 
 
 def test_whether_a_reward_reads_answers_is_its_own_property() -> None:
-    reading = {"accuracy", "cosine_length", "countdown", "multiple_choice", "number"}
+    reading = {"accuracy", "cosine_length", "countdown", "multiple_choice", "number", "reasoning_gym"}
     assert {name for name in BUILT_IN if reads_answers(name)} == reading
     assert not reads_answers("my_rewards.py:f")
 

@@ -114,7 +114,7 @@ def test_choices_and_countdown_rows_bring_the_columns_that_their_verifier_needs(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colums: {}", "colums: unknown key (did you mean 'columns'?); allowed here: dataset, columns, name, "),
+        ("colums: {}", "colums: unknown key (did you mean 'columns'?); allowed here: name, "),
         ("dataset: x.jsonl", "columns: required, but absent"),
         ("dataset: x\ncolumns: {question: q}", "columns.answer: required, but absent"),
         (

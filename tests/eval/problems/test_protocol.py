@@ -27,7 +27,8 @@ CHANGES = {
     "verifier": "number",
     "rel_tol": 0.01,
     "abs_tol": 0.01,
-    "rules": 2,
+    "evaluated": True,
+    "rules": 3,
     "prefill": "<think>",
     "shots": 4,
 }
@@ -87,7 +88,7 @@ def test_another_panel_of_generated_problems_has_another_hash():
         ({"plain": "chat"}, "plain: got 'chat', expected a text that contains {question}"),
         (
             {"verifier": "maths"},
-            "verifier: got 'maths', expected one of math, countdown, multiple_choice, number, code",
+            "verifier: got 'maths', expected one of math, countdown, multiple_choice, number, code, reasoning_gym",
         ),
         ({"read": ()}, "read: got [], expected some of tag, boxed, hashes, phrase, last_line"),
         ({"read": ("box",)}, "read: got ['box'], expected some of tag, boxed, hashes, phrase, last_line"),

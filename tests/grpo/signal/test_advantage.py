@@ -354,5 +354,5 @@ def test_a_recipe_takes_every_built_in_and_refuses_an_unknown_one():
     assert [GRPOConfig(advantage=name).advantage_kind for name in ADVANTAGE_KINDS] == list(ADVANTAGES)
     assert GRPOConfig().advantage_kind == "group_std"
     assert GRPOConfig(loss="dr_grpo").advantage_kind == "group_mean"
-    with pytest.raises(ValueError, match=r"got 'group_mad', expected auto, group_std, .* or a function of yours"):
+    with pytest.raises(ValueError, match=r"got 'group_mad', expected auto, group_std, .* or package.module:function"):
         GRPOConfig(advantage="group_mad")

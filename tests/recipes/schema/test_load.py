@@ -18,10 +18,12 @@ NAMES = [
     "dapo_3b_math_2gpu",
     "dr_grpo_1.5b_math_1gpu",
     "gspo_1.7b_math_2gpu",
+    "puzzles_sums_cpu",
     "qwen2.5_0.5b_gsm8k",
     "qwen2.5_32b_math_2x8gpu",
     "qwen2.5_7b_math_8gpu",
     "qwen2.5_coder_1.5b_mbpp_1gpu",
+    "r1_tiny_cpu",
     "r1_zero_3b_math_2gpu",
     "smollm2_135m_cpu",
     "smollm2_135m_lora_cpu",
@@ -29,6 +31,7 @@ NAMES = [
     "tiny_arithmetic_cpu",
     "tiny_program_cpu",
 ]
+CHAINS = ["r1_tiny_cpu"]
 
 
 def write(folder: Path, text: str = RECIPE) -> str:
@@ -50,7 +53,7 @@ def test_the_built_in_recipes_are_these():
     assert list(builtin_recipes()) == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CHAINS])
 def test_a_built_in_recipe_opens_with_a_comment_and_stores_as_an_equal_recipe(name, tmp_path):
     path, comment = builtin_recipes()[name]
     assert path.read_text().startswith(f"# {comment}")
@@ -157,7 +160,10 @@ def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
         ("task.name=null", "task.name and dataset: got neither"),
         ("task={name: math, dataset: a/b, columns: {question: q, answer: a}}", "task.name and dataset: got both"),
         ("task.system=Hi", "task.system: only template: chat has a system prompt"),
-        ("task.config={levels: [1]}", "task.config: only generated tasks (arithmetic, countdown) take one"),
+        (
+            "task.config={levels: [1]}",
+            "task.config: only generated tasks (arithmetic, countdown, reasoning_gym) take one",
+        ),
         ("task.held_out_split=train", "task.held_out_split: 'train' is the split that is trained on"),
         ("task={name: countdown, split: a}", "task.split: has no meaning for countdown"),
         ("task={name: countdown, path: a}", "task.path: only gsm8k and math have one"),
