@@ -162,7 +162,7 @@ def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
         ("task.system=Hi", "task.system: only template: chat has a system prompt"),
         (
             "task.config={levels: [1]}",
-            "task.config: only generated tasks (arithmetic, countdown, reasoning_gym) take one",
+            "only generated tasks (arithmetic, countdown, reasoning_gym) take one",
         ),
         ("task.held_out_split=train", "task.held_out_split: 'train' is the split that is trained on"),
         ("task={name: countdown, split: a}", "task.split: has no meaning for countdown"),
