@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, needs("bubblewrap")]
 
 HONEST = 400
 HOSTILE = [json.loads(line) for line in (CASES / "hostile_programs.jsonl").open(encoding="utf-8")]
-LIMITS = Limits(cpu_seconds=2, wall_seconds=8, memory_mib=512, disk_mib=17, output_kib=256)
+LIMITS = Limits(cpu_seconds=2, wall_seconds=20, memory_mib=512, disk_mib=17, output_kib=256)
 C = '#include <stdio.h>\nint main() {{ int a, b; scanf("%d %d", &a, &b); printf("%d\\n", a {0} b); }}'
 
 
