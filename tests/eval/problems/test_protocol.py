@@ -27,7 +27,8 @@ CHANGES = {
     "verifier": "number",
     "rel_tol": 0.01,
     "abs_tol": 0.01,
-    "rules": 2,
+    "rules": 0,
+    "evaluated": True,
 }
 GOES_WITH = {"samples": {"temperature": 1.0}, "rel_tol": {"verifier": "number"}, "abs_tol": {"verifier": "number"}}
 
