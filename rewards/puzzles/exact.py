@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_NUMBER = re.compile(r"[-+]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?")  # one that stands alone
+_NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d*|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d*)?")  # one that stands alone
 _DECIMAL = re.compile(r"(?<![\w.])(\d+)\.(\d*)(?![\d.])")
+MAX_NUMBER = 1000  # characters of one that is compared by its value
 _WORDS = frozenset({"true", "false", "yes", "no"})
 
 
@@ -23,6 +24,8 @@ def same(answer: str, gold: str, any_case: bool = False) -> bool:
         answer, gold = answer.lower(), gold.lower()
     if answer == gold:
         return True
+    if max(len(answer), len(gold)) > MAX_NUMBER:
+        return False
     return bool(_NUMBER.fullmatch(gold)) and bool(_NUMBER.fullmatch(answer)) and _value(answer) == _value(gold)
 
 

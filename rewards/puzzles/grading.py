@@ -20,12 +20,13 @@ from rewards.puzzles.trust import trusted
 from rewards.verifier.pool import Pool
 from rewards.verifier.verdict import Verdict
 
-CPU_SECONDS, MEMORY_GIB, WORKERS = 10.0, 4.0, 2
+CPU_SECONDS, MEMORY_GIB, WORKERS = 4.0, 4.0, 2
 SHOWN = 60  # characters of an answer in a reason
 
 _WORD = r"(?:sin|cos|tan|asin|acos|atan|sinh|cosh|tanh|exp|log|ln|sqrt|pi|[A-Za-z])(?![A-Za-z_])"
-# Short numbers and powers of one or two digits: no tower that fills the memory.
-_FORMULA = rf"(?:{_WORD}|\d{{1,12}}(?:\.\d{{1,12}})?(?![\d.A-Za-z_])|\*\*(?![\s(]*\d{{3}})|\*(?!\*)|[-+/()\s])+"
+# Short numbers, and exponents of one or two digits, a fraction or a letter: no tower of powers.
+_EXPONENT = r"\s*(?:\d{1,2}(?!\d)|[a-z](?![A-Za-z])|\(\s*-?\d{1,2}(?:\s*/\s*\d{1,2})?\s*\))(?!\s*\*\*)"
+_FORMULA = rf"(?:{_WORD}|\d{{1,12}}(?:\.\d{{1,12}})?(?![\d.A-Za-z_])|\*\*{_EXPONENT}|\*(?!\*)|[-+/()\s])+"
 _JSON = r"[\[{][^\\_]*[\]}]"
 # What an answer to those with many right ones looks like; `refused` ones may be asked for all the same.
 LOOKS: Mapping[str, str] = {
