@@ -30,6 +30,7 @@ def finish(model: nn.Module, model_config: Any, device: torch.device) -> None:
     finalize_layerwise_reload(model, model_config)
     if device.type == "cpu":
         _repack_output_layer(model)
+        _repack_experts(model)
 
 
 def undo(model: nn.Module) -> None:
@@ -76,3 +77,12 @@ def _repack_output_layer(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, ParallelLMHead):
             layer.quant_method.process_weights_after_loading(layer)
+
+
+def _repack_experts(model: nn.Module) -> None:
+    """On CPU experts lie packed for their kernel. vLLM packs them when it makes that, at the start: an update leaves
+    them as they were loaded (unquantized_fused_moe_method.py, `is_weight_update`), and they are read as if packed."""
+    for layer in model.modules():
+        kernel = getattr(getattr(layer, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and "w13_weight" in layer._parameters:
+            kernel.fused_experts.process_weights_after_loading(layer)
