@@ -62,10 +62,10 @@ def rehearse(
 
     Raises RewardError, AdvantageError, LossError or RehearsalError: what is wrong, as training would find it.
     """
-    shown, groups = [], []
+    shown, groups, limit = [], [], recipe.rollout.max_tokens
     for prompt, other in zip(prompts[:PROBLEMS], [*prompts[1:PROBLEMS], prompts[0]], strict=False):
         texts = written(prompt, other, recipe)
-        completions = [_completion(text, kind, tokenizer) for kind, text in zip(KINDS, texts, strict=True)]
+        completions = [_completion(text, kind, tokenizer, limit) for kind, text in zip(KINDS, texts, strict=True)]
         size = max(recipe.rollout.group_size, len(KINDS))
         group = [completions[i % len(KINDS)] for i in range(size)]
         scored = rewards.score(*reward_inputs(prompt, group), TrainerState(0, recipe.train.steps, 0.0))
@@ -160,10 +160,11 @@ def check_optimizer(config: GRPOConfig) -> None:
         ) from error
 
 
-def _completion(text: str, kind: str, tokenizer: PreTrainedTokenizerBase | None) -> Completion:
-    ids: Sequence[int] = range(len(text))
-    if tokenizer is not None:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+def _completion(text: str, kind: str, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int) -> Completion:
+    ids: Sequence[int] = range(len(text) + 1)
+    if tokenizer is not None:  # with the end token, without which no completion stops
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id or 0]
+    ids = ids[:max_tokens]  # a reward may rely on it
     n = len(ids)
     return Completion(tuple(ids), (-1.0,) * n, (0,) * n, text, "length" if kind == KINDS[2] else "stop")
 

@@ -57,7 +57,8 @@ def _packages() -> Iterator[Finding]:
         yield Finding("zero-rl", "not installed: its packages cannot be compared", "pip install -e .")
         requirements = []
     for requirement in requirements:
-        if "extra ==" in requirement:
+        requirement, _, extra = requirement.partition(";")
+        if "extra ==" in extra and "train" not in extra:
             continue
         name = re.split(r"[<>=!~ ;\[]", requirement, maxsplit=1)[0]
         yield _package(name, requirement.removeprefix(name).strip())

@@ -75,5 +75,5 @@ def test_levels_may_be_text_and_rows_without_one_are_refused():
     assert prompt_order(CurriculumSettings(order="levels"), texts, 1, 0).metrics() == {"level": 1.0}
     with pytest.raises(ValueError, match=r"a column level with a number in every row, got None"):
         prompt_order(CurriculumSettings(order="levels"), [{"level": None}], 1, 0)
-    with pytest.raises(ValueError, match="lower_at: got 0.8, expected less than raise_at"):
+    with pytest.raises(ValueError, match=r"lower_at: got 0\.8, expected less than raise_at"):
         CurriculumSettings(order="levels", lower_at=0.8)
