@@ -89,7 +89,6 @@ def test_a_generator_that_is_not_trusted_is_taken_where_the_recipe_says_so():
         ({"allow_negation": 1}, "allow_negation: got 1, expected true or false"),
         ({"max_terms": 1}, "chain_sum: these settings are refused by the generator: max_terms must be >= min_terms"),
         ({"max_terms": 9, "levels": [0]}, "max_terms is what levels set"),
-        ({"dataset": "jugs", "levels": [3]}, "jugs: level 3 is refused by the generator: Could not generate"),
     ],
 )
 def test_settings_are_checked_by_the_generators_own_class(config, words):
