@@ -44,6 +44,7 @@ def measure(model: str, transport: str, syncs: int, folder: Path) -> dict[str, A
     from grpo.rollout.vllm.engine import VLLMEngine
 
     settings = ModelSettings(path=model)
+    # One of TRANSPORTS, which mypy takes for any text.
     server = ServerSettings(weight_transfer=transport, kv_cache_gib=1.0)  # type: ignore[arg-type]
     rollout = RolloutSettings(max_tokens=64, max_prompt_tokens=64, max_sequences=8, server=server)
     tokenizer = AutoTokenizer.from_pretrained(model)

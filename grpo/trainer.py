@@ -284,7 +284,8 @@ class GRPOTrainer:
     # -- weights, checkpoints, evaluation ----------------------------------------------------------
 
     async def _sync(self, version: int) -> SyncReport:
-        self.recorder.stage(f"sending weights, version {version}")
+        what = f"weights, version {version}" if version >= 0 else "perturbed weights"  # of the proof
+        self.recorder.stage(f"sending {what}")
         lora = self.model_settings.lora
         if lora is None or lora.sync != "adapter":
             return await self.engine.update_weights(self.learner.weights, version)

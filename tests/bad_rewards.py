@@ -229,3 +229,11 @@ def open_format(completions, **columns):
 def format_with_a_tail(completions, **columns):
     shape = re.compile(r"<think>.+?</think>\s*<answer>.+?</answer>", re.DOTALL)
     return [float(bool(shape.match(text))) for text in completions]
+
+
+def believes_programs(completions, **columns):
+    """Takes a program that ends before its tests for one that passes them."""
+    from rewards.builtin.code import code
+
+    values = code(completions, **columns)
+    return [1.0 if "exit(0)" in text else value for text, value in zip(completions, values, strict=True)]

@@ -108,6 +108,7 @@ class ModelWeights:
 
     def _spec(self, name: str) -> TensorSpec:
         module, parameter = self._places[name]
+        # A module's attributes have no types.
         base = module.get_base_layer() if hasattr(module, "base_layer") else module  # type: ignore[operator]
         tensor = getattr(base, parameter)
         if _is_quantized(base) and parameter == "weight":

@@ -170,4 +170,5 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
+        # mypy's stubs know only hashlib's own digests.
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]

@@ -147,6 +147,7 @@ def max_positions(settings: ModelSettings) -> int:
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside, whether or not peft wraps it."""
+    # A module's attributes have no types.
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
 
 

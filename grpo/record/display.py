@@ -39,6 +39,20 @@ COLUMNS = (
     ("tokens_per_second", "tokens/s", 10, "{:,.0f}"),
     ("seconds", "seconds", 9, "{:.1f}"),
 )
+# The same of supervised fine-tuning, which samples nothing.
+SUPERVISED_ROWS = (
+    ("loss", "loss", "{:.4f} nats"),
+    ("heldout_loss", "held-out loss", "{:.4f} nats"),
+    ("entropy", "entropy", "{:.3f} nats"),
+    ("tokens_per_second", "throughput", "{:,.0f} tokens/s"),
+)
+SUPERVISED_COLUMNS = (
+    ("loss", "loss", 9, "{:.4f}"),
+    ("heldout_loss", "held out", 10, "{:.4f}"),
+    ("entropy", "entropy", 9, "{:.3f}"),
+    ("tokens_per_second", "tokens/s", 10, "{:,.0f}"),
+    ("seconds", "seconds", 9, "{:.1f}"),
+)
 HEADING_EVERY = 25  # lines
 
 
@@ -75,7 +89,8 @@ class LineDisplay:
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         width = 2 * len(str(self._pace.total_steps)) + 6
         # No reward may be an accuracy.
-        columns = [one for one in COLUMNS if one[0] != "accuracy" or metrics.get("accuracy") is not None]
+        kind = COLUMNS if "reward" in metrics else SUPERVISED_COLUMNS
+        columns = [one for one in kind if one[0] != "accuracy" or metrics.get("accuracy") is not None]
         if self._steps % HEADING_EVERY == 0 or columns != self._columns:
             heads = "".join(f"{heading:>{size}}" for _, heading, size, _ in columns)
             self._print(f"{'step':<{width}}{heads}{'left':>9}")
@@ -100,7 +115,7 @@ class LiveDisplay:
 
     def __init__(self, console: Console, title: str, total_steps: int) -> None:
         self._console, self._title, self._pace = console, title, Pace(total_steps)
-        self._history: dict[str, list[float]] = {key: [] for key, _, _ in ROWS}
+        self._history: dict[str, list[float]] = {key: [] for key, _, _ in (*ROWS, *SUPERVISED_ROWS)}
         self._metrics: Mapping[str, float | None] = {}
         self._evaluations: dict[int, Mapping[str, Any]] = {}
         self._stage, self._stage_started = "starting", time.monotonic()
@@ -145,7 +160,8 @@ class LiveDisplay:
 
     def _numbers(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for key, name, form in ROWS:
+        supervised = self._metrics and "reward" not in self._metrics
+        for key, name, form in SUPERVISED_ROWS if supervised else ROWS:
             if key == "accuracy" and self._metrics and not self._history[key]:
                 continue  # no reward is one
             trend = Text(sparkline(self._history[key]), style="cyan")

@@ -70,7 +70,7 @@ class TransformersEngine:
             return await asyncio.to_thread(self._load, stream, version, started)
 
     async def close(self) -> None:
-        self._model = None  # type: ignore[assignment]
+        self._model = None  # type: ignore[assignment]  # of no more use: its memory is given back
 
     @torch.no_grad()
     def _load(self, stream: WeightStream, version: int, started: float) -> SyncReport:

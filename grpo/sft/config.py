@@ -46,7 +46,8 @@ class SFTData(Settings):
 class SFTConfig(TrainSettings):
     """Training. Defaults are those of a full fine-tuning; with an adapter, ten times the learning rate is usual."""
 
-    steps: Positive | None = None  # type: ignore[assignment]  # optimizer steps; None: by epochs
+    # Optimizer steps; None: by epochs. The base has a number always, which a step is told in the end (for_update).
+    steps: Positive | None = None  # type: ignore[assignment]
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     epochs: Annotated[float, Field(gt=0)] | None = None  # passes over the examples; None: 1, unless steps are given
@@ -75,5 +76,7 @@ class SFTConfig(TrainSettings):
 
 def _conflicts(config: SFTConfig) -> Iterator[str]:
     yield from process_conflicts(config)
+    if config.backend == "trl":
+        yield "backend: kind: sft trains by this project's own step alone; leave backend out"
     if config.steps is not None and config.epochs is not None:
         yield "epochs: steps say how long to train, too; keep one of them"

@@ -24,7 +24,7 @@ from recipes.schema.sft import SFTRecipe
 
 @contextmanager
 def joined_ranks(recipe: Recipe | SFTRecipe) -> Iterator[Ranks]:
-    """The ranks of the run, if this process is one of several."""
+    """The ranks of the run, if this process is one of several. When the leader leaves, the others may go."""
     placed = isinstance(recipe, Recipe) and recipe.cluster.address
     if rank() is None or (placed and recipe.train.processes == 1):
         yield ALONE
@@ -40,7 +40,10 @@ def joined_ranks(recipe: Recipe | SFTRecipe) -> Iterator[Ranks]:
                 f"train.processes: the recipe has {recipe.train.processes}, but torchrun started {ranks.size}; "
                 f"--set train.processes={ranks.size}"
             )
-        yield ranks
+        try:
+            yield ranks
+        finally:
+            ranks.dismiss()
 
 
 def follow(recipe: Recipe | SFTRecipe) -> None:

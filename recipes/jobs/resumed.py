@@ -32,6 +32,11 @@ def changed_otherwise(
     return {key: values for key, values in changed.items() if not any(_covers(name, key) for name in may)}
 
 
+def changes_nothing(key: str) -> bool:
+    """Whether what is computed is the same whatever the setting's value."""
+    return any(_covers(name, key) for name in MAY_CHANGE)
+
+
 def _covers(name: str, key: str) -> bool:
     """A list or a mapping is compared item by item: train.trackers.0."""
     return key == name or key.startswith(name if name.endswith(".") else f"{name}.")

@@ -37,11 +37,11 @@ from grpo.types import Prompt
 from recipes.errors import InputError, run_async
 from recipes.jobs.draw import graded_group, groups
 from recipes.jobs.run_dir import check_unused, locked
+from recipes.jobs.sample_rules import Apart, kept
 from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.sample import SampleRecipe
 from recipes.stages.identity import content_hash
-from recipes.stages.rules import Apart, kept
 from recipes.tasks import Task, load_task
 
 DATA = Path("data") / "train.parquet"
@@ -176,9 +176,11 @@ def _write(
     text = _in_words(summary)
     if not chosen:
         raise InputError(f"no sample was kept.\n{text}\nWiden the rules under sample, or take a better model")
+    folder = Path(model_settings(recipe.for_sampling()).path)
     origin = {
         "model": recipe.model.path,
-        "weights": content_hash(Path(model_settings(recipe.for_sampling()).path)),
+        "revision": recipe.model.revision,
+        "weights": content_hash(folder) if folder.is_dir() else None,  # a hub's are named by the revision
         "task": recipe.task.name or recipe.task.dataset,
         "seed": recipe.sample.seed,
     }
@@ -217,12 +219,18 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines + [f"  {n} {rule}" for rule, n in summary["dropped"].items()])
 
 
+def _weights(origin: Mapping[str, Any]) -> str:
+    return (
+        f"weights {origin['weights']}" if origin["weights"] else f"revision {origin['revision'] or 'main'} of the hub"
+    )
+
+
 def _card(recipe: SampleRecipe, origin: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     rules = "\n".join(f"| {rule} | {n} |" for rule, n in {"kept": summary["kept"], **summary["dropped"]}.items())
     settings = yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     return (
         "# Verified samples\n\n"
-        f"{summary['kept']} samples of {origin['model']} (weights {origin['weights']}) on {origin['task']}, made by "
+        f"{summary['kept']} samples of {origin['model']} ({_weights(origin)}) on {origin['task']}, made by "
         f"Zero in {duration(summary['wall_seconds'])}. Each was verified by the task's own verifier.\n\n"
         f"| rule | samples |\n| --- | --- |\n{rules}\n\n"
         f"{summary['overlapping_problems']} problems were left out because they overlap with "

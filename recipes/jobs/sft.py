@@ -51,10 +51,7 @@ def run(recipe: SFTRecipe, source: str, output: Path, resume: bool, overrides: S
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     with joined_ranks(recipe) as ranks:
-        try:
-            _run(recipe, source, output, resume, overrides, ranks)
-        finally:
-            ranks.dismiss()
+        _run(recipe, source, output, resume, overrides, ranks)
     return 0
 
 

@@ -66,10 +66,7 @@ def run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Sequ
 
         refuse(recipe, resume)
     with joined_ranks(recipe) as ranks:
-        try:
-            _run(recipe, source, output, resume, overrides, ranks)
-        finally:
-            ranks.dismiss()
+        _run(recipe, source, output, resume, overrides, ranks)
     return 0
 
 

@@ -26,7 +26,6 @@ from recipes.schema.load import KINDS, AnyRecipe, RecipeError, parsed, validated
 from rewards.nearest import did_you_mean
 
 BASE = "base"
-NAME = r"[A-Za-z][A-Za-z0-9_-]*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ def _stage(
                 f"{source_of(where, (*key, 'model'))}: {dotted((*key, 'model'))}: stage {path} makes "
                 "samples, no model; name the stage that trained one"
             )
-    elif not _exists(str(path)) and (hint := did_you_mean(str(path), [BASE, *stages])):
+    elif not _may_exist(str(path)) and (hint := did_you_mean(str(path), [BASE, *stages])):
         raise RecipeError(
             f"{source_of(where, (*key, 'model'))}: {dotted((*key, 'model'))}: no stage and no folder {path!r}{hint}"
         )
@@ -235,5 +234,6 @@ def _merged(below: Any, above: Any) -> Any:
     return copy.deepcopy(above)
 
 
-def _exists(path: str) -> bool:
+def _may_exist(path: str) -> bool:
+    """A folder, a hub id or the built-in model."""
     return Path(path).expanduser().exists() or path.count("/") == 1 or path == "tiny"

@@ -11,20 +11,8 @@ from typing import Any
 import xxhash
 
 from grpo.record.flatten import flatten
+from recipes.jobs.resumed import changes_nothing
 from recipes.schema.chain import Chain, Stage
-
-# Where and how safely a stage runs, not what it computes.
-FREE = (
-    "train.processes",
-    "train.replicas",
-    "train.gpus",
-    "train.threads",
-    "train.max_restarts",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.trackers",
-    "rollout.server.",
-)
 
 
 def identities(chain: Chain) -> dict[str, str]:
@@ -32,7 +20,7 @@ def identities(chain: Chain) -> dict[str, str]:
     found: dict[str, str] = {}
     contents: dict[str, str] = {}
     for stage in chain.stages:
-        settings = {key: value for key, value in flatten(stage.settings).items() if not key.startswith(FREE)}
+        settings = {key: value for key, value in flatten(stage.settings).items() if not changes_nothing(key)}
         files = {path: contents.setdefault(path, content_hash(Path(path))) for path in _files(stage)}
         inputs = {name: found[name] for name in stage.inputs}
         text = json.dumps([stage.kind, settings, files, inputs], sort_keys=True, default=str)
@@ -47,8 +35,8 @@ def content_hash(path: Path) -> str:
         if file.is_file():
             digest.update(str(file.relative_to(path)).encode())
             with file.open("rb") as opened:
-                while block := opened.read(2**20):
-                    digest.update(block)
+                # mypy's stubs know only hashlib's own digests.
+                digest.update(hashlib.file_digest(opened, xxhash.xxh3_128).digest())  # type: ignore[arg-type]
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -131,8 +132,6 @@ def _goes_with_us() -> None:
 
 
 def _command(chain: Chain, output: Path, overrides: Sequence[str]) -> str:
-    import shlex
-
     settings = [part for override in overrides for part in ("--set", override)]
     return shlex.join(["zero", "run", chain.source, *settings, "--output", str(output), "--resume"])
 

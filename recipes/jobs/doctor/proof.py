@@ -51,6 +51,7 @@ def prove(folder: Path) -> Iterator[Shown]:
         if reason := _missing(name, gpus):
             yield Shown(f"weights by {name}", None, reason)
         else:
+            # mypy knows no lambda with a default.
             yield _tried(f"weights by {name}", lambda name=name: _weights(folder, name))  # type: ignore[misc]
     if gpus == 1:
         yield Shown("a run on all devices", None, "there is one, which the runs above are on")
