@@ -183,11 +183,15 @@ class RunRecorder:
         self.stage("writing the report")
         report = write_report(self.run_dir)
         self.close()
-        curve = terminal_curve(read_run(self.run_dir), min(self._console.width, 100))
+        run = read_run(self.run_dir)
+        if run.evaluations or any(row.get("accuracy") is not None for row in run.steps):
+            self._draw(terminal_curve(run, min(self._console.width, 100)))
+        self._console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self, curve: str) -> None:
         # A terminal without these characters gets question marks rather than an error at the end of a run.
         encoding = self._console.encoding
         print(curve.encode(encoding, "replace").decode(encoding), file=self._console.file)
-        self._console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Give the terminal and the trackers back. May be called twice."""

@@ -29,6 +29,7 @@ SAMPLE_COLUMNS = ["prompt_id", "prompt", "completion", "answer", "reward", "outc
 
 BLUE, ORANGE = "#1f5fa8", "#d98032"
 CURVES = {"reward": "training reward", "length": "completion length (tokens)", "entropy": "entropy (nats)"}
+SUPERVISED_CURVES = {"loss": "loss (nats)", "heldout_loss": "held-out loss (nats)", "entropy": "entropy (nats)"}
 HEALTH = {
     "grad_norm": "gradient norm",
     "logprob_diff": "|trainer - server| log-prob (nats)",
@@ -97,10 +98,11 @@ def learning_curve(run: Run) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7), layout="constrained")
-    grid = figure.add_gridspec(2, len(CURVES), height_ratios=[2, 1])
+    curves = CURVES if any("reward" in row for row in run.steps) or not run.steps else SUPERVISED_CURVES
+    grid = figure.add_gridspec(2, len(curves), height_ratios=[2, 1])
     figure.suptitle(run.title)
     _accuracy(figure.add_subplot(grid[0, :]), run)
-    for column, (key, label) in enumerate(CURVES.items()):
+    for column, (key, label) in enumerate(curves.items()):
         _metric(figure.add_subplot(grid[1, column]), run, key, label)
     return figure
 
