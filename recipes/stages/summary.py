@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from eval.stats.intervals import paired_difference
 from grpo.record.atomic import write_atomic
@@ -30,7 +29,7 @@ def write_summary(chain: Chain, output: Path, done: Mapping[str, Artifact], cons
     summary = {"stages": rows, "wall_seconds": sum(row.get("wall_seconds", 0.0) for row in rows)}
     write_atomic(output / "summary.json", json.dumps(summary, indent=2))
     write_atomic(output / "report.html", _page(chain.source, rows))
-    console.print(_table(rows))
+    console.print(f"\n{_table(rows)}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {output / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -78,11 +77,11 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(*HEADS, box=None)
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Aligned lines, which no terminal breaks within a cell."""
+    lines = [HEADS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def _page(source: str, rows: list[dict[str, Any]]) -> str:
