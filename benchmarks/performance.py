@@ -35,6 +35,9 @@ COMMANDS = {
     "train_step": "benchmarks.train_step --model DIR --calibrate",
     "length": "benchmarks.train_step --model DIR --sweep length --tokens 8192 --rounds 2",
     "group": "benchmarks.train_step --model DIR --sweep group --rounds 2",
+    "processes": "benchmarks.processes --model DIR",
+    "sync": "benchmarks.sync --model DIR --shape qwen2.5-1.5b",
+    "fleet": "benchmarks.fleet --model DIR",
 }
 ON_GPU = {
     "gpu_16k": "benchmarks.train_step --shape qwen2.5-1.5b --tokens 16384 --calibrate",
@@ -185,6 +188,26 @@ def _sweep(name: str, of: str) -> Callable[[Results], str]:
     return made
 
 
+def _processes(results: Results) -> str:
+    from benchmarks.processes import HEAD, rows
+
+    found = results["processes"]
+    return table(HEAD, rows(found)) + f"\n\n{Path(found['model']).name}, about {found['tokens']:,} tokens a step."
+
+
+def _sync(results: Results) -> str:
+    from benchmarks.sync import HEAD, rows
+
+    return table(HEAD, rows(results["sync"])) + f"\n\n{results['sync']['syncs'][0]['syncs']} syncs each."
+
+
+def _fleet(results: Results) -> str:
+    from benchmarks.fleet import HEAD, rows
+
+    found = results["fleet"]
+    return table(HEAD, rows(found)) + f"\n\nMedian and range of {found['rounds']} pairs of turns."
+
+
 def _gpu(results: Results) -> str:
     found = [results[name] for name in ON_GPU if name in results]
     if not found:
@@ -206,6 +229,9 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
     "train_step": _train_step,
     "length": _sweep("length", "completion length"),
     "group": _sweep("group", "group size"),
+    "processes": _processes,
+    "sync": _sync,
+    "fleet": _fleet,
     "gpu": _gpu,
     "commands": _commands,
 }

@@ -3,7 +3,7 @@
     python -m benchmarks.processes [--model DIR | --shape NAME] [--processes 1 2 4] [--tokens N] [--json FILE]
 
 The trainer alone (`grpo.policy.learner`), started by torchrun as a run starts it, in fp32, on the same stored rollouts
-at every number (those of benchmarks/train_step.py) and in micro-batches of one group, so that what a micro-batch takes
+at every number (those of benchmarks/train_step.py) and in micro-batches of 2,312 tokens, so that what a micro-batch takes
 stays and what is sharded shrinks. Of each process: the memory that it has to itself (RssAnon, benchmarks/memory.py), at
 its highest while the model is loaded and while two steps are trained, and between steps: weights, moments, gradients,
 and what the allocator keeps. Random weights (`--shape`) take as much as trained ones.
@@ -65,7 +65,7 @@ def rank(folder: Path) -> None:
     def play(ranks: Any) -> None:
         nonlocal learner
         model = ModelSettings(path=settings["model"], dtype="float32")
-        longest = PROMPT + GROUP * 512  # one group, whatever its lengths
+        longest = round(PROMPT + GROUP * MEAN)  # a group of the mean length
         config = GRPOConfig(learning_rate=LEARNING_RATE, correction="none", tokens_per_micro_batch=longest)
         with Peak(lambda: private(own)) as loading:
             policy = load_model(model, cpu) if ranks.rank == 0 else load_skeleton(model)
