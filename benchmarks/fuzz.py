@@ -91,24 +91,28 @@ def main() -> None:
     slowest = 0.0
     compare(r"2\sum_{k=1}^{n} k", r"\sum_{k=1}^{n} 2k")  # a worker's start takes seconds, once
     for i, (answer, gold) in enumerate(pairs(arguments.pairs, arguments.seed, golds_at_hand())):
-        started, escaped = time.perf_counter(), ""
-        try:
-            score = compare(answer, gold)
-            if i % 2:
-                score = verify(f"<think>{gold}</think>So \\boxed{{{answer}}}", gold, question=f"What is ${gold}$?")
-            outcomes[score.outcome] += 1
-        except BaseException as failure:  # what a command that looks for escapes is for
-            if isinstance(failure, KeyboardInterrupt):
-                break
-            escaped = repr(failure)
-        seconds = time.perf_counter() - started
-        slowest = max(slowest, seconds)
-        if escaped or seconds > LIMIT or (not escaped and score.outcome == "error" and gold.strip()):
-            kept.append({"answer": answer, "gold": gold, "seconds": seconds, "escaped": escaped, "score": str(score)})
+        gradings = [lambda answer=answer, gold=gold: compare(answer, gold)]
+        if i % 2:
+            text, question = f"<think>{gold}</think>So \\boxed{{{answer}}}", f"What is ${gold}$?"
+            gradings.append(lambda text=text, gold=gold, question=question: verify(text, gold, question=question))
+        for grade in gradings:
+            started, score, escaped = time.perf_counter(), None, ""
+            try:
+                score = grade()
+            except Exception as failure:  # what a command that looks for escapes is for
+                escaped = repr(failure)
+            seconds = time.perf_counter() - started
+            slowest = max(slowest, seconds)
+            outcomes[score.outcome if score else "escaped"] += 1
+            if seconds > LIMIT or score is None or (score.outcome == "error" and gold.strip()):
+                kept.append(
+                    {"answer": answer, "gold": gold, "seconds": seconds, "escaped": escaped, "score": str(score)}
+                )
         if (i + 1) % 100_000 == 0:
             print(f"{i + 1} pairs: {dict(outcomes)}, slowest {slowest:.2f} s", flush=True)
     counts = {
-        "pairs": sum(outcomes.values()),
+        "pairs": arguments.pairs,
+        "gradings": sum(outcomes.values()),
         "outcomes": dict(outcomes),
         "escaped": sum(bool(one["escaped"]) for one in kept),
         "over_limit": sum(one["seconds"] > LIMIT for one in kept),

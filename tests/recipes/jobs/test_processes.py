@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 
 from grpo.policy.checkpoint import checkpoints
+from tests.printed import without_loading
 from tests.processes import ended
 
 pytestmark = pytest.mark.slow
@@ -90,11 +91,6 @@ def run(*arguments: object) -> tuple[int, str, str]:
     with started(command(*arguments)) as process:  # type: ignore[arg-type]
         out, errors = process.communicate(timeout=400)
     return process.returncode, out, without_loading(errors)
-
-
-def without_loading(errors: str) -> str:
-    """Less the line that says, where there is no terminal, what is being imported."""
-    return "".join(line for line in errors.splitlines(keepends=True) if not line.startswith("loading "))
 
 
 def log(output: Path) -> str:
