@@ -3,10 +3,10 @@
     python -m benchmarks.processes [--model DIR | --shape NAME] [--processes 1 2 4] [--tokens N] [--json FILE]
 
 The trainer alone (`grpo.policy.learner`), started by torchrun as a run starts it, in fp32, on the same stored rollouts
-at every number (those of benchmarks/train_step.py) and in micro-batches of 2,312 tokens, so that what a micro-batch takes
-stays and what is sharded shrinks. Of each process: the memory that it has to itself (RssAnon, benchmarks/memory.py), at
-its highest while the model is loaded and while two steps are trained, and between steps: weights, moments, gradients,
-and what the allocator keeps. Random weights (`--shape`) take as much as trained ones.
+at every number (those of benchmarks/train_step.py) and in micro-batches of 2,312 tokens, so that what a micro-batch
+takes stays and what is sharded shrinks. Of each process: the memory that it has to itself (RssAnon, see
+benchmarks/memory.py), at its highest while the model is loaded and while two steps are trained, and between steps:
+weights, moments, gradients, and what the allocator keeps. Random weights (`--shape`) take as much as trained ones.
 """
 
 from __future__ import annotations
