@@ -3,7 +3,7 @@
     python -m benchmarks.verifier [--rows N] [--rounds R] [--json FILE]
 
 Completions are the data sets' own solutions with their answer in a box; every second one has the answer of another
-problem. Ours: rewards.verifier.math.verify_all, in one process, its cache emptied before each round. Theirs: parse and
+problem. Ours: rewards.verifier.math.verify_all, in one process, its caches emptied before each round. Theirs: parse and
 verify on the same texts, in one process, with its timeouts off, which is its fastest way. After a warm-up the two take
 turns; a ratio is that of one round. They are not asked to agree; the disagreements are counted.
 """
@@ -24,6 +24,7 @@ from math_verify import parse, verify
 from benchmarks.golds import DATA
 from eval.problems.data import gold_answer
 from rewards.verifier import math as ours
+from rewards.verifier.spelling import tidy
 
 Item = tuple[str, str]  # completion, gold answer
 
@@ -45,6 +46,7 @@ def items(name: str, rows: int) -> list[Item]:
 
 def grade_ours(batch: Sequence[Item]) -> list[bool]:
     ours._settle.cache_clear()
+    tidy.cache_clear()
     scores = ours.verify_all([completion for completion, _ in batch], [gold for _, gold in batch])
     return [score.value == 1.0 for score in scores]
 

@@ -7,6 +7,7 @@ Rules that could change a value have no place here.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -90,12 +91,13 @@ _RULES = tuple(
         (r"(?<=\d) ?([AP])\.?M\.?(?=\}?[ .]*\Z)", lambda found: f" {found[1].lower()}m"),
     )
 )
-_CURRENCY = re.compile(r"[^$]*(?:\$ ?-?\d[^$]*)+")
+_CURRENCY = re.compile(r"[^$]*(?:\$ ?-?\d[^$]*)+|[^$]*\d ?\$")  # $5, 5$
 _BRACED = re.compile(
     r"(?:\\(?:boxed|fbox|boldsymbol|mathbf|bm))?\{(.*(?<!\\))\}|\*\*(.*)\*\*|\*(.*)\*|`(.*)`|\"(.*)\"|'(.*)'", re.DOTALL
 )
 
 
+@functools.lru_cache(maxsize=2048)  # an answer and its gold are looked at in several ways
 def tidy(text: str) -> str:
     """The one spelling. The space after a comma stays: "1, 234" is a list."""
     text = _respelled(mended(text))
@@ -131,7 +133,7 @@ def plain(text: str) -> str:
 def _without_dollars(text: str) -> str:
     """Without the signs that only delimit mathematics. Dollars stand alone, or before numbers."""
     bare = re.sub(r"\\\$", "", text).strip().rstrip(" .,;")
-    if (bare.count("$") == 1 or _CURRENCY.fullmatch(bare)) and not (len(bare) > 1 and bare[0] == bare[-1] == "$"):
+    if _CURRENCY.fullmatch(bare) and not (len(bare) > 1 and bare[0] == bare[-1] == "$"):
         return text
     return re.sub(r"(?<!\\)\$", "", re.sub(r"(?<=\w)\$+(?=\w)", " ", text))  # $4$$2$ is not 42
 
