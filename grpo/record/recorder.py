@@ -4,7 +4,7 @@
         evaluations.jsonl   one line an evaluation: {"step": 0, "accuracy": 0.38, "low": 0.32, "high": 0.44, "n": 256}
         held_out/step-000000.json       the same, a problem: {"arithmetic/test/17": 1.0, ...}, the share that is right
         rollouts/step-000003.parquet    every completion of a step, columns as in ROLLOUT_SCHEMA
-        logs/run.log        every stage and note with its time, and the error that ended the run
+        logs/run.log        every stage, note and warning with its time, and the error that ended the run
         summary.json        at the end; report.html and learning_curve.png beside it
 
 The trainer gives these metrics; others are recorded as they come.
@@ -133,18 +133,18 @@ class RunRecorder:
 
     def stage(self, message: str) -> None:
         """What is happening now, e.g. "starting the vLLM server"."""
-        self._log(message)
+        self.log(message)
         self._display.stage(message)
 
     def note(self, text: str) -> None:
         """Something to be read once: the plan, a warning in words."""
         text = readable(text)  # a terminal takes no lone surrogate, either
-        self._log(text)
+        self.log(text)
         self._display.note(text)
 
     def failed(self, error: BaseException) -> None:
         """Keep in the log why the run ends, traceback included; the command says it."""
-        self._log(f"failed: {type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip())
+        self.log(f"failed: {type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip())
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a finished step; the line is on the disk when this returns."""
@@ -199,6 +199,10 @@ class RunRecorder:
         self._trackers.close()
         self._say_failures()
 
+    def log(self, text: str) -> None:
+        """A line of logs/run.log, with the time."""
+        append_line(self.run_dir / "logs" / "run.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", sync=False)
+
     def _track(self, step: int, values: Mapping[str, float | None]) -> None:
         self._trackers.log({key: value for key, value in values.items() if value is not None}, step)
         self._say_failures()
@@ -206,9 +210,6 @@ class RunRecorder:
     def _say_failures(self) -> None:
         for sentence in self._trackers.take_failures():
             self.note(sentence)
-
-    def _log(self, text: str) -> None:
-        append_line(self.run_dir / "logs" / "run.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", sync=False)
 
 
 def _with_json(row: Mapping[str, Any]) -> dict[str, Any]:

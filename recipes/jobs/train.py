@@ -23,6 +23,7 @@ from grpo.policy.shard.ranks import Ranks
 from grpo.prompts import render
 from grpo.record.recorder import RunRecorder
 from grpo.record.trackers import check_trackers
+from grpo.record.warned import warnings_to
 from grpo.rollout.cores import share_cores
 from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
@@ -132,7 +133,8 @@ def recording(recipe: Recipe | SFTRecipe, steps: int, output: Path, resume: bool
             recorder.note(sentence)
         if resume and not found:
             recorder.note(f"{output} holds no whole checkpoint: the run starts afresh, from step 0")
-        yield recorder
+        with warnings_to(recorder.log):
+            yield recorder
     finally:
         recorder.close()
         torch.set_num_threads(threads)  # the next run in this process has its own

@@ -42,7 +42,7 @@ class Fleet:
             refuses. Never called twice at once.
         forget: is told the url of a server that is lost.
         lasting: whether the present weights can be given at any time. If not, they are the trainer's own tensors,
-            which keep still only while it waits for samples.
+            which keep still only while it waits for samples, or for a server to take them.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Fleet:
         self._lives: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()  # set whenever something changes that somebody may be waiting for
         self._line = asyncio.Lock()  # first come, first served
-        self._waiting = 0  # requests in the line
+        self._waiting = 0  # requests in the line, and updates that nobody could take: the trainer keeps still
         self._giving = asyncio.Lock()  # held while weights are being given
 
     @property
@@ -121,12 +121,7 @@ class Fleet:
         Raises what ended the fleet.
         """
         async with self._line:
-            self._waiting += 1
-            self._changed.set()
-            try:
-                member = await self._until(lambda: choose(self.serving(), n, avoided))
-            finally:
-                self._waiting -= 1
+            member = await self._wait_for(lambda: choose(self.serving(), n, avoided))
             member.in_flight += n
         try:
             yield member
@@ -165,7 +160,7 @@ class Fleet:
             except WeightSyncError as error:
                 await self._go_back(members, go_back(), error)
                 raise
-        await self._until(self.serving)
+        await self._wait_for(self.serving)
 
     async def _go_back(self, members: Sequence[Member], possible: bool, refused: WeightSyncError) -> None:
         """Have these serve what they served before the weights that were refused; else nothing is asked any more."""
@@ -257,6 +252,15 @@ class Fleet:
     def _fail(self, error: RolloutError) -> None:
         self._failure = self._failure or error
         self._changed.set()
+
+    async def _wait_for(self, condition: Callable[[], Result | None]) -> Result:
+        """`_until` of somebody who needs a server to go on."""
+        self._waiting += 1
+        self._changed.set()
+        try:
+            return await self._until(condition)
+        finally:
+            self._waiting -= 1
 
     async def _until(self, condition: Callable[[], Result | None]) -> Result:
         """The first true value of `condition`. Raises what ended the fleet."""

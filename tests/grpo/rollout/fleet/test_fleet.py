@@ -369,6 +369,26 @@ def test_a_child_that_is_lost_over_an_update_does_not_hold_the_others_up(
     run(test)
 
 
+def test_the_only_child_lost_over_weights_that_do_not_last_is_replaced_and_given_them(
+    tmp_path: Path, children: Callable[..., VLLMEngine]
+) -> None:
+    """The trainer, whose tensors they are, waits for it, and asks for no sample before."""
+
+    async def test() -> None:
+        engine = children(1)
+        engine._fleet._lasting = False
+        await engine.start()
+        try:
+            (tmp_path / "0" / "update").write_text("kill")
+            await asyncio.wait_for(engine.update_weights(STREAM, 1), 60)
+            assert versions(await sampled(engine, *[2] * 10)) == {1}
+            assert engine.restarts == 1
+        finally:
+            await engine.close()
+
+    run(test)
+
+
 def test_a_child_that_dies_too_often_is_done_without_and_the_last_one_ends_the_run(
     tmp_path: Path, children: Callable[..., VLLMEngine]
 ) -> None:
