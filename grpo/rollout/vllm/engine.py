@@ -33,6 +33,8 @@ from grpo.rollout.vllm.placement import Placement, place, placed
 from grpo.rollout.vllm.server import build, log_of
 from grpo.types import Group, RolloutRequest
 
+ENDING = 3.0  # seconds that a server which was told to end answers still
+
 
 class VLLMEngine:
     """A RolloutEngine (see `engine.py`) over a fleet of servers, which survives each of them (fleet/fleet.py).
@@ -191,17 +193,25 @@ class VLLMEngine:
                 version, connection = self.version, member.lost
                 try:
                     group = await member.ask(request)
-                    timeout = self._settings.request_timeout
-                    silent = f"no answer within {timeout:g} s (rollout.server.request_timeout)"
-                    failure = ServerLostError(silent) if "timeout" in group.failures else None
+                    failure = self._suspicion(group)
                 except ServerLostError as error:
                     failure, group = error, None
             assert connection is not None
+            aborted = group is not None and "aborted" in group.failures
+            if aborted:
+                await asyncio.sleep(ENDING)
             if failure is None or not await self._fleet.was_lost(member, connection, failure):
-                if group is not None:  # one that took too long takes as long elsewhere
+                if group is not None and not aborted:  # one that took too long takes as long elsewhere
                     check_versions(group, version)
                     return index, group
                 failed_at.append(member)
+
+    def _suspicion(self, group: Group) -> ServerLostError | None:
+        """Why its server may be lost. What a server that ends gives back is short: the long ones it aborts."""
+        if "timeout" in group.failures:
+            timeout = self._settings.request_timeout
+            return ServerLostError(f"no answer within {timeout:g} s (rollout.server.request_timeout)")
+        return ServerLostError("it aborted what it was asked for") if "aborted" in group.failures else None
 
     async def _give(self, members: Sequence[Member]) -> Mapping[Member, ServerLostError]:
         """The present weights, or the newest adapter, to these servers; see `Fleet`."""

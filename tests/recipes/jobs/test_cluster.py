@@ -28,11 +28,19 @@ IN_PROCESS = ("rollout.engine=transformers", "eval.problems=4", "train.eval_ever
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
+def cluster() -> Iterator[Hosts]:
     if reason := cannot():
         pytest.skip(reason)
     with two_hosts(head_cpus=3, far_cpus=1) as found:
         yield found
+
+
+@pytest.fixture
+def hosts(cluster: Hosts) -> Hosts:
+    """Both alive, whatever the test before did."""
+    if not cluster.far.processes():
+        cluster.start_far(1)
+    return cluster
 
 
 class Run:
@@ -160,7 +168,6 @@ def test_a_run_over_two_hosts_learns_whatever_is_lost_and_trains_every_prompt_on
     log = (output / "logs" / "server.log").read_text()
     assert hosts.far.address in log
     assert hosts.near.address in log
-    hosts.start_far(1)
 
 
 def test_a_stopped_run_and_a_killed_launcher_leave_nothing_on_any_host(hosts: Hosts) -> None:
@@ -256,7 +263,7 @@ def test_what_the_cluster_cannot_do_is_one_message_before_anything_is_loaded(
 
 
 def test_a_host_that_is_no_node_of_the_cluster_is_refused(hosts: Hosts, tmp_path: Path) -> None:
-    hosts.far.kill()  # and is not started again: the last test of these hosts
+    hosts.far.kill()
     line = [*PROGRAM, "run", "tiny_arithmetic_cpu", "--set", f"cluster.address={hosts.address}"]
     own_processes = ["unshare", "--pid", "--fork", "--mount-proc"]  # else Ray finds the other host's among them
     process = hosts.run([*own_processes, *line, "--output", str(tmp_path / "out")], hosts.far)

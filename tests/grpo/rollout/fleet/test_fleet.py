@@ -32,7 +32,7 @@ from grpo.rollout.vllm import supervision
 from grpo.rollout.vllm.engine import VLLMEngine
 from grpo.rollout.vllm.server import VLLMServer
 from grpo.types import Group, RolloutRequest, Sampling
-from tests.fakes import STAND_IN, CharDecoder, FakeServer, prompt
+from tests.fakes import STAND_IN, CharDecoder, FakeServer, choice, prompt
 
 pytestmark = pytest.mark.slow
 
@@ -234,6 +234,50 @@ def test_a_server_that_comes_back_and_refuses_the_weights_is_given_up_while_anot
         run(test)
     assert "is given up: " in caplog.text
     assert "refused /update_weights (500)" in caplog.text
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_a_server_aborts_is_asked_of_another_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """One that is told to end gives back what is finished, the short ones, and answers a little longer."""
+    monkeypatch.setattr(vllm_engine, "ENDING", 0.2)
+
+    def aborting(body: dict[str, Any], k: int) -> dict[str, Any]:
+        ending.healthy = not ends
+        n = body["sampling_params"]["n"]
+        return {"choices": [choice(finish_reason="abort" if i else "stop") for i in range(n)]}
+
+    async def test() -> None:
+        async with ending, FakeServer() as other:
+            engine = make(tmp_path, ending.url, other.url)
+            await engine.start()
+            try:
+                groups = await sampled(engine, *[4] * 8)
+                assert [(len(group.completions), group.failures) for group in groups.values()] == [(4, {})] * 8
+                assert ending.bodies
+            finally:
+                await engine.close()
+
+    ending = FakeServer(aborting)
+    run(test)
+
+
+def test_what_the_only_server_aborts_fails_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_engine, "ENDING", 0.0)
+    answer = {"choices": [choice(), choice(finish_reason="abort")]}
+
+    async def test() -> None:
+        async with FakeServer(lambda body, k: answer) as only:
+            engine = make(tmp_path, only.url)
+            await engine.start()
+            try:
+                (group,) = (await sampled(engine, 2)).values()
+                assert (group.completions, group.failures) == ((), {"server_error": 2})
+            finally:
+                await engine.close()
+
+    run(test)
 
 
 def test_weights_that_one_of_two_servers_refuses_end_the_run(tmp_path: Path) -> None:
