@@ -199,7 +199,7 @@ def test_a_trainer_over_two_hosts_computes_what_one_host_computes_and_is_started
     assert f"trainer on {hosts.near.address}\n" in out
 
     run = Run(hosts, tmp_path / "both", *over_both)
-    run.until(lambda: run.said("step 2: sampling"))
+    run.until(lambda: run.said("step 3: sampling"))  # step 1's checkpoint is written beside the training
     assert {hosts.near.address, hosts.far.address} == {address_of(hosts, number) for number in (0, 1)}
     rank(hosts, 1).kill()
     code, out, errors = run.end()
