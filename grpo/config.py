@@ -233,6 +233,7 @@ class GRPOConfig(TrainSettings):
     advantage: str = (
         "auto"  # of grpo/signal/advantage.py, or file.py:function; auto: group_mean for dr_grpo, else group_std
     )
+    teacher: str | None = None  # with advantage: teacher: a folder or hub id, of the policy's tokenizer
     kl_coef: Annotated[float, Field(ge=0)] = 0.0  # of the KL to the reference, see grpo/losses/kl.py
     kl_estimator: KLEstimator = "k3"
     kl_place: Literal["loss", "reward"] = "loss"
@@ -323,6 +324,15 @@ def _loss_conflicts(config: GRPOConfig) -> Iterator[str]:
         yield f"clip_max: {config.loss} has no two-sided clip; use it with grpo, bnpo, dr_grpo or dapo"
     if config.clip_max is not None and config.clip_max <= 1 + config.clip_high:
         yield f"clip_max: got {config.clip_max}, expected more than 1 + clip_high ({1 + config.clip_high})"
+    distils = config.advantage == "teacher"
+    if distils and config.teacher is None:
+        yield "teacher: advantage: teacher needs one, a folder or a hub id"
+    if config.teacher is not None and not distils:
+        yield f"teacher: got {config.teacher!r}, but advantage: {config.advantage} has none; use advantage: teacher"
+    if distils and config.kl_coef:
+        yield f"kl_coef: got {config.kl_coef}, but with advantage: teacher it is the teacher that is drawn to; use 0"
+    if distils and config.control != "none":
+        yield f"control: got {config.control}, but advantage: teacher is made of no rewards; use none"
     if config.loss == "reinforce" and config.updates_per_batch > 1:
         yield (
             f"updates_per_batch: got {config.updates_per_batch}, but loss: reinforce has no ratio, so only its first "

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 CorrectionKind = Literal["none", "truncate", "mask", "decoupled", "sequence_truncate", "sequence_mask", "coupled"]
 KLEstimator = Literal["k1", "k2", "k3"]
-AdvantageKind = Literal["group_std", "group_mean", "leave_one_out", "batch_std", "batch_reward_std", "gdpo"]
+AdvantageKind = Literal["group_std", "group_mean", "leave_one_out", "batch_std", "batch_reward_std", "gdpo", "teacher"]
 ADVANTAGE_KINDS: tuple[str, ...] = get_args(AdvantageKind)
 Normaliser = Literal["sequence", "constant", "token"]
 

@@ -4,7 +4,9 @@
 
 policy_t is the loss that `train.loss` names (registry.py), c_t the off-policy weight (correction.py), m_t 1 for the
 tokens that may have a policy gradient (entropy.py), kl_t and H_t the KL term and the entropy (kl.py, entropy.py), and
-w_t the normaliser (normaliser.py), counted over the whole optimizer batch: shares of micro-batches add up.
+w_t the normaliser (normaliser.py), counted over the whole optimizer batch: shares of micro-batches add up. With
+train.advantage: teacher, A_t = log p_teacher - log pi_old of each sampled token: the gradient of the reverse KL to the
+teacher, of one token at a time.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from grpo.names import NORMALISERS
 class Objective:
     """Call it with each micro-batch, and `observe` the metrics of each optimizer batch.
 
+    distils                  advantages are a teacher's, which ref_logprobs_T are of then
     needs_reference          inputs need ref_logprobs_T
     needs_entropy_gradient   inputs need an entropy_T that carries a gradient
     needs_policy_mask        inputs need policy_mask_T, by `entropy_threshold` at `config.entropy_top_share`
@@ -44,19 +47,24 @@ class Objective:
         self.entropy = EntropyCoefficient(
             config.entropy_coef, config.entropy_target, config.entropy_coef_step, config.entropy_coef_max
         )
-        self.needs_reference = config.kl_coef > 0 and config.kl_place == "loss"
+        self.distils = config.advantage_kind == "teacher"
+        self._has_kl = config.kl_coef > 0 and config.kl_place == "loss"
+        self.needs_reference = self._has_kl or self.distils
         self.needs_entropy_gradient = config.entropy_coef > 0 or config.entropy_target is not None
         self.needs_policy_mask = config.entropy_top_share < 1
         own_loss = config.loss not in NORMALISERS  # it may have a gradient without advantage
         self.skips_zero_advantage = not (self.needs_reference or self.needs_entropy_gradient or own_loss)
 
     def __call__(self, inputs: LossInputs) -> LossTerms:
+        if self.distils:
+            assert inputs.ref_logprobs_T is not None
+            inputs = replace(inputs, advantage_T=inputs.ref_logprobs_T - inputs.old_logprobs_T)
         correction = corrected(inputs, self._mismatch, self._staleness)
         policy = self._policy_loss(replace(inputs, old_logprobs_T=correction.old_logprobs_T))
         loss_T = policy.loss_T * correction.weight_T
         if inputs.policy_mask_T is not None:
             loss_T = loss_T * inputs.policy_mask_T
-        if self.needs_reference:
+        if self._has_kl:
             kl_T = kl_term(inputs, self._config.kl_estimator, self._config.kl_corrected)
             loss_T = loss_T + self._config.kl_coef * kl_T
         if self.entropy.value:

@@ -57,6 +57,7 @@ class Learner:
         model: the policy, as `load_model` (and `add_adapter`) made it. With one rank on its device; with several on the
             CPU, on ranks other than 0 maybe without its weights.
         reference: the frozen model of the KL term, alike; None with LoRA (the adapter is switched off) or without KL.
+            With train.teacher it is the teacher.
         device: of the shards.
         objective: None: what `config` describes.
     """
@@ -78,6 +79,10 @@ class Learner:
             for one in (self._policy, frozen) if frozen else (self._policy,):
                 shard(one, ranks, device or torch.device("cpu"))
         self.forward = prove_forward(self._policy, config.packing, config.dropout)
+        if frozen is not None and config.teacher:
+            prove_forward(frozen, config.packing)  # a model of its own, with a head of its own
+        elif frozen is not None:
+            frozen.head = self._policy.head
         optimizer = MasterAdamW(self._policy.parameters(), **config.optimizer)
         self._update = PolicyUpdate(
             config, temperature, self._policy, optimizer, frozen, ranks, objective, self.forward

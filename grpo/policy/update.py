@@ -53,7 +53,8 @@ class PolicyUpdate:
 
     Args:
         temperature: that the completions were sampled at; log-probs are taken at it.
-        reference: the frozen model of the KL term; None with LoRA (the adapter is switched off) or without KL.
+        reference: the frozen model of the KL term, or the teacher; None with LoRA (the adapter is switched off) or
+            without KL.
         ranks: that the policy is sharded over.
         objective: None: what `config` describes.
         proof: of the way that the policy computes; None: it has a plain head.
@@ -86,7 +87,6 @@ class PolicyUpdate:
         else:
             self.padded = use_packed_attention(policy) if config.packing else "train.packing: false"
         if reference is not None:
-            reference.head = policy.head
             self.padded = self.padded or use_packed_attention(reference)
 
     def run(self, step: int, batch: TrainBatch) -> dict[str, float]:

@@ -7,6 +7,8 @@
     batch_reward_std  A = c / (std of all r of the step + e)        Lite PPO (arXiv 2508.08221)
     gdpo              A = s / (std of all s of the step + e)        GDPO (arXiv 2601.05242)
                       s = sum over rewards k of weight_k * group_std of reward k alone
+    teacher           A = log p_teacher - log p of each token       on-policy distillation (GKD, arXiv 2306.13649, at
+                      lambda = 1 with the reverse KL; MiniLLM, arXiv 2306.08543)
 
 with r the reward, c = r - mean of the group's r, and e = 1e-4. Means and stds are over completions, the stds unbiased
 (divided by n - 1), e and both as in TRL, whose scale_rewards="batch" is batch_reward_std.
@@ -135,6 +137,11 @@ def _sum_of_parts(group: RewardsOfGroup) -> list[float | None]:
 # -- One's own ----------------------------------------------------------------------------------------------------
 
 
+def of_teacher(groups: Sequence[RewardsOfGroup]) -> Advantages:
+    """1 for each scored completion: all are trained on. What a token is worth follows in losses/objective.py."""
+    return [[None if total is None else 1.0 for total in group.total_G] for group in groups]
+
+
 def load_advantage(name: str) -> Advantage:
     """The function of `ADVANTAGES`, or one's own of path/to/file.py:function or package.module:function.
 
@@ -145,6 +152,8 @@ def load_advantage(name: str) -> Advantage:
     """
     if name in ADVANTAGES:
         return ADVANTAGES[name]
+    if name == "teacher":
+        return of_teacher
     label = f"train.advantage {name!r}"
     purpose = Purpose("train.advantage", AdvantageError)
     function = load_function(name, purpose)

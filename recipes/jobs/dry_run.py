@@ -26,6 +26,7 @@ from recipes.errors import InputError, code_of
 from recipes.jobs import timing
 from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, in_doubt, rehearse, values
 from recipes.jobs.run_dir import check_unused
+from recipes.jobs.teacher import check_teacher
 from recipes.jobs.train import check_servers, task_in_words, task_prompts
 from recipes.schema.disk import disk_gib
 from recipes.schema.load import model_settings
@@ -87,6 +88,8 @@ class _DryRun:
         size = self._try(model_size, model_settings(recipe))
         self._show_plan(size, output)
         tokenizer = self._try(load_tokenizer, model_settings(recipe)) if size else None
+        if tokenizer:
+            self._try(check_teacher, recipe, tokenizer)
         task = self._try(load_task, recipe.task, recipe.eval.problems, recipe.train.seed)
         prompts = self._show_task(task, tokenizer)
         self._show_rewards(task, prompts, tokenizer)

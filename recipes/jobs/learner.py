@@ -17,6 +17,7 @@ from grpo.policy.shard.ranks import ALONE, Ranks, joined
 from grpo.rollout.cores import overlap, share_cores
 from recipes.errors import InputError
 from recipes.jobs.processes import OWN_STORE, rank, restarted
+from recipes.jobs.teacher import teacher_settings
 from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
 from recipes.schema.sft import SFTRecipe
@@ -78,9 +79,14 @@ def learner_of(recipe: Recipe, device: torch.device, ranks: Ranks, objective: Cr
         enable_gradient_checkpointing(policy)
     if model.adapted:
         policy = add_adapter(policy, model, config.seed)
+    frozen = None
+    if config.teacher:
+        frozen = teacher_settings(recipe)
+    elif config.kl_coef > 0 and not model.adapted:
+        frozen = model
     reference = None
-    if config.kl_coef > 0 and not model.adapted:
-        reference = load_model(model, where) if ranks.rank == 0 else load_skeleton(model)
+    if frozen is not None:
+        reference = load_model(frozen, where) if ranks.rank == 0 else load_skeleton(frozen)
     return Learner(config, recipe.rollout.temperature, policy, reference, ranks, device, objective)
 
 

@@ -37,6 +37,7 @@ from recipes.gold import advice
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
 from recipes.jobs.rehearsal import check_engine, in_doubt, rehearse
 from recipes.jobs.run_dir import check_unused, locked
+from recipes.jobs.teacher import check_teacher
 from recipes.schema.cluster import servers_placed
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
@@ -80,6 +81,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
         tokenizer = load_tokenizer(model)
+        check_teacher(recipe, tokenizer)
         check_servers(recipe, model)
         task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
         train, held_out, dropped = task_prompts(recipe, task, tokenizer)

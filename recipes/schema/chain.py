@@ -37,16 +37,19 @@ class Stage:
     settings: Mapping[str, Any]
     model: str | None  # the stage whose model it starts from; None: a model that is there
     data: tuple[str, ...]  # the stages whose samples it learns from
+    teacher: str | None = None  # the stage whose model it is drawn to; None: no teacher, or a model that is there
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*([self.model] if self.model else []), *self.data]))
+        return tuple(dict.fromkeys(filter(None, (self.model, self.teacher, *self.data))))
 
     def resolved(self, models: Mapping[str, Path], data: Mapping[str, Path]) -> dict[str, Any]:
         """The recipe's data, with the folders and files that the stages made in the place of their names."""
         settings = copy.deepcopy(dict(self.settings))
         if self.model:
             settings["model"]["path"] = str(models[self.model])
+        if self.teacher:
+            settings["train"]["teacher"] = str(models[self.teacher])
         for source in settings.get("data") or ():
             if "stage" in source:
                 source["dataset"] = str(data[source.pop("stage")])
@@ -128,16 +131,26 @@ def _stage(
         settings["model"]["path"] = common["model"]["path"]
     elif path in stages:
         from_stage = path
-        if isinstance(stages[path], dict) and stages[path].get("kind") == "sample":
-            raise RecipeError(
-                f"{source_of(where, (*key, 'model'))}: {dotted((*key, 'model'))}: stage {path} makes "
-                "samples, no model; name the stage that trained one"
-            )
+        _check_trains(path, stages, (*key, "model"), where)
     elif not _may_exist(str(path)) and (hint := did_you_mean(str(path), [BASE, *stages])):
         raise RecipeError(
             f"{source_of(where, (*key, 'model'))}: {dotted((*key, 'model'))}: no stage and no folder {path!r}{hint}"
         )
-    return Stage(name, kind, settings, from_stage, tuple(_data_stages(key, settings, stages, where)))
+    train = settings.get("train")
+    named = train.get("teacher") if isinstance(train, dict) else None
+    teacher = str(named) if named in stages else None
+    if teacher:
+        _check_trains(teacher, stages, (*key, "train", "teacher"), where)
+    return Stage(name, kind, settings, from_stage, tuple(_data_stages(key, settings, stages, where)), teacher)
+
+
+def _check_trains(name: str, stages: Mapping[str, Any], key: Key, where: Mapping[Key, str]) -> None:
+    """Raises RecipeError if no model comes out of the stage."""
+    if isinstance(stages[name], dict) and stages[name].get("kind") == "sample":
+        raise RecipeError(
+            f"{source_of(where, key)}: {dotted(key)}: stage {name} makes samples, no model; name the stage that "
+            "trained one"
+        )
 
 
 def _data_stages(

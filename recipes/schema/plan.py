@@ -205,12 +205,12 @@ def _trainer_gib(recipe: Recipe, size: ModelSize) -> float:
     trained = size.adapter_parameters or size.parameters
     stored = STORED_NF4 if recipe.model.lora and recipe.model.lora.quantize else b
     weights = stored * size.parameters + (0 if b == 4 and not size.adapter_parameters else 4 * trained)
-    reference = b * size.parameters if train.kl_coef and not size.adapter_parameters else 0
+    reference = b * _reference_parameters(recipe, size)
     kept = weights + 12 * trained + reference
     if train.processes > 1:
-        copies = 2 if reference else 1
+        sharded = size.parameters + _reference_parameters(recipe, size)
         gathered = b * (size.outside_layers + 2 * (size.parameters - size.outside_layers) / size.layers)
-        kept = (4 * size.parameters * copies + 12 * trained) * train.replicas / train.processes + gathered
+        kept = (4 * sharded + 12 * trained) * train.replicas / train.processes + gathered
     tokens = max(train.tokens_per_micro_batch, recipe.rollout.max_prompt_tokens + recipe.rollout.max_tokens)
     tokens = min(tokens, _step_tokens(recipe))
     layer = 34 * b // 2 * size.hidden * tokens
@@ -218,6 +218,12 @@ def _trainer_gib(recipe: Recipe, size: ModelSize) -> float:
         layer + b * size.hidden * size.layers * tokens if train.gradient_checkpointing else layer * size.layers
     )
     return (kept + activations) / GIB + TRAINER_PROCESS_GIB
+
+
+def _reference_parameters(recipe: Recipe, size: ModelSize) -> int:
+    """Of a second model: the reference of the KL, or the teacher, which one of the policy's size stands for here."""
+    train = recipe.train
+    return size.parameters if train.teacher or (train.kl_coef and not size.adapter_parameters) else 0
 
 
 def _step_tokens(recipe: Recipe) -> int:

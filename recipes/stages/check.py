@@ -15,6 +15,7 @@ from recipes.errors import InputError
 from recipes.jobs.sample import in_words as describe_sampling
 from recipes.jobs.sample import prepare as prepare_sampling
 from recipes.jobs.sft import prepare
+from recipes.jobs.teacher import check_teacher
 from recipes.jobs.train import task_in_words, task_prompts
 from recipes.schema.chain import Chain, Stage, stage_recipe
 from recipes.schema.load import model_settings
@@ -41,7 +42,7 @@ def check(chain: Chain) -> dict[str, str]:
     for stage in chain.stages:
         bases[stage.name] = bases[stage.model] if stage.model else str(stage.settings["model"]["path"])
         try:
-            plans[stage.name] = _plan(stage, bases[stage.name])
+            plans[stage.name] = _plan(stage, bases)
         except (InputError, ValueError) as error:
             text = str(error)
             problems.append(text if text.startswith("stage ") else f"stage {stage.name}: {text}")
@@ -50,8 +51,8 @@ def check(chain: Chain) -> dict[str, str]:
     return plans
 
 
-def _plan(stage: Stage, base: str) -> str:
-    there = {name: Path(base) for name in stage.inputs}
+def _plan(stage: Stage, bases: Mapping[str, str]) -> str:
+    there = {name: Path(bases[name]) for name in stage.inputs}
     recipe = stage_recipe(stage, stage.resolved(there, there))
     if isinstance(recipe, SampleRecipe):
         shared = recipe.for_sampling()
@@ -63,7 +64,9 @@ def _plan(stage: Stage, base: str) -> str:
     with closing(RewardSum(recipe.rewards)):
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
-    return f"{plan(recipe)}\n{_task(recipe, load_tokenizer(model_settings(recipe)))}"
+    tokenizer = load_tokenizer(model_settings(recipe))
+    check_teacher(recipe, tokenizer)
+    return f"{plan(recipe)}\n{_task(recipe, tokenizer)}"
 
 
 def _plan_sft(recipe: SFTRecipe, stage: Stage) -> str:
