@@ -133,7 +133,7 @@ def check_loss(config: GRPOConfig) -> None:
         sequence_T=torch.tensor([0, 1, 1]),
         n_sequences=2,
         entropy_T=torch.tensor([0.9, 0.1, 1.4], requires_grad=True),
-        ref_logprobs_T=logprobs_T.detach() - 0.2 if config.kl_coef else None,
+        ref_logprobs_T=logprobs_T.detach() - 0.2 if config.kl_coef or config.teacher else None,
         staleness_T=torch.zeros(3, dtype=torch.int64),
     )
     loss = Objective(config)(inputs).loss

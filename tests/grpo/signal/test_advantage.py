@@ -351,7 +351,8 @@ def test_ones_own_advantage_that_is_not_there_is_named_with_the_nearest(own):
 
 
 def test_a_recipe_takes_every_built_in_and_refuses_an_unknown_one():
-    assert [GRPOConfig(advantage=name).advantage_kind for name in ADVANTAGE_KINDS] == list(ADVANTAGES)
+    assert [*ADVANTAGES, "teacher"] == list(ADVANTAGE_KINDS)
+    assert [GRPOConfig(advantage=name).advantage_kind for name in ADVANTAGES] == list(ADVANTAGES)
     assert GRPOConfig().advantage_kind == "group_std"
     assert GRPOConfig(loss="dr_grpo").advantage_kind == "group_mean"
     with pytest.raises(ValueError, match=r"got 'group_mad', expected auto, group_std, .* or package.module:function"):

@@ -203,6 +203,12 @@ def stages(**changes: Any) -> dict[str, Any]:
     return {**CHAIN, "stages": {name: changes.get(name, stage) for name, stage in CHAIN["stages"].items()}}
 
 
+def distilled(teacher: str) -> dict[str, Any]:
+    """The stage rl, from the base model, drawn to a teacher."""
+    train = {**CHAIN["stages"]["rl"]["train"], "advantage": "teacher", "teacher": teacher}
+    return {**CHAIN["stages"]["rl"], "model": "base", "train": train}
+
+
 @pytest.mark.parametrize(
     ("chain", "message"),
     [
@@ -211,6 +217,8 @@ def stages(**changes: Any) -> dict[str, Any]:
         (stages(rl={**CHAIN["stages"]["rl"], "model": "colt"}), "no stage and no folder 'colt' (did you mean 'cold'?)"),
         (stages(rl={**CHAIN["stages"]["rl"], "model": "samples"}), "stage samples makes samples, no model"),
         (stages(cold={**CHAIN["stages"]["cold"], "model": "student"}), "stages: a circle: "),
+        (stages(rl=distilled("samples")), "stages.rl.train.teacher: stage samples makes samples, no model"),
+        (stages(cold={**CHAIN["stages"]["cold"], "model": "rl"}, rl=distilled("cold")), "stages: a circle: "),
         (stages(student={"kind": "sft", "data": [{"stage": "rl"}]}), "stage rl makes no samples"),
         (
             stages(student={"kind": "sft", "data": [{"stage": "smaples"}]}),
@@ -265,6 +273,16 @@ def test_the_identity_of_a_stage_follows_its_settings_its_files_and_its_inputs(t
         opened.write('{"prompt": "1 + 1=<think>", "completion": "2"}\n')
     data = identities(load_chain(str(file)))
     assert all(before[name] != data[name] for name in before)
+
+
+def test_a_stage_can_be_the_teacher_of_another(tmp_path) -> None:
+    file = written(tmp_path, stages(rl=distilled("cold")))
+    chain = load_chain(str(file))
+    rl = next(stage for stage in chain.stages if stage.name == "rl")
+    assert (rl.model, rl.inputs) == (None, ("cold",))
+    assert rl.resolved({"cold": Path("made")}, {})["train"]["teacher"] == "made"
+    changed = identities(load_chain(str(file), ["stages.cold.train.learning_rate=0.1"]))
+    assert identities(chain)["rl"] != changed["rl"]
 
 
 def test_the_stages_of_the_file_keep_their_order_where_they_can(tmp_path) -> None:
