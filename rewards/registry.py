@@ -15,11 +15,13 @@ from rewards.builtin.choice import multiple_choice
 from rewards.builtin.code import code
 from rewards.builtin.countdown import countdown
 from rewards.builtin.format import format, format_graded
+from rewards.builtin.judge import judge
 from rewards.builtin.language import language_consistency
 from rewards.builtin.length import cosine_length, soft_overlong
 from rewards.builtin.number import number
 from rewards.builtin.reasoning_gym import reasoning_gym
 from rewards.builtin.repetition import repetition_penalty
+from rewards.builtin.reward_model import reward_model
 from rewards.chat import CompletionForm
 from rewards.graded import Graded
 from rewards.nearest import did_you_mean
@@ -35,11 +37,13 @@ BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "countdown": countdown,
     "format": format,
     "format_graded": format_graded,
+    "judge": judge,
     "language_consistency": language_consistency,
     "multiple_choice": multiple_choice,
     "number": number,
     "reasoning_gym": reasoning_gym,
     "repetition_penalty": repetition_penalty,
+    "reward_model": reward_model,
     "soft_overlong": soft_overlong,
 }
 _GRADERS: Mapping[str, Graded] = {

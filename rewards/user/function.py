@@ -24,7 +24,7 @@ from typing import Any
 from rewards.chat import declared_form, in_form
 from rewards.graded import Completion, Graded, text_of
 from rewards.registry import BUILT_IN, RewardSettings, load_reward
-from rewards.types import RewardError, Score
+from rewards.types import FAILURES, RewardError, Score
 from rewards.user.loading import Purpose, user_code
 
 _WRITTEN = ("completions", "completion", "completion_ids")  # a reward takes one of these, or any
@@ -129,7 +129,7 @@ class RewardFunction:
         given, other, others = ("texts", "messages", "message lists") if texts else ("message lists", "text", "texts")
         return f"scoring {len(completions)} completions as {given} (completions: {other} makes them {others})"
 
-    def _numbers(self, values: Any, completions: Sequence[Completion]) -> list[float | None]:
+    def _numbers(self, values: Any, completions: Sequence[Completion]) -> list[float | Score | None]:
         values = _plain(values)
         if not isinstance(values, list | tuple):
             got = f"{type(values).__name__} {str(values)[:60]!r}"
@@ -139,7 +139,10 @@ class RewardFunction:
             raise RewardError(f"reward {self.spec!r}: {got}: {_FIX}", "wrong-length")
         return [self._number(_plain(value), text) for value, text in zip(values, completions, strict=True)]
 
-    def _number(self, value: Any, completion: Completion) -> float | None:
+    def _number(self, value: Any, completion: Completion) -> float | Score | None:
+        """A Score only of what could not be scored: it is a failure, and no 0."""
+        if isinstance(value, Score) and value.outcome in FAILURES:
+            return value
         number = isinstance(value, numbers.Real)
         if value is None or (number and math.isfinite(value)):
             return None if value is None else float(value)
