@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from grpo.config import GRPOConfig, Positive, Settings, TrainSettings, process_conflicts
+from grpo.config import GRPOConfig, Positive, Settings, TrainSettings
+from grpo.conflicts import process_conflicts
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 COLUMNS = ("messages", "prompt", "completion", "text")
