@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 from grpo.names import NORMALISERS, CorrectionKind
 
-if TYPE_CHECKING:
-    from grpo.config import GRPOConfig, TrainSettings
+# Of grpo/config.py, which imports this module: a TrainSettings, a GRPOConfig.
+Config = Any
 
 
-def process_conflicts(config: TrainSettings) -> Iterator[str]:
+def process_conflicts(config: Config) -> Iterator[str]:
     if config.processes % config.replicas:
         yield f"replicas: got {config.replicas}, expected a divisor of processes ({config.processes})"
     if config.gpus and len(config.gpus) != config.processes:
@@ -22,7 +22,7 @@ def process_conflicts(config: TrainSettings) -> Iterator[str]:
         yield f"processes: got {config.processes}, but backend: trl trains in one; use 1, or backend: zero"
 
 
-def loss_conflicts(config: GRPOConfig) -> Iterator[str]:
+def loss_conflicts(config: Config) -> Iterator[str]:
     yield from process_conflicts(config)
     if config.loss_args and config.loss in NORMALISERS:
         yield f"loss_args: {config.loss} takes none; they are for a loss of your own (loss: file.py:function)"
