@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 ADDRESSES = ("10.213.0.1", "10.213.0.2")
 PORT = 6379
 CABLE = "cable"  # the interface, on both hosts
+OWN_PROCESSES = ("unshare", "--pid", "--fork", "--mount-proc")  # sees none of the other host's
 # A dead node is known in 5 s, not 15; one that is silent, after 50, as by default.
 NOTICED = {"RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_period_ms": "1000"}
 
@@ -44,7 +45,8 @@ def cannot() -> str:
     if made.returncode:
         return f"no network namespaces: {made.stderr.strip()}"
     _ip("netns", "delete", name)
-    return ""
+    own = subprocess.run([*OWN_PROCESSES, "true"], capture_output=True, text=True)
+    return f"no PID namespaces: {own.stderr.strip()}" if own.returncode else ""
 
 
 def _ip(*arguments: str) -> str:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from grpo.policy.checkpoint import checkpoints
 from tests.chaos.ledger import Terms, differences, read
 from tests.printed import without_loading
-from tests.two_hosts import Hosts, cannot, two_hosts
+from tests.two_hosts import OWN_PROCESSES, Hosts, cannot, two_hosts
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -265,8 +265,8 @@ def test_what_the_cluster_cannot_do_is_one_message_before_anything_is_loaded(
 def test_a_host_that_is_no_node_of_the_cluster_is_refused(hosts: Hosts, tmp_path: Path) -> None:
     hosts.far.kill()
     line = [*PROGRAM, "run", "tiny_arithmetic_cpu", "--set", f"cluster.address={hosts.address}"]
-    own_processes = ["unshare", "--pid", "--fork", "--mount-proc"]  # else Ray finds the other host's among them
-    process = hosts.run([*own_processes, *line, "--output", str(tmp_path / "out")], hosts.far)
+    # Ray looks for a node among the processes.
+    process = hosts.run([*OWN_PROCESSES, *line, "--output", str(tmp_path / "out")], hosts.far)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 2
     assert "of which this machine is a node" in errors
