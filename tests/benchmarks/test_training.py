@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from benchmarks import performance, train_step, vs_trl
+from benchmarks import performance, sft, train_step, vs_trl
 from benchmarks.random_model import write_model
 from benchmarks.turns import Baton, Stopped, Turns, ratios
 from benchmarks.workload import Work, body_parameters, mixed_lengths, model_flops
@@ -68,6 +68,18 @@ def test_both_sides_train_on_the_same_rollouts_with_the_same_loss_and_gradient(m
     }
     batch = train_step.train_batch(work)
     assert rows == {(s.prompt_ids, s.completion_ids, round(s.advantage, 4)) for s in batch.samples}
+
+
+def test_both_sides_fine_tune_on_the_same_rows_with_the_same_loss_and_gradient(model, monkeypatch):
+    monkeypatch.setattr(sft, "LENGTHS", ((2, 8), (1, 16)))
+    settings = sft.Settings(str(model), rows=4, dtype="float32", batch=2, steps=1)
+    taken: list[dict] = []
+    recorder = SimpleNamespace(pass_on=taken.append)
+    sft.ours(recorder, settings)  # type: ignore[arg-type]
+    sft.theirs(recorder, settings)  # type: ignore[arg-type]
+    ours, theirs = taken
+    assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
 
 
 def test_the_rollouts_are_the_same_in_every_process_and_no_group_is_without_advantage():
