@@ -63,6 +63,7 @@ def render(
     prefill: str | None = None,
     max_prompt_tokens: int | None = None,
     shots: Sequence[tuple[str, str]] = (),
+    conversations: Sequence[Conversation] | None = None,
 ) -> tuple[list[Prompt], int]:
     """Prompts in the order of `rows`, and how many were dropped for being longer than `max_prompt_tokens`.
 
@@ -73,17 +74,18 @@ def render(
         instruction: appended to each question, on a line of its own.
         prefill: how the answer starts, after what the template opens.
         shots: (question, answer) of solved problems that come first: turns of a chat, else in the same text.
+        conversations: of a chat, in place of those of question, shots and system prompt.
 
     Raises:
         PromptError: `chat` with a tokenizer that has no chat template, or one that takes no system prompt.
     """
-    conversations: list[Conversation]
     questions = [_asked(row.question, instruction) for row in rows]
     solved = [(_asked(question, instruction), answer) for question, answer in shots]
     if template == "chat":
-        prompt = SYSTEM if system is None else system
-        conversations = [_conversation(question, prompt, solved) for question in questions]
-        texts = [_chat(tokenizer, messages) if tokenizer is not None else "" for messages in conversations]
+        if conversations is None:
+            prompt = SYSTEM if system is None else system
+            conversations = [_conversation(question, prompt, solved) for question in questions]
+        texts = [apply_chat_template(tokenizer, m) if tokenizer is not None else "" for m in conversations]
     else:
         conversations = [()] * len(questions)
         frame = R1_ZERO if template == "r1_zero" else template
@@ -98,7 +100,7 @@ def render(
     for row, messages, text, ids in zip(rows, conversations, texts, all_ids, strict=True):
         token_ids = _clean_ends(ids, text, tokenizer) if tokenizer is not None else ()
         if max_prompt_tokens is None or len(token_ids) <= max_prompt_tokens:
-            own = text[_answer_starts(text, prefill or "") :]
+            own = opened(text, prefill or "")
             columns = {"question": row.question, **row.columns}  # which may hold it under another name
             prompts.append(Prompt(row.id, text, token_ids, row.answer, own, columns, messages))
     return prompts, len(rows) - len(prompts)
@@ -115,7 +117,8 @@ def _conversation(question: str, system: str, solved: Sequence[tuple[str, str]])
     return tuple({"role": role, "content": content} for role, content in [*turns, ("user", question)])
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
+def apply_chat_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
+    """The conversation up to where the next reply starts. Raises PromptError if the template refuses it."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -124,7 +127,9 @@ def _chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
             "use r1_zero (made for base models) or a text that contains {question}"
         )
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        return str(
+            tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+        )
     except TemplateError as error:
         raise PromptError(
             f"task.template: the model's chat template refuses the conversation ({error}); if it takes no system "
@@ -132,11 +137,11 @@ def _chat(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
         ) from error
 
 
-def _answer_starts(text: str, prefill: str) -> int:
-    """Where the assistant's own words begin: at a `<think>` that the template leaves open, else at the prefill."""
+def opened(text: str, prefill: str) -> str:
+    """The end of the text that is the assistant's: from a `<think>` that the template leaves open, else the prefill."""
     before = len(text) - len(prefill)
-    opened = OPENED.search(text[:before])
-    return opened.start() if opened else before
+    thought = OPENED.search(text[:before])
+    return text[thought.start() if thought else before :]
 
 
 def _clean_ends(ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -244,7 +244,9 @@ class GRPOTrainer:
         if not (self.config.kl_coef and self.config.kl_place == "reward"):
             return rewards
         samples = [
-            Sample(scored.group.prompt.token_ids, completion.token_ids, completion.logprobs, 0.0)
+            Sample(
+                scored.group.prompt.token_ids, completion.token_ids, completion.logprobs, 0.0, None, completion.trained
+            )
             for scored in groups
             for completion in scored.group.completions
         ]
@@ -266,7 +268,7 @@ class GRPOTrainer:
                 if advantage is None:
                     continue
                 masked = self.config.mask_truncated and completion.finish_reason == "length"
-                lengths.append(0 if masked else len(completion.token_ids))
+                lengths.append(0 if masked else len(completion.written))
                 samples.append(
                     Sample(
                         scored.group.prompt.token_ids,
@@ -274,6 +276,7 @@ class GRPOTrainer:
                         completion.logprobs,
                         advantage,
                         tuple(step - 1 - version for version in completion.versions),
+                        completion.trained,
                     )
                 )
         weights = token_weights(self.config.normaliser_kind, lengths, self.rollout.max_tokens)

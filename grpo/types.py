@@ -21,12 +21,15 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from rewards.types import Score
+
 if TYPE_CHECKING:
     import torch
 
     from grpo.policy.packing.attention import Layout
 
 FinishReason = Literal["stop", "length"]
+Message = Mapping[str, str]  # {"role": "user", "content": "higher"}
 T = TypeVar("T")
 
 
@@ -54,7 +57,7 @@ class Prompt:
     answer: str  # gold answer, as the verifier takes it
     prefill: str = ""  # the end of `text` that already belongs to the assistant's turn
     columns: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
-    messages: tuple[Mapping[str, str], ...] = ()  # of a chat template: the conversation that `text` renders
+    messages: tuple[Message, ...] = ()  # of a chat template: the conversation that `text` renders
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,36 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Episode:
+    """What the model and an environment said to each other, from the model's first reply to its last.
+
+    Example: Episode(messages=({"role": "assistant", "content": "5"}, {"role": "user", "content": "higher"},
+                               {"role": "assistant", "content": "8"}),
+                     ended="done", score=Score(1.0, "8", "correct", "found"))
+    """
+
+    messages: tuple[Message, ...]
+    ended: Literal["done", "turns", "tokens"]  # by the environment; at the limit of turns; without room for more tokens
+    score: Score | None = None  # the environment's own; None: it has none
+
+    @property
+    def replies(self) -> list[str]:
+        return [message["content"] for message in self.messages if message["role"] == "assistant"]
+
+    @property
+    def turns(self) -> int:
+        """Replies of the model."""
+        return len(self.replies)
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model wrote for one prompt.
+    """What the model wrote for one prompt; of several turns, with what the environment said in between.
 
     `logprobs` are the sampled tokens' log-probabilities under the distribution they were drawn
     from (temperature applied); for greedy sampling, under the model at temperature 1.
     `versions` says for each token which weights made it. The end-of-sequence token is included.
+    Tokens that are not the model's have no log-prob (NaN) and the version of the model's token before.
 
     Example: Completion(token_ids=(8, 3), logprobs=(-0.1, -0.02), versions=(4, 4), text="42",
                         finish_reason="stop")
@@ -82,11 +109,24 @@ class Completion:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     versions: tuple[int, ...]
-    text: str
+    text: str  # of several turns, the model's last reply
     finish_reason: FinishReason  # "length": cut at max_tokens
+    trained: tuple[bool, ...] | None = None  # which tokens the model wrote; None: all
+    episode: Episode | None = None  # of an environment
 
     def __post_init__(self) -> None:
-        _same_length("Completion", token_ids=self.token_ids, logprobs=self.logprobs, versions=self.versions)
+        _same_length(
+            "Completion",
+            token_ids=self.token_ids,
+            logprobs=self.logprobs,
+            versions=self.versions,
+            trained=self.token_ids if self.trained is None else self.trained,
+        )
+
+    @property
+    def written(self) -> list[int]:
+        """The tokens that the model wrote."""
+        return _trained(self.token_ids, self.trained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +147,13 @@ class Group:
     """The completions of one prompt, in no particular order.
 
     `failures` counts the completions asked for that never came, by cause, e.g. {"timeout": 1}:
-    they are not scored 0, they are absent.
+    they are not scored 0, they are absent. `reasons` says more about one of each cause, where there is more to say.
     """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
     failures: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +207,9 @@ class Sample:
 class PackedBatch:
     """A micro-batch of whole completions, its trained tokens addressed flat.
 
-    hidden_RLH[row_T, col_T] is the position that predicts target_T. With a `layout` there is one row, packed: a
-    prompt is there once, and the first token of each of its completions is predicted from its one last position.
-    Without one, each row is a prompt and a completion, padded on the right.
+    hidden_RLH[row_T, col_T] is the position that predicts target_T; tokens that are not trained are input alone. With a
+    `layout` there is one row, packed: a prompt is there once, and the first token of each of its completions is
+    predicted from its one last position. Without one, each row is a prompt and a completion, padded on the right.
     """
 
     input_ids_RL: torch.Tensor

@@ -90,6 +90,7 @@ _OF_INPUT = {
     "eval.stats.compare": ["CompareError"],
     "eval.store": ["StoreError"],
     "grpo.config": ["ModelError"],
+    "grpo.environments.environment": ["EnvironmentRefusedError"],
     "grpo.losses": ["LossError"],
     "grpo.prompts": ["PromptError"],
     "grpo.record.trackers": ["TrackerError"],

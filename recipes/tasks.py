@@ -52,9 +52,7 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
         TaskError: no such data or column, no row whose gold answer passes, or nothing left to train on.
     """
     seed = seed if settings.seed is None else settings.seed
-    verifier = verifier_of(settings)
-    args = dict(settings.code) if verifier == "code" else {"read": tuple(settings.read)} if settings.read else {}
-    grade = grader(verifier, **args)
+    verifier, grade = verifier_of(settings), grade_of(settings)
     # Gold answers are handed over in <answer> tags, whatever the model is to write.
     check = grade if verifier == "code" else grader(verifier)
     rejected: list[tuple[str, str]] = []
@@ -108,6 +106,13 @@ def _sandbox_or_say(settings: TaskSettings) -> None:
         describe(settings.code.get("sandbox", "auto"))
     except (SandboxError, ValueError) as error:
         raise TaskError(f"task.code.sandbox: {error}") from error
+
+
+def grade_of(settings: TaskSettings) -> Grade:
+    """What grades one completion against a row, as the recipe says."""
+    verifier = verifier_of(settings)
+    args = dict(settings.code) if verifier == "code" else {"read": tuple(settings.read)} if settings.read else {}
+    return grader(verifier, **args)
 
 
 def verifier_of(settings: TaskSettings) -> str:

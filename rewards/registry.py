@@ -14,6 +14,7 @@ from rewards.builtin.accuracy import accuracy
 from rewards.builtin.choice import multiple_choice
 from rewards.builtin.code import code
 from rewards.builtin.countdown import countdown
+from rewards.builtin.environment import environment
 from rewards.builtin.format import format, format_graded
 from rewards.builtin.judge import judge
 from rewards.builtin.language import language_consistency
@@ -35,6 +36,7 @@ BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "code": code,
     "cosine_length": cosine_length,
     "countdown": countdown,
+    "environment": environment,
     "format": format,
     "format_graded": format_graded,
     "judge": judge,

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eval.grade import graded
+from eval.problems.protocol import Grade
 from eval.stats.stats import graded as by_graded_problem
 from eval.stats.stats import right, summary
 from eval.types import Generation, Problem
 from grpo.rollout.engine import RolloutEngine
-from grpo.types import Group, Prompt, RolloutRequest, Sampling
+from grpo.types import Completion, Group, Prompt, RolloutRequest, Sampling
 from rewards import Score
 
 RowGrade = Callable[[str, Mapping[str, Any]], Score]  # (completion text, the row's answer and columns)
@@ -47,7 +48,7 @@ async def evaluate(
         [RolloutRequest(prompt, samples, sampling, _seed(prompt)) for prompt in prompts]
     ):
         failures.update(group.failures)
-        generations += await asyncio.to_thread(_grade_all, grade, group)
+        generations += await asyncio.to_thread(graded_completions, "held_out", group, grade)
     found = summary(generations, samples)
     accuracy = found["accuracy"] or {"value": 0.0, "low": 0.0, "high": 1.0}  # nothing measured, nothing known
     return Evaluation(
@@ -65,7 +66,8 @@ def _seed(prompt: Prompt) -> int:
     return random.Random(f"held_out/{prompt.id}").getrandbits(62)
 
 
-def _grade_all(grade: RowGrade, group: Group) -> list[Generation]:
+def graded_completions(name: str, group: Group, grade: RowGrade) -> list[Generation]:
+    """The completions that came, with their grades: an environment's own where it has one."""
     prompt = group.prompt
     problem = Problem(prompt.id, prompt.text, prompt.answer, columns=prompt.columns)
 
@@ -73,6 +75,22 @@ def _grade_all(grade: RowGrade, group: Group) -> list[Generation]:
         return grade(completion, {**problem.columns, "answer": problem.answer})
 
     return [
-        graded("held_out", problem, k, prompt.prefill + one.text, by_row, len(one.token_ids), one.finish_reason)
+        graded(
+            name,
+            problem,
+            k,
+            prompt.prefill + one.text,
+            _environments_own(one) or by_row,
+            len(one.written),
+            one.finish_reason,
+        )
         for k, one in enumerate(group.completions)
     ]
+
+
+def _environments_own(completion: Completion) -> Grade | None:
+    """The environment's own score in place of a verdict about the last reply, where there is one."""
+    episode = completion.episode
+    if episode is None or (score := episode.score) is None:
+        return None
+    return lambda *_: score

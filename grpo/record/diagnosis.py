@@ -40,13 +40,16 @@ class Diagnosis:
             if reward.value is None
         ]
         causes = Counter(_failure_cause(reward) for _, _, reward in unscored)
+        reasons: dict[str, str] = {}
         for scored in groups:
             causes.update(scored.group.failures)
+            reasons |= scored.group.reasons
         asked = self._rollout.prompts_per_step * self._rollout.group_size
         failed = sum(causes.values())
         if failed > self._config.max_failed_share * asked:
             counts = ", ".join(f"{cause} {count}" for cause, count in causes.most_common())
-            examples = "".join(f"\n  {_in_words(*example)}" for example in unscored[:SHOWN_FAILURES])
+            quoted = [*(_in_words(*example) for example in unscored), *(f"{c}: {why}" for c, why in reasons.items())]
+            examples = "".join(f"\n  {one}" for one in quoted[:SHOWN_FAILURES])
             raise RolloutError(
                 f"step {step}: {failed} of {asked} completions failed ({counts}), more than "
                 f"train.max_failed_share = {self._config.max_failed_share}. See logs/ in {self._run_dir}"

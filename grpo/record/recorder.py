@@ -14,6 +14,8 @@ The trainer gives these metrics; others are recorded as they come.
     | reward, reward_std     |           | mean of the step's rewards; mean of the groups' standard deviations  |
     | accuracy               | share     | completions graded correct, of those graded; null: none was graded   |
     | length                 | tokens    | mean completion length                                               |
+    | turns                  |           | replies of an episode, mean; where the task has an environment       |
+    | environment_tokens     | tokens    | of an episode that are not the model's, mean                         |
     | truncated              | share     | completions cut at max_tokens                                        |
     | entropy                | nats      | mean entropy of the next-token distribution at the sampled tokens    |
     | loss, grad_norm        |           | of the optimizer batch; the norm before clipping                     |
@@ -42,7 +44,7 @@ The trainer gives these metrics; others are recorded as they come.
     | staleness              | steps     | age of a completion's oldest token when it was trained, mean         |
     | refilled_groups        |           | dropped for want of contrast, and replaced (rollout.refill)          |
     | zero_variance_groups   | share     | groups whose rewards are all equal, so that nothing is learned       |
-    | failed                 | share     | completions asked for that were not graded                           |
+    | failed, failed/CAUSE   | share     | completions asked for that were not graded; of these, never came     |
     | weight_version         |           | of the weights that the server holds after the step                  |
     | server_restarts        |           | since the run started                                                |
     | outcome/NAME           | share     | completions with this outcome of the verifier                        |
@@ -72,7 +74,7 @@ from grpo.record.trackers import Trackers
 
 # JSON, such as {"accuracy": 1.0, "format": null}, where keys differ between recipes and tasks: one schema for all lets
 # `datasets` open any mixture of steps and runs.
-JSON_COLUMNS = ("rewards", "messages", "columns", "extra")
+JSON_COLUMNS = ("rewards", "messages", "columns", "extra", "episode")
 ROLLOUT_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int32(), nullable=False),
@@ -94,8 +96,10 @@ ROLLOUT_SCHEMA = pa.schema(
         pa.field("dropped", pa.bool_()),  # its group had no contrast, and another one was sampled in its place
         pa.field("finish_reason", pa.string()),
         pa.field("token_ids", pa.list_(pa.int32())),
-        pa.field("logprobs", pa.list_(pa.float32())),
+        pa.field("logprobs", pa.list_(pa.float32())),  # null: of a token that is not the model's
         pa.field("versions", pa.list_(pa.int32())),
+        pa.field("trained", pa.list_(pa.bool_())),  # the tokens that the model wrote; null: all of them
+        pa.field("episode", pa.string()),  # of an environment: its messages, how it ended, the environment's score
     ]
 )
 

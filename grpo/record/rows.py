@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo.rollout.scheduler import ScoredGroup
+from grpo.types import Completion
 from rewards.types import FAILURES
 
 
@@ -17,6 +19,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Of a step's samples, before training. `asked`: completions that were asked for."""
     completions = [c for scored in groups for c in scored.group.completions]
+    written = [len(c.written) for c in completions]
+    causes = Counter(cause for scored in groups for cause in Counter(scored.group.failures).elements())
     rewards = [r for scored in groups for r in scored.rewards]
     values = [r.value for r in rewards if r.value is not None]
     outcomes = Counter(r.score.outcome for r in rewards if r.score is not None)
@@ -27,13 +31,26 @@ def rollout_metrics(
         "reward": mean(values),
         "reward_std": mean([_std([r.value for r in s.rewards if r.value is not None]) for s in groups]),
         "accuracy": outcomes["correct"] / graded if graded else math.nan,  # no reward grades, or every verdict failed
-        "length": mean([len(c.token_ids) for c in completions]),
+        "length": mean(written),
         "truncated": sum(c.finish_reason == "length" for c in completions) / n,
-        "tokens": sum(len(c.token_ids) for c in completions),
+        "tokens": sum(written),
         "zero_variance_groups": mean([float(not any(group)) for group in advantages]),
         "failed": (asked - len(values)) / asked,
+        **{f"failed/{cause}": count / asked for cause, count in causes.items()},
         **{f"outcome/{name}": count / n for name, count in outcomes.items()},
         **means("reward", parts),
+        **_episode_metrics(completions),
+    }
+
+
+def _episode_metrics(completions: Sequence[Completion]) -> dict[str, float]:
+    """Where there is an environment: replies of an episode, and tokens in it that are not the model's."""
+    episodes = [c for c in completions if c.episode is not None]
+    if not episodes:
+        return {}
+    return {
+        "turns": mean([c.episode.turns for c in episodes if c.episode]),
+        "environment_tokens": mean([len(c.token_ids) - len(c.written) for c in episodes]),
     }
 
 
@@ -67,8 +84,10 @@ def rollout_rows(
             "dropped": number >= len(groups) - n_dropped,
             "finish_reason": completion.finish_reason,
             "token_ids": list(completion.token_ids),
-            "logprobs": list(completion.logprobs),
+            "logprobs": [None if math.isnan(logprob) else logprob for logprob in completion.logprobs],
             "versions": list(completion.versions),
+            "trained": None if completion.trained is None else list(completion.trained),
+            "episode": None if completion.episode is None else dataclasses.asdict(completion.episode),
         }
         for number, (scored, advantages_G) in enumerate(zip(groups, advantages, strict=True))
         for completion, reward, advantage in zip(scored.group.completions, scored.rewards, advantages_G, strict=True)

@@ -63,7 +63,12 @@ class RolloutEngine(Protocol):
     """
 
     name: str  # "vllm" or "transformers"; recorded in summary.json
-    version: int  # of the weights being served; 0 until the first update
+    concurrent: bool  # whether what several calls of `generate` ask for is sampled together
+
+    @property
+    def version(self) -> int:
+        """Of the weights being served; 0 until the first update."""
+        ...
 
     @property
     def restarts(self) -> int:

@@ -31,6 +31,7 @@ class TransformersEngine:
     """Implements `RolloutEngine` with a copy of the model in this process."""
 
     name = "transformers"
+    concurrent = False
     restarts = 0  # nothing to restart; the server engine counts its own
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,15 +18,21 @@ def reward_inputs(prompt: Prompt, completions: Sequence[Completion]) -> tuple[li
     """Completions and columns as TRL gives them: texts, or message lists where the prompt is a chat.
 
     A completion is what the template opened (such as `<think>`) plus what the model wrote. `prompts` is what came
-    before: the conversation of a chat, else the text without what the template opened.
+    before: the conversation of a chat, else the text without what the template opened. Of several turns a text is the
+    model's last reply, a message list all that came after the prompt; `completion_ids` are the model's own tokens, and
+    `episode` is the whole of it, as plain data.
     """
     n = len(completions)
     texts: list[Any] = [prompt.prefill + completion.text for completion in completions]
     columns: dict[str, list[Any]] = {name: [value] * n for name, value in prompt.columns.items()}
     columns["answer"] = [prompt.answer] * n
-    columns["completion_ids"] = [list(completion.token_ids) for completion in completions]
+    columns["completion_ids"] = [completion.written for completion in completions]
+    episodes = [completion.episode for completion in completions]
+    if any(episodes):
+        columns["episode"] = [episode and dataclasses.asdict(episode) for episode in episodes]
     if prompt.messages:
-        texts = in_form(texts, "messages", "assistant")
+        of_turns = [[dict(message) for message in episode.messages] if episode else None for episode in episodes]
+        texts = in_form([turns or text for turns, text in zip(of_turns, texts, strict=True)], "messages", "assistant")
         columns["prompts"] = [[dict(message) for message in prompt.messages] for _ in range(n)]
     else:
         columns["prompts"] = [prompt.text.removesuffix(prompt.prefill)] * n

@@ -6,13 +6,13 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
-from eval.grade import failed, graded
+from eval.ask.held_out import graded_completions
+from eval.grade import failed
 from eval.types import Generation, Problem
 from grpo.config import RolloutSettings
 from grpo.rollout.engine import RolloutEngine
 from grpo.types import Group, Prompt, RolloutRequest, Sampling
 from recipes.tasks import Task
-from rewards import Score
 
 
 async def groups(
@@ -29,15 +29,7 @@ async def groups(
 
 def graded_group(task: Task, group: Group) -> list[Generation]:
     """Every completion that was asked for, those that never came included."""
-    prompt = group.prompt
+    prompt, came = group.prompt, graded_completions(task.name, group, task.grade)
     problem = Problem(prompt.id, prompt.text, prompt.answer, columns=prompt.columns)
-
-    def by_row(completion: str, problem: Problem) -> Score:
-        return task.grade(completion, {**problem.columns, "answer": problem.answer})
-
-    came = [
-        graded(task.name, problem, k, prompt.prefill + one.text, by_row, len(one.token_ids), one.finish_reason)
-        for k, one in enumerate(group.completions)
-    ]
     causes = Counter(group.failures).elements()
     return came + [failed(task.name, problem, k, "server", cause) for k, cause in enumerate(causes, len(came))]

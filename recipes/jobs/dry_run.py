@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,7 @@ from grpo.policy.load import load_tokenizer
 from grpo.prompts import SYSTEM, render
 from grpo.record.trackers import check_trackers
 from grpo.types import Prompt
+from recipes.episodes import EpisodesTask, loaded
 from recipes.errors import InputError, code_of
 from recipes.jobs import timing
 from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, in_doubt, rehearse, values
@@ -33,7 +34,7 @@ from recipes.schema.load import model_settings
 from recipes.schema.plan import aligned, batch_rows, check_memory, find_machine, model_rows, place_rows
 from recipes.schema.recipe import Recipe
 from recipes.schema.size import ModelSize, model_size
-from recipes.tasks import Task, TaskRow, load_task, verifier_of
+from recipes.tasks import Task, TaskRow, verifier_of
 from rewards import RewardSum, grader
 
 if TYPE_CHECKING:
@@ -70,12 +71,13 @@ def dry_run(recipe: Recipe, source: str, output: Path | None, console: Console, 
     """
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    _DryRun(recipe, console).run(source, output, said)
+    with ExitStack() as stack:
+        _DryRun(recipe, console, stack).run(source, output, said)
 
 
 class _DryRun:
-    def __init__(self, recipe: Recipe, console: Console) -> None:
-        self._recipe, self._console = recipe, console
+    def __init__(self, recipe: Recipe, console: Console, stack: ExitStack) -> None:
+        self._recipe, self._console, self._stack = recipe, console, stack
         self._refused: list[str] = []
 
     def run(self, source: str, output: Path | None, said: str) -> None:
@@ -90,9 +92,9 @@ class _DryRun:
         tokenizer = self._try(load_tokenizer, model_settings(recipe)) if size else None
         if tokenizer:
             self._try(check_teacher, recipe, tokenizer)
-        task = self._try(load_task, recipe.task, recipe.eval.problems, recipe.train.seed)
-        prompts = self._show_task(task, tokenizer)
-        self._show_rewards(task, prompts, tokenizer)
+        episodes = self._try(lambda: self._stack.enter_context(loaded(recipe)))
+        prompts = self._show_task(episodes, tokenizer)
+        self._show_rewards(episodes, prompts, tokenizer)
         self._try(check_engine, recipe)
         self._try(check_servers, recipe, model_settings(recipe))
         self._show_trackers()
@@ -137,13 +139,13 @@ class _DryRun:
                     "lower train.keep_checkpoints, or name another --output"
                 )
 
-    def _show_task(self, task: Task | None, tokenizer: PreTrainedTokenizerBase | None) -> list[Prompt]:
+    def _show_task(self, episodes: EpisodesTask | None, tokenizer: PreTrainedTokenizerBase | None) -> list[Prompt]:
         """The first training prompts; [] where they cannot be made."""
-        if task is None:
+        if episodes is None:
             return []
-        recipe = self._recipe
+        recipe, task = self._recipe, episodes.task
         prompts: list[Prompt] = []
-        if tokenizer is not None and (made := self._try(task_prompts, recipe, task, tokenizer)):
+        if tokenizer is not None and (made := self._try(task_prompts, recipe, task, tokenizer, episodes)):
             prompts, held_out, dropped = made
             self._say("\n" + task_in_words(task, len(prompts), len(held_out), dropped))
         else:
@@ -167,22 +169,24 @@ class _DryRun:
         verifier = verifier_of(self._recipe.task)
         grade = grader(verifier)
         for row in task.train[: PROBLEMS + 1]:
+            if not row.answer:  # of an environment's own problems
+                continue
             answer = as_written(row.answer, row.columns, verifier)
             score = grade(f"<answer>{answer}</answer>", {**row.columns, "answer": row.answer})
             self._say(f"gold answer of {row.id}: {row.answer!r}, read as {score.extracted!r} ({score.reason})")
 
     def _show_rewards(
-        self, task: Task | None, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase | None
+        self, episodes: EpisodesTask | None, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         rewards = self._try(lambda: RewardSum(self._recipe.rewards, isolate=True))
         if rewards is None:
             return
         with closing(rewards):
-            prompts = prompts or self._alike(task)
+            prompts = prompts or self._alike(episodes.task if episodes else None)
             if not prompts:
                 self._say("\nthe rewards are there; what columns they lack shows when the data can be read")
                 return
-            rehearsed = self._try(rehearse, self._recipe, prompts, tokenizer, rewards)
+            rehearsed = self._try(rehearse, self._recipe, prompts, tokenizer, rewards, episodes)
         if rehearsed:
             self._say(f"\nwhat the rewards pay{' (for a made-up problem)' if prompts[0].id == 'example' else ''}:")
             self._say(_table(rehearsed))

@@ -122,6 +122,9 @@ def _held_out(recipe: Recipe, request: Request) -> Questions:
     """The problems that the run measures itself on, those that it drops as too long left out."""
     if request.shots:
         raise EvalError("--shots: a run is not asked with examples; give a --benchmark to ask it with some")
+    if recipe.task.environment:
+        raise EvalError("task.environment: the run's own problems are played, which zero eval does not; the run's "
+                        "summary.json has them measured. Give a --benchmark to ask it instead")  # fmt: skip
     task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
     _, prompts, _ = task_prompts(recipe, task, load_tokenizer(model_settings(recipe)))
     fits = {prompt.id for prompt in prompts}

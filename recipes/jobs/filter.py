@@ -21,6 +21,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from grpo.record.atomic import append_line, readable, write_atomic
 from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.types import Group, Prompt
+from recipes.episodes import loaded
 from recipes.errors import InputError, run_async
 from recipes.jobs.draw import graded_group, groups
 from recipes.jobs.run_dir import locked
@@ -46,7 +48,7 @@ from recipes.jobs.train import check_servers, rollout_engine, task_in_words, tas
 from recipes.schema.cluster import ClusterSettings
 from recipes.schema.load import differences, model_settings
 from recipes.schema.recipe import Recipe
-from recipes.tasks import OWN_VERIFIERS, Task, TaskRow, load_task
+from recipes.tasks import OWN_VERIFIERS, Task, TaskRow
 
 HOW_ASKED = {"verifier", "read", "template", "system", "instruction", "prefill"}  # of a task, whatever its data
 
@@ -94,14 +96,16 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
         _say(console, "cluster.address: a filter samples on this machine; on others by rollout.server.urls")
     recipe = _for_sampling(recipe)
     check_servers(recipe, model_settings(recipe), sends_weights=False)
-    with locked(request.output.with_name(f".{request.output.name}.lock"), f"--output {request.output}"):
-        return _filter(recipe, request, console)
+    lock = request.output.with_name(f".{request.output.name}.lock")
+    with locked(lock, f"--output {request.output}"), ExitStack() as stack:
+        return _filter(recipe, request, console, stack)
 
 
-def _filter(recipe: Recipe, request: FilterRequest, console: Console) -> int:
+def _filter(recipe: Recipe, request: FilterRequest, console: Console, stack: ExitStack) -> int:
     tokenizer = load_tokenizer(model_settings(recipe))
-    task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
-    prompts, held_out, dropped = task_prompts(recipe, task, tokenizer)
+    episodes = stack.enter_context(loaded(recipe))
+    task = episodes.task
+    prompts, held_out, dropped = task_prompts(recipe, task, tokenizer, episodes)
     _say(console, task_in_words(task, len(prompts), len(held_out), dropped))
     prompts = prompts[: request.limit]
     done = _open(request, _asked(recipe, request), console)
@@ -112,6 +116,7 @@ def _filter(recipe: Recipe, request: FilterRequest, console: Console) -> int:
     if todo:
         tenant, folder = Tenant.once(f"zero filter, {request.output}"), request.output.parent
         engine = rollout_engine(recipe, model_settings(recipe), tokenizer, folder, _device(recipe), tenant)
+        engine = episodes.playing(engine, recipe, tokenizer)
         if recipe.rollout.engine == "vllm":
             _say(console, f"starting vLLM; log: {folder / 'logs' / 'server.log'}")
         progress = open_progress(console)

@@ -19,7 +19,8 @@ from grpo.losses.objective import Objective
 from grpo.losses.types import LossError, LossInputs
 from grpo.signal.advantage import load_advantage
 from grpo.signal.scoring import earned, reward_inputs
-from grpo.types import Completion, Prompt
+from grpo.types import Completion, Episode, FinishReason, Prompt
+from recipes.episodes import EpisodesTask
 from recipes.errors import InputError
 from recipes.schema.recipe import Recipe
 from recipes.tasks import verifier_of
@@ -52,20 +53,31 @@ class Rehearsed:
 
 
 def rehearse(
-    recipe: Recipe, prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase | None, rewards: RewardSum
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerBase | None,
+    rewards: RewardSum,
+    episodes: EpisodesTask | None = None,
 ) -> list[Rehearsed]:
     """Call rewards, advantage, loss and optimizer once. Returns the four completions of each prompt and their rewards.
 
     Args:
         prompts: the first of the training prompts, one or more.
+        episodes: where there is an environment, which is given each of the replies as often as it asks for one.
         tokenizer: None where there is none: then completions have as many tokens as characters.
 
-    Raises RewardError, AdvantageError, LossError or RehearsalError: what is wrong, as training would find it.
+    Raises RewardError, AdvantageError, LossError, EnvironmentRefusedError or RehearsalError: what is wrong, as
+    training would find it.
     """
     shown, groups, limit = [], [], recipe.rollout.max_tokens
     for prompt, other in zip(prompts[:PROBLEMS], [*prompts[1:PROBLEMS], prompts[0]], strict=False):
         texts = written(prompt, other, recipe)
-        completions = [_completion(text, kind, tokenizer, limit) for kind, text in zip(KINDS, texts, strict=True)]
+        turns = recipe.task.environment.max_turns if recipe.task.environment else 1
+        played = episodes.rehearse(prompt, texts, turns) if episodes else [None] * len(texts)
+        completions = [
+            _completion(text, kind, tokenizer, limit, episode)
+            for kind, text, episode in zip(KINDS, texts, played, strict=True)
+        ]
         size = max(recipe.rollout.group_size, len(KINDS))
         group = [completions[i % len(KINDS)] for i in range(size)]
         scored = rewards.score(*reward_inputs(prompt, group), TrainerState(0, recipe.train.steps, 0.0))
@@ -101,7 +113,8 @@ def in_doubt(rehearsed: Sequence[Rehearsed]) -> list[str]:
     for start in range(0, len(rehearsed), len(KINDS)):
         gold, *others = [one.reward.value for one in rehearsed[start : start + len(KINDS)]]
         best = max((value for value in others if value is not None), default=None)
-        if gold is not None and best is not None and best >= gold:
+        # An environment's own problems have no gold answer.
+        if gold is not None and best is not None and best >= gold and rehearsed[start].prompt.answer:
             said.append(
                 f"the gold answer of {rehearsed[start].prompt.id} earns {gold:.3g}, one that is not right {best:.3g}: "
                 "this does not teach the right answer. See what a reward pays with `zero rewards check`"
@@ -160,13 +173,16 @@ def check_optimizer(config: GRPOConfig) -> None:
         ) from error
 
 
-def _completion(text: str, kind: str, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int) -> Completion:
+def _completion(
+    text: str, kind: str, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int, episode: Episode | None
+) -> Completion:
     ids: Sequence[int] = range(len(text) + 1)
     if tokenizer is not None:  # with the end token, without which no completion stops
         ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id or 0]
     ids = ids[:max_tokens]  # a reward may rely on it
     n = len(ids)
-    return Completion(tuple(ids), (-1.0,) * n, (0,) * n, text, "length" if kind == KINDS[2] else "stop")
+    finish: FinishReason = "length" if kind == KINDS[2] else "stop"
+    return Completion(tuple(ids), (-1.0,) * n, (0,) * n, text, finish, None, episode)
 
 
 def values(reward: Reward) -> Mapping[str, Any]:

@@ -29,10 +29,10 @@ from grpo.record.recorder import JSON_COLUMNS
 from grpo.record.stored import ROLLOUTS, RecordError, read_rollouts
 from grpo.signal.advantage import load_advantage
 from grpo.signal.scoring import earned, reward_inputs
-from grpo.types import Completion, Prompt, RewardsOfGroup
+from grpo.types import Completion, Episode, Prompt, RewardsOfGroup
 from recipes.jobs.rows import ScoreError, read_rows
 from recipes.schema.load import load_recipe, yaml_value
-from rewards import Reward, RewardError, RewardSettings, RewardSum
+from rewards import Reward, RewardError, RewardSettings, RewardSum, Score
 from rewards.chat import CompletionForm
 from rewards.types import TrainerState
 
@@ -219,8 +219,16 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:
-    token_ids, logprobs, versions = (tuple(row[name]) for name in ("token_ids", "logprobs", "versions"))
-    return Completion(token_ids, logprobs, versions, row["completion"], row["finish_reason"])
+    token_ids, versions = tuple(row["token_ids"]), tuple(row["versions"])
+    logprobs = tuple(math.nan if logprob is None else logprob for logprob in row["logprobs"])
+    trained = None if row.get("trained") is None else tuple(row["trained"])  # files of older runs have no such column
+    episode = _episode(row["episode"]) if row.get("episode") else None
+    return Completion(token_ids, logprobs, versions, row["completion"], row["finish_reason"], trained, episode)
+
+
+def _episode(stored: Mapping[str, Any]) -> Episode:
+    score = stored["score"]
+    return Episode(tuple(stored["messages"]), stored["ended"], score and Score(**score))
 
 
 # -- what is said ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from grpo.signal.advantage import load_advantage
 from grpo.signal.curriculum import prompt_order
 from grpo.trainer import GRPOTrainer
 from grpo.types import Prompt, Sampling
+from recipes.episodes import EpisodesTask, loaded
 from recipes.errors import InputError, run_async
 from recipes.gold import advice
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
@@ -43,7 +44,7 @@ from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
 from recipes.schema.recipe import Recipe
 from recipes.schema.sft import SFTRecipe
-from recipes.tasks import Task, TaskError, TaskRow, load_task
+from recipes.tasks import Task, TaskError, TaskRow
 from rewards import RewardSum
 
 if TYPE_CHECKING:
@@ -77,17 +78,18 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
     # Bad rewards, a bad advantage and a bad loss are refused before anything is loaded.
     check_trackers(recipe.train.trackers)
     check_engine(recipe)
-    with closing(RewardSum(recipe.rewards, isolate=True)) as rewards:
+    with closing(RewardSum(recipe.rewards, isolate=True)) as rewards, ExitStack() as stack:
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
         tokenizer = load_tokenizer(model)
         check_teacher(recipe, tokenizer)
         check_servers(recipe, model)
-        task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
-        train, held_out, dropped = task_prompts(recipe, task, tokenizer)
+        episodes = stack.enter_context(loaded(recipe))
+        train, held_out, dropped = task_prompts(recipe, episodes.task, tokenizer, episodes)
         _check_order(recipe, train)
-        said = [f"{source} -> {output}", plan(recipe), task_in_words(task, len(train), len(held_out), dropped)]
-        said += in_doubt(rehearse(recipe, train, tokenizer, rewards))
+        in_words = task_in_words(episodes.task, len(train), len(held_out), dropped)
+        said = [f"{source} -> {output}", plan(recipe), in_words]
+        said += in_doubt(rehearse(recipe, train, tokenizer, rewards, episodes))
         with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
                 check_unused(output)
@@ -96,7 +98,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
             with recording(recipe, recipe.train.steps, output, resume) as recorder:
                 for text in said:
                     recorder.note(text)
-                parts = (recipe, model, tokenizer, task, train, held_out, rewards, recorder, output, ranks)
+                parts = (recipe, model, tokenizer, episodes, train, held_out, rewards, recorder, output, ranks)
                 try:
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
@@ -161,7 +163,8 @@ def _train(*parts: Any) -> dict[str, Any]:
     if parts[0].train.backend == "trl":
         from recipes.jobs.trl import TRLRun
 
-        return TRLRun(*parts[:-1]).train()
+        recipe, model, tokenizer, episodes, *others, _ = parts
+        return TRLRun(recipe, model, tokenizer, episodes.task, *others).train()
     return run_async(_trainer(*parts).train())
 
 
@@ -169,7 +172,7 @@ def _trainer(
     recipe: Recipe,
     model: ModelSettings,
     tokenizer: PreTrainedTokenizerBase,
-    task: Task,
+    episodes: EpisodesTask,
     train: list[Prompt],
     held_out: list[Prompt],
     rewards: RewardSum,
@@ -182,10 +185,11 @@ def _trainer(
     ranks.told(recipe.train.steps)  # to those that wait in `follow`
     learner = learner_of(recipe, device, ranks)
     engine = rollout_engine(recipe, model, tokenizer, output, device, tenant_of(recipe, output))
+    engine = episodes.playing(engine, recipe, tokenizer)
 
     async def measure() -> Mapping[str, Any]:
         sampling = Sampling(recipe.eval.max_tokens or recipe.rollout.max_tokens, recipe.eval.temperature)
-        return dataclasses.asdict(await evaluate(engine, held_out, task.grade, sampling, recipe.eval.samples))
+        return dataclasses.asdict(await evaluate(engine, held_out, episodes.task.grade, sampling, recipe.eval.samples))
 
     return GRPOTrainer(
         config=recipe.train,
@@ -266,9 +270,12 @@ def rollout_engine(
 
 
 def task_prompts(
-    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase, episodes: EpisodesTask | None = None
 ) -> tuple[list[Prompt], list[Prompt], int]:
-    """Training and held-out prompts, and how many were dropped because they are too long."""
+    """Training and held-out prompts, and how many were dropped because they are too long.
+
+    `episodes`: of an environment, which says how a chat begins.
+    """
     room = max_positions(model_settings(recipe)) - recipe.rollout.max_tokens
     longest = min(recipe.rollout.max_prompt_tokens, room)
     if longest < 1:
@@ -287,6 +294,7 @@ def task_prompts(
             settings.instruction,
             settings.prefill,
             longest,
+            conversations=episodes.conversations(rows, settings) if episodes else None,
         )
 
     train, dropped = prompts(task.train)

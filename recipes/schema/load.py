@@ -258,11 +258,20 @@ def _anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str], 
             train[name] = _anchored(train[name], folder, source_of(where, (*key, "train", name)), f"train.{name}")
     if isinstance(train, dict) and isinstance(train.get("chat_template"), str):
         train["chat_template"] = str(_existing(train["chat_template"], folder) or train["chat_template"])
+    _anchor_environment(data.get("task"), folder, source_of(where, (*key, "task", "environment")))
     sources = data.get("data")
     for section in (data.get("task"), *(sources if isinstance(sources, list) else [])):
         for name in ("path", "dataset"):
             if isinstance(section, dict) and isinstance(section.get(name), str):
                 section[name] = str(_existing(section[name], folder) or section[name])  # else it may be a hub id
+
+
+def _anchor_environment(task: Any, folder: Path, source: str) -> None:
+    """`environment: NAME`, or `environment: {name: NAME, ...}`."""
+    given = task.get("environment") if isinstance(task, dict) else None
+    of, key = (given, "name") if isinstance(given, dict) else (task, "environment")
+    if isinstance(of, dict) and isinstance(of.get(key), str) and ".py:" in of[key]:
+        of[key] = _anchored(of[key], folder, source, "task.environment")
 
 
 def _anchored(name: str, folder: Path, source: str, key: str) -> str:

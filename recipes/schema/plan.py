@@ -81,8 +81,10 @@ def batch_rows(recipe: Recipe) -> list[tuple[str, str]]:
     rollout, train = recipe.rollout, recipe.train
     completions = rollout.prompts_per_step * rollout.group_size
     longest = rollout.max_prompt_tokens + rollout.max_tokens
+    played = recipe.task.environment
     return [
         ("step", f"{rollout.prompts_per_step} prompts x {rollout.group_size} = {completions} completions"),
+        *([("episodes", f"with {played.name}, at most {played.max_turns} replies each")] if played else []),
         (
             "tokens a step",
             f"at most {completions * rollout.max_tokens:,} sampled, {completions * longest:,} with prompts",

@@ -16,6 +16,7 @@ from eval.config import EvalSettings
 from eval.problems.data import BOXED, checked_pattern
 from eval.problems.puzzles import entries
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
+from grpo.environments.settings import EnvironmentSettings
 from recipes.schema import cluster
 from recipes.schema.cluster import ClusterSettings
 from rewards import RewardSettings
@@ -37,7 +38,10 @@ class Columns(Settings):
 
 
 class TaskSettings(Settings):
-    """Where problems come from and how the model sees them. Give `name`, or `dataset` with its `columns`."""
+    """Where problems come from and how the model sees them.
+
+    Give `name`, or `dataset` with its `columns`, or an `environment`, which may also go with either.
+    """
 
     name: Literal["gsm8k", "math", "countdown", "arithmetic", "reasoning_gym"] | None = None
     path: str | None = None  # gsm8k and math: a local folder with SPLIT.jsonl files, or another hub id
@@ -48,6 +52,7 @@ class TaskSettings(Settings):
     columns: Columns | None = None
     answer_pattern: str | None = None  # "boxed", or a regex: group 1 of its last match in the answer column is the gold
     question_pattern: str | None = None  # a regex: the model sees group 1 of its first match in the question
+    environment: EnvironmentSettings | None = None  # of several turns; its name alone is {name: NAME}
     config: dict[str, Any] = Field(default_factory=dict)  # of a generated task (eval/problems/generated.py, puzzles.py)
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
     # None: the task's own, else math
@@ -80,6 +85,18 @@ class TaskSettings(Settings):
     def _pattern(cls, pattern: str | None) -> str | None:
         return checked_pattern(pattern)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _environment(cls, task: Any) -> Any:
+        """environment: NAME, with `config` beside it where no `name` takes that."""
+        if not isinstance(task, dict) or not isinstance(task.get("environment"), str):
+            return task
+        environment = {"name": task["environment"]}
+        if "config" in task and not task.get("name"):
+            environment["config"] = task["config"]
+            task = {key: value for key, value in task.items() if key != "config"}
+        return {**task, "environment": environment}
+
     @model_validator(mode="after")
     def _coherent(self) -> TaskSettings:
         _refuse(_task_conflicts(self))
@@ -110,9 +127,11 @@ def _refuse(conflicts: Iterator[str]) -> None:
 
 
 def _task_conflicts(task: TaskSettings) -> Iterator[str]:
-    if (task.name is None) == (task.dataset is None):
+    if (task.name is None) == (task.dataset is None) and (task.name or not task.environment):
         given = "both" if task.name else "neither"
-        yield f"name and dataset: got {given}, expected one: name (gsm8k, math, {', '.join(GENERATED)}) or dataset"
+        names = ", ".join(GENERATED)
+        yield f"name and dataset: got {given}, expected one: name (gsm8k, math, {names}) or dataset; or an environment"
+    yield from _environment_conflicts(task)
     if task.dataset and not task.columns:
         yield "columns: required with dataset, as columns: {question: NAME, answer: NAME}"
     if task.columns and not task.columns.answer and task.verifier != "code":
@@ -151,8 +170,23 @@ def _puzzle_conflicts(config: dict[str, Any]) -> Iterator[str]:
                     for line in str(problem).split("\n"))  # fmt: skip
 
 
+def _environment_conflicts(task: TaskSettings) -> Iterator[str]:
+    environment = task.environment
+    if environment and environment.turn_template and task.template == "chat":
+        yield "environment.turn_template: template: chat goes on as the model's chat template does; leave it out"
+    if environment and not task.name and not task.dataset:
+        for key in ("subset", "split", "held_out_split", "columns", "answer_pattern", "question_pattern"):
+            if getattr(task, key) is not None:
+                yield f"{key}: an environment that makes its own problems has none; give a dataset, or no {key}"
+
+
 def _conflicts(recipe: Recipe) -> Iterator[str]:
     rollout, train, server, task = recipe.rollout, recipe.train, recipe.rollout.server, recipe.task
+    for i, reward in enumerate(recipe.rewards):
+        if reward.name == "environment" and not task.environment:
+            yield f"rewards.{i}: environment is the score of task.environment, and there is none; give one"
+    if task.environment and train.backend == "trl":
+        yield "task.environment: train.backend: trl samples one reply; use backend: zero"
     if rollout.group_size == 1:
         yield "rollout.group_size: a group of 1 is its own baseline, every advantage would be 0; use 2 or more"
     if rollout.max_staleness and rollout.engine == "transformers":

@@ -49,6 +49,13 @@ class SampleRecipe(Settings):
     sample: SampleSettings = Field(default_factory=SampleSettings)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
 
+    @field_validator("task")
+    @classmethod
+    def _one_reply(cls, task: TaskSettings) -> TaskSettings:
+        if task.environment:
+            raise ValueError("environment: what is kept to train on is one reply; leave it out")
+        return task
+
     def for_sampling(self) -> Recipe:
         """The run as the engine and the task take it; nothing trains, and an adapter is not drawn from."""
         model = self.model.model_copy(update={"lora": None, "adapter": None})

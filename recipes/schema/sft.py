@@ -56,5 +56,7 @@ def _conflicts(recipe: SFTRecipe) -> Iterator[str]:
             f"eval.max_tokens: got {asked}, expected at most rollout.max_tokens "
             f"({recipe.rollout.max_tokens}): the server's context is made for that"
         )
+    if recipe.task and recipe.task.environment:
+        yield "task.environment: a supervised run measures one reply; leave it out"
     if recipe.rollout.server.urls:
         yield "rollout.server.urls: a supervised run sends no weights while it trains; use a server of its own"

@@ -11,6 +11,7 @@ from grpo.losses.registry import policy_loss_of
 from grpo.policy.load import load_tokenizer
 from grpo.record.trackers import check_trackers
 from grpo.signal.advantage import load_advantage
+from recipes.episodes import loaded
 from recipes.errors import InputError
 from recipes.jobs.sample import in_words as describe_sampling
 from recipes.jobs.sample import prepare as prepare_sampling
@@ -24,7 +25,6 @@ from recipes.schema.recipe import Recipe
 from recipes.schema.sample import SampleRecipe
 from recipes.schema.sft import SFTRecipe
 from recipes.stages.artifact import Artifact, StageError
-from recipes.tasks import load_task
 from rewards import RewardSum
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def _plan_sft(recipe: SFTRecipe, stage: Stage) -> str:
 
 
 def _task(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
-    task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
-    train, held_out, dropped = task_prompts(recipe, task, tokenizer)
-    return task_in_words(task, len(train), len(held_out), dropped)
+    with loaded(recipe) as episodes:
+        train, held_out, dropped = task_prompts(recipe, episodes.task, tokenizer, episodes)
+        return task_in_words(episodes.task, len(train), len(held_out), dropped)
 
 
 def in_words(chain: Chain, plans: Mapping[str, str], done: Mapping[str, Artifact], begun: Collection[str]) -> str:

@@ -94,7 +94,7 @@ def test_whether_a_reward_reads_answers_is_its_own_property() -> None:
     assert not reads_answers("my_rewards.py:f")
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"environment"}))  # which needs a task with one
 def test_every_reward_that_reads_answers_must_read_them_where_the_evaluation_does(name: str) -> None:
     def recipe(**args: object) -> Recipe:
         task = {"name": "arithmetic", "read": ["boxed"]}

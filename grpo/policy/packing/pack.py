@@ -91,6 +91,7 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
 def flat(samples: Sequence[Sample], weights: Sequence[float], device: torch.device | str) -> dict[str, Any]:
     """The fields of a PackedBatch that hold one entry a trained token, sample after sample."""
     targets = [sample.of_trained(sample.completion_ids) for sample in samples]
+    sampler = [logprob for sample in samples for logprob in sample.of_trained(sample.sampler_logprobs)]
     lengths = torch.tensor([len(target) for target in targets])
 
     def per_token(values: Sequence[float] | range) -> torch.Tensor:
@@ -104,9 +105,7 @@ def flat(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
         "target_T": torch.tensor([token for target in targets for token in target], device=device),
         "sequence_T": per_token(range(len(samples))),
         "n_sequences": len(samples),
-        "sampler_logprobs_T": torch.tensor(
-            [x for s in samples for x in s.of_trained(s.sampler_logprobs)], device=device
-        ),
+        "sampler_logprobs_T": torch.tensor(sampler, device=device),
         "advantage_T": per_token([sample.advantage for sample in samples]),
         "weight_T": per_token(weights),
         "staleness_T": staleness_T,

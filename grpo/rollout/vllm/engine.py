@@ -49,6 +49,7 @@ class VLLMEngine:
     """
 
     name = "vllm"
+    concurrent = True
 
     def __init__(
         self,

@@ -107,7 +107,7 @@ def test_the_pass_rate_is_the_share_that_the_tasks_verifier_finds_right(recipe, 
     graded: list[tuple[str, float | None]] = []
     loaded = load_task(load_recipe(str(recipe)).task, 6, 0)
     monkeypatch.setattr(
-        "recipes.jobs.filter.load_task", lambda *_: Task(loaded.name, loaded.train[:5], loaded.held_out, [], grade)
+        "recipes.episodes.load_task", lambda *_: Task(loaded.name, loaded.train[:5], loaded.held_out, [], grade)
     )
     out = tmp_path / "out.jsonl"
     zero_filter(recipe, "--output", out, "--samples", 8)
@@ -240,7 +240,7 @@ def test_a_problem_that_came_when_it_is_cancelled_is_graded_and_stored(recipe, t
 
     stopped: list[None] = []
     task = Task(loaded.name, loaded.train, loaded.held_out, [], grade)
-    monkeypatch.setattr("recipes.jobs.filter.load_task", lambda *_: task)
+    monkeypatch.setattr("recipes.episodes.load_task", lambda *_: task)
     out = tmp_path / "out.jsonl"
     result = zero_filter(recipe, "--output", out, "--samples", 2, "--set", "rollout.max_sequences=2")
     assert result.exit_code == 130

@@ -18,6 +18,7 @@ NAMES = [
     "dapo_3b_math_2gpu",
     "dr_grpo_1.5b_math_1gpu",
     "gspo_1.7b_math_2gpu",
+    "guess_number_cpu",
     "puzzles_1.7b_1gpu",
     "puzzles_sums_cpu",
     "qwen2.5_0.5b_gsm8k",
