@@ -1,8 +1,8 @@
 """`recipes.run` and `recipes.evaluate`: the commands `zero run` and `zero eval`, with their folders as objects.
 
-    import recipes
-    run = recipes.run("tiny_arithmetic_cpu", output="runs/mine")
-    run.completions.to_pandas()
+import recipes
+run = recipes.run("tiny_arithmetic_cpu", output="runs/mine")
+run.completions.to_pandas()
 """
 
 from __future__ import annotations

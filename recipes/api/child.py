@@ -1,8 +1,8 @@
 """Runs the `zero` command as a child of a program or a notebook.
 
-In a process of its own it has its own event loop, signals, threads and memory: a notebook's running loop does not matter,
-and nothing is left in it afterwards. Ctrl-C, or a notebook's "interrupt", reaches the child once: it keeps a checkpoint,
-stops its servers, and ends. A second one ends it at once. A child whose parent is killed gets SIGTERM, and does the same.
+There it has its own event loop, signals, threads and memory: a notebook's running loop does not matter, and nothing is
+left in it afterwards. Ctrl-C, or a notebook's "interrupt", reaches the child once: it keeps a checkpoint, stops its
+servers, and ends. A second one ends it at once. A child whose parent is killed gets SIGTERM, and does the same.
 """
 
 from __future__ import annotations

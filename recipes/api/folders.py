@@ -1,7 +1,7 @@
 """What a run, a chain or an evaluation left on disk, as objects; also of one that is still going on.
 
     run = Run("runs/mine")
-    run.metrics, run.evaluations, run.completions           datasets.Dataset, one row a step, a measurement, a completion
+    run.metrics, run.evaluations, run.completions           datasets.Dataset: a row a step, a measurement, a completion
     run.recipe, run.summary, run.checkpoints                as they were resolved, as they ended, step -> folder
     run.completions.to_pandas().groupby("outcome").size()
 

@@ -1,7 +1,7 @@
 """A recipe that a program gives as data, written where the command and a later `--resume` find it.
 
-    RUN/.given/recipe.yaml     the recipe; a name that begins with a dot leaves the folder free for a run
-              /rewards.py      the functions of it that were defined in a notebook
+RUN/.given/recipe.yaml     the recipe; a name that begins with a dot leaves the folder free for a run
+          /rewards.py      the functions of it that were defined in a notebook
 """
 
 from __future__ import annotations
