@@ -6,11 +6,14 @@ RUN/.given/recipe.yaml     the recipe; a name that begins with a dot leaves the 
 
 from __future__ import annotations
 
+import builtins
+import dis
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
+from types import CodeType
 from typing import Any
 
 import yaml
@@ -67,8 +70,7 @@ def _spec(function: Callable[..., Any], output: Path, sources: dict[str, str]) -
         )
     if module != "__main__" and getattr(sys.modules.get(str(module)), name, None) is function:
         return f"{Path(code.co_filename).resolve()}:{name}"
-    used = inspect.getclosurevars(function)
-    if outside := sorted({*used.nonlocals, *used.globals, *used.unbound} - _attributes(code)):
+    if outside := sorted({*code.co_freevars, *_globals(code)} - {*dir(builtins), name}):
         raise InputError(
             f"rewards: {name} uses {', '.join(outside)}, which its own process would not have; import or define that "
             "within the function, or write both into a file and give file.py:function"
@@ -82,9 +84,7 @@ def _spec(function: Callable[..., Any], output: Path, sources: dict[str, str]) -
     return f"{(output / GIVEN / 'rewards.py').resolve()}:{name}"
 
 
-def _attributes(code: Any) -> set[str]:
-    """Names that are looked up on objects, which getclosurevars takes for globals."""
-    import dis
-
-    loads = [one for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
-    return set(code.co_names) - {one.argval for one in loads}
+def _globals(code: CodeType) -> set[str]:
+    """What the code looks up in its module, in the functions and comprehensions within, too."""
+    loads = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return loads.union(*(_globals(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
