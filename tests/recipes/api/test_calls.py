@@ -1,4 +1,4 @@
-"""recipes.run and recipes.evaluate in a program with a running event loop: done, stopped, killed, and what is refused."""
+"""recipes.run and recipes.evaluate in a program with a running event loop: done, stopped, killed, refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def until_step(folder: Path, step: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, list[int]]]:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[int]]:
     """A long run that got Ctrl-C: its folder, what the program said, the processes that it had."""
     folder = tmp_path_factory.mktemp("notebook")
     program = notebook(folder, train__steps=1000)
@@ -96,7 +95,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
         said, _ = program.communicate(timeout=300)
     finally:
         program.kill()
-    yield folder, said, children
+    return folder, said, children
 
 
 @pytest.mark.slow
@@ -185,12 +184,9 @@ def test_a_reward_of_a_module_is_named_by_its_file(tmp_path):
     [
         (lambda completions: [1.0], "define it with `def`"),
         (print, "define it with `def`"),
-        ("acuracy:", "rewards"),
     ],
 )
 def test_a_reward_that_cannot_go_into_a_recipe_is_refused(reward, expected, tmp_path):
-    if isinstance(reward, str):
-        return
     with pytest.raises(InputError, match=expected):
         write_given(RECIPE | {"rewards": [reward]}, tmp_path)
 
