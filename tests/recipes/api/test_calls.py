@@ -75,10 +75,11 @@ def notebook(folder: Path, *arguments: str, **settings: Any) -> subprocess.Popen
     )
 
 
-def until_step(folder: Path, step: int) -> None:
+def until_step(program: subprocess.Popen[str], folder: Path, step: int) -> None:
     lines = folder / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (lines.exists() and lines.read_text().count("\n") >= step):
+        assert program.poll() is None, program.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -89,7 +90,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[i
     folder = tmp_path_factory.mktemp("notebook")
     program = notebook(folder, train__steps=1000)
     try:
-        until_step(folder, 2)
+        until_step(program, folder, 2)
         children = [child.pid for child in psutil.Process(program.pid).children(recursive=True)]
         program.send_signal(signal.SIGINT)
         said, _ = program.communicate(timeout=300)
@@ -134,7 +135,7 @@ def test_a_stopped_run_goes_on_and_its_records_are_datasets(stopped):
 def test_the_run_of_a_program_that_is_killed_keeps_a_checkpoint_and_ends(tmp_path):
     program = notebook(tmp_path, train__steps=1000)
     try:
-        until_step(tmp_path, 1)
+        until_step(program, tmp_path, 1)
         children = [child.pid for child in psutil.Process(program.pid).children(recursive=True)]
     finally:
         program.kill()
