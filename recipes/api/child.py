@@ -14,9 +14,10 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from recipes.errors import BAD_INPUT, InputError
 from recipes.jobs.processes import PR_SET_PDEATHSIG
@@ -47,7 +48,8 @@ def zero(arguments: Sequence[str], quiet: bool = False) -> None:
         start_new_session=True,  # a notebook sends its interrupt to the whole group: the child would get it twice
         preexec_fn=_goes_with_us,
     ) as process:
-        said = _follow(process, (lambda text: None) if quiet else _show)
+        with _interrupts():
+            said = _follow(process, (lambda text: None) if quiet else _show)
         _raise(process.wait(), said)
 
 
@@ -70,6 +72,20 @@ def _follow(process: subprocess.Popen[bytes], show: Callable[[str], None]) -> st
             if time.monotonic() - stopped > REPEATED:
                 stopped = time.monotonic()
                 process.send_signal(signal.SIGINT)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt here; asyncio.run would keep it for a task that waits, and this one does not."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (None, signal.SIG_IGN):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(text: str) -> None:
