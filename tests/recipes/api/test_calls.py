@@ -152,7 +152,7 @@ def test_what_the_command_refuses_is_its_own_message(tmp_path):
 
     with pytest.raises(InputError, match="failing"):
         recipes.run(RECIPE | {"rewards": [failing]}, output=tmp_path / "run", quiet=True)
-    with pytest.raises((InputError, RunFailedError), match="no such file"):
+    with pytest.raises((InputError, RunFailedError), match="No such file"):
         recipes.evaluate(generations=tmp_path / "none.jsonl", output=tmp_path / "eval", quiet=True)
 
 
