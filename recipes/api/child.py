@@ -25,6 +25,8 @@ from rewards.user.loading import search_path
 
 POLL = 0.2  # seconds between looks at whether the child has ended
 KEPT = 20_000  # characters of the output, in which the error is looked for
+# By these a notebook has programs write for its own cells: colours and a live display, which a pipe does not show.
+OF_NOTEBOOKS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "MPLBACKEND")
 REPEATED = 1.0  # seconds within which a second interrupt is the same key still held down
 
 
@@ -38,7 +40,8 @@ def zero(arguments: Sequence[str], quiet: bool = False) -> None:
     Raises InputError or RunFailedError with the command's message; KeyboardInterrupt when it was stopped and has ended.
     """
     program = [sys.executable, "-P", "-u", "-c", "from recipes.command.main import main; main()", *arguments]
-    environment = {**os.environ, "PYTHONPATH": search_path(), "PYTHONIOENCODING": "utf-8"}
+    kept = {name: value for name, value in os.environ.items() if name not in OF_NOTEBOOKS}
+    environment = {**kept, "PYTHONPATH": search_path(), "PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen(
         program,
         stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ RUN/.given/recipe.yaml     the recipe; a name that begins with a dot leaves the 
 from __future__ import annotations
 
 import builtins
+import copy
 import dis
 import inspect
 import sys
@@ -21,7 +22,7 @@ from pydantic import BaseModel
 
 from grpo.record.atomic import write_atomic, writing
 from recipes.errors import InputError
-from recipes.schema.load import validated
+from recipes.schema.load import anchor_files, validated
 
 GIVEN = ".given"
 PLACE = "recipe"  # how messages call it
@@ -33,6 +34,8 @@ def write_given(recipe: Mapping[str, Any] | BaseModel, output: Path) -> Path:
     A reward may be a function: one of a module is named by its file, one of a notebook is written into a file.
     """
     plain = recipe.model_dump(mode="json", exclude_unset=True) if isinstance(recipe, BaseModel) else dict(recipe)
+    plain = copy.deepcopy(plain)
+    anchor_files(plain, Path.cwd(), {(): PLACE})  # not beside the file that is written here
     sources: dict[str, str] = {}
     if isinstance(plain.get("rewards"), list | tuple):
         plain["rewards"] = [_named(reward, output, sources) for reward in plain["rewards"]]

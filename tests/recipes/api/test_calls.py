@@ -69,7 +69,7 @@ def notebook(folder: Path, *arguments: str, **settings: Any) -> subprocess.Popen
         "run",
         json.dumps({name.replace("__", "."): v for name, v in settings.items()}),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FORCE_COLOR": "1"}  # as notebooks have it
     return subprocess.Popen(
         [*command, *arguments], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -103,6 +103,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[i
 def test_an_interrupt_keeps_a_checkpoint_says_how_to_go_on_and_leaves_no_process(stopped):
     folder, said, children = stopped
     assert "KeyboardInterrupt: stopped. Go on with recipes.run(..., output='run', resume=True)" in said
+    assert "\x1b" not in said
     assert children
     assert all(ended(child, 20) for child in children)
     run = recipes.Run(folder / "run")
@@ -178,6 +179,17 @@ def test_a_reward_of_a_module_is_named_by_its_file(tmp_path):
     path = write_given(RECIPE | {"rewards": ["accuracy", {"name": outside, "weight": 0.5}]}, tmp_path)
     rewards = load_recipe(str(path)).rewards
     assert (rewards[0].name, rewards[1].name, rewards[1].weight) == ("accuracy", f"{__file__}:outside", 0.5)
+
+
+def test_a_file_of_the_working_folder_is_meant_not_one_of_that_name_that_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rewards.py").write_text("def x(completions, **columns):\n    return [1.0] * len(completions)\n")
+    given = RECIPE | {"rewards": ["accuracy", {"name": "rewards.py:x"}]}
+    path = write_given(given, tmp_path / "run")
+    assert load_recipe(str(path)).rewards[1].name == f"{tmp_path}/rewards.py:x"
+    assert given["rewards"][1] == {"name": "rewards.py:x"}  # as the caller has it
+    with pytest.raises(InputError, match=r"recipe: rewards.0.name: no file none.py"):
+        write_given(RECIPE | {"rewards": ["none.py:x"]}, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
