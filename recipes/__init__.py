@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recipes.api.calls import evaluate as evaluate
     from recipes.api.calls import run as run
+    from recipes.api.child import RunFailedError as RunFailedError
     from recipes.api.folders import Evaluation as Evaluation
     from recipes.api.folders import Run as Run
+    from recipes.errors import InputError as InputError
 
 _HOMES = {
     "Evaluation": "recipes.api.folders",
+    "InputError": "recipes.errors",
     "Run": "recipes.api.folders",
+    "RunFailedError": "recipes.api.child",
     "evaluate": "recipes.api.calls",
     "run": "recipes.api.calls",
 }
-__all__ = ["Evaluation", "Run", "evaluate", "run"]
+__all__ = ["Evaluation", "InputError", "Run", "RunFailedError", "evaluate", "run"]
 
 
 def __getattr__(name: str) -> Any:

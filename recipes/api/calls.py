@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from recipes.api.child import RunFailedError, zero
+from recipes.api.child import zero
 from recipes.api.folders import Evaluation, Run
-from recipes.api.given import GIVEN, write_given
+from recipes.api.given import write_given
 from recipes.errors import InputError
 from rewards.nearest import did_you_mean
 
@@ -134,6 +134,3 @@ def _refuse_used(folder: Path, resume: bool) -> None:
         check_unused(folder)
     elif not folder.is_dir():
         raise InputError(f"resume: there is no {folder}; expected the directory of the run to go on with")
-
-
-__all__ = ["GIVEN", "Evaluation", "Run", "RunFailedError", "evaluate", "run"]

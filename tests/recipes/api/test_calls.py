@@ -17,7 +17,6 @@ import pytest
 import recipes
 from grpo.parts import given_prompts, given_rewards
 from grpo.prompts import PromptError
-from recipes.api.calls import RunFailedError
 from recipes.api.given import write_given
 from recipes.errors import InputError
 from recipes.schema.load import RecipeError, load_recipe
@@ -153,7 +152,7 @@ def test_what_the_command_refuses_is_its_own_message(tmp_path):
 
     with pytest.raises(InputError, match="failing"):
         recipes.run(RECIPE | {"rewards": [failing]}, output=tmp_path / "run", quiet=True)
-    with pytest.raises((InputError, RunFailedError), match="No such file"):
+    with pytest.raises((InputError, recipes.RunFailedError), match="No such file"):
         recipes.evaluate(generations=tmp_path / "none.jsonl", output=tmp_path / "eval", quiet=True)
 
 
@@ -237,7 +236,7 @@ def test_a_folder_that_is_in_use_is_not_written_into(tmp_path):
 
 
 def test_a_recipe_error_is_an_input_error():
-    assert issubclass(RecipeError, InputError)
+    assert issubclass(RecipeError, recipes.InputError)
 
 
 # -- GRPOTrainer's own input ------------------------------------------------------------------------------------------
