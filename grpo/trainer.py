@@ -16,18 +16,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from grpo import parts
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
-from grpo.losses import token_weights
 from grpo.policy.checkpoint import CheckpointWriter, checkpoints, load_checkpoint
 from grpo.policy.learner import Learner
+from grpo.policy.load import load_tokenizer
 from grpo.policy.optim import learning_rate
 from grpo.policy.proof import Proof, prove
-from grpo.policy.update import TrainBatch
 from grpo.record.atomic import write_folder
 from grpo.record.diagnosis import Diagnosis
 from grpo.record.recorder import RunRecorder
@@ -36,6 +36,7 @@ from grpo.rollout.engine import AdapterEngine, RolloutEngine, SyncReport
 from grpo.rollout.scheduler import Scheduler, ScoredGroup, StepRollouts
 from grpo.rollout.vllm.phases import said_phases
 from grpo.signal.advantage import load_advantage
+from grpo.signal.batch import train_batch
 from grpo.signal.curriculum import prompt_order
 from grpo.signal.null_rewards import null_rewards
 from grpo.signal.scoring import earned, kl_metrics, penalised, reward_inputs
@@ -55,32 +56,47 @@ STEP_PARTS = ("wait", "reward", "train", "sync")  # of a step's seconds; what is
 
 
 class GRPOTrainer:
-    """Trains the policy of `learner` on `prompts` with the completions of `engine`. Call `await train()` once.
+    """Trains a model with rewards on prompts. Call `await train()` once; in a script, `asyncio.run(trainer.train())`.
+
+        GRPOTrainer(model_settings=FOLDER, rewards=["accuracy", my_reward], prompts=rows, run_dir="runs/mine")
 
     Args:
-        learner: of several ranks, the leader's.
-        evaluate: measures the weights that the engine serves.
+        model_settings: or a folder or hub id.
+        rewards: or names, settings and functions of rewards; a function is called in this process.
+        prompts: or rows, see grpo/parts.py; `template` makes prompts of them, as `task.template` of a recipe does.
+        run_dir: gets what docs/reference/files.md lists.
+        resume: go on from the newest checkpoint in `run_dir`.
+        evaluate: measures the weights that the engine serves; None: held-out accuracy is not measured.
+        learner, tokenizer, engine, recorder: made from the settings where None. Of several ranks, the leader's learner.
     """
 
     def __init__(
         self,
         *,
-        config: GRPOConfig,
-        rollout: RolloutSettings,
-        model_settings: ModelSettings,
-        learner: Learner,
-        tokenizer: PreTrainedTokenizerBase,
-        engine: RolloutEngine,
-        rewards: RewardSum,
-        prompts: Sequence[Prompt],
-        recorder: RunRecorder,
-        run_dir: Path,
-        evaluate: Evaluate,
+        model_settings: ModelSettings | str,
+        rewards: RewardSum | Sequence[parts.GivenReward],
+        prompts: Sequence[Prompt] | Iterable[Mapping[str, Any]],
+        run_dir: Path | str,
+        config: GRPOConfig | None = None,
+        rollout: RolloutSettings | None = None,
+        template: str = "r1_zero",
+        resume: bool = False,
+        learner: Learner | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        engine: RolloutEngine | None = None,
+        recorder: RunRecorder | None = None,
+        evaluate: Evaluate | None = None,
     ) -> None:
-        self.config, self.rollout, self.model_settings = config, rollout, model_settings
-        self.learner, self.tokenizer = learner, tokenizer
-        self.engine, self.rewards, self.recorder, self.evaluate = engine, rewards, recorder, evaluate
-        self.run_dir = run_dir
+        self.config, self.rollout = config, rollout = config or GRPOConfig(), rollout or RolloutSettings()
+        self.model_settings = model = parts.given_model(model_settings)
+        self.run_dir, self.evaluate = (run_dir := Path(run_dir)), evaluate
+        self.rewards = parts.given_rewards(rewards)
+        self.tokenizer = tokenizer = tokenizer or load_tokenizer(model)
+        prompts = parts.given_prompts(prompts, tokenizer, template, rollout.max_prompt_tokens)
+        self._own_recorder = recorder is None
+        self.recorder = recorder = recorder or parts.open_recorder(run_dir, model, config, rollout, resume)
+        self.learner = learner = learner or parts.make_learner(config, model, rollout)
+        self.engine = engine = engine or parts.make_engine(model, rollout, config, tokenizer, run_dir)
         columns = [prompt.columns for prompt in prompts]
         self._order = prompt_order(config.curriculum, columns, rollout.prompts_per_step, config.seed)
         self.scheduler = Scheduler(
@@ -125,7 +141,10 @@ class GRPOTrainer:
                 await self._keep(step)
             after = self._facts.get("after") or await self._evaluate(self.config.steps)
             await self._computed(self._checkpoints.finish)
-            return self._summary(after)
+            summary = self._summary(after)
+            if self._own_recorder:
+                self.recorder.finish(summary)
+            return summary
         except asyncio.CancelledError:
             self.learner.ranks.check()
             await self._keep_whole()
@@ -136,6 +155,8 @@ class GRPOTrainer:
             await self.engine.close()
             self._compute.shutdown()
             self._checkpoints.close()
+            if self._own_recorder:
+                parts.end_recorder(self.recorder)
 
     async def _step(self, step: int) -> None:
         self.recorder.stage(f"step {step}: sampling")
@@ -158,7 +179,8 @@ class GRPOTrainer:
         self._diagnosis.refuse_failures(step, rollouts.groups)
         rewards = await self._rewards(step, rollouts.groups)
         advantages = self._advantage(rewards)
-        batch = self._batch(step, rollouts.groups, advantages)
+        skips = self.learner.skips_zero_advantage
+        batch = train_batch(step, rollouts.groups, advantages, self.config, self.rollout.max_tokens, skips)
         # Dropped groups are counted and kept like the others, but have no part in the training.
         groups = rollouts.groups + rollouts.dropped
         advantages += [[None] * len(scored.rewards) for scored in rollouts.dropped]
@@ -260,30 +282,6 @@ class GRPOTrainer:
         seed = f"{self.config.seed}/{step}/{group.prompt.id}"
         return null_rewards(control, group.prompt, group.completions, scored.rewards, seed)
 
-    def _batch(self, step: int, groups: list[ScoredGroup], advantages: list[list[float | None]]) -> TrainBatch:
-        """The samples with a gradient, weighted by normalisers that count the others too."""
-        samples, lengths = [], []
-        for scored, advantages_G in zip(groups, advantages, strict=True):
-            for completion, advantage in zip(scored.group.completions, advantages_G, strict=True):
-                if advantage is None:
-                    continue
-                masked = self.config.mask_truncated and completion.finish_reason == "length"
-                lengths.append(0 if masked else len(completion.written))
-                samples.append(
-                    Sample(
-                        scored.group.prompt.token_ids,
-                        completion.token_ids,
-                        completion.logprobs,
-                        advantage,
-                        tuple(step - 1 - version for version in completion.versions),
-                        completion.trained,
-                    )
-                )
-        weights = token_weights(self.config.normaliser_kind, lengths, self.rollout.max_tokens)
-        skips = self.learner.skips_zero_advantage
-        trained = [i for i, s in enumerate(samples) if lengths[i] and (s.advantage or not skips)]
-        return TrainBatch([samples[i] for i in trained], [weights[i] for i in trained])
-
     # -- weights, checkpoints, evaluation ----------------------------------------------------------
 
     async def _sync(self, version: int) -> SyncReport:
@@ -333,6 +331,8 @@ class GRPOTrainer:
         return await asyncio.get_running_loop().run_in_executor(self._compute, call, *args)
 
     async def _evaluate(self, step: int) -> dict[str, Any]:
+        if self.evaluate is None:
+            return {}
         self.recorder.stage(f"measuring held-out accuracy at step {step}")
         result = dict(await self.evaluate())
         return self.recorder.evaluation(step, result)

@@ -24,17 +24,27 @@ class RewardSum:
 
     Args:
         isolate: run each reward that is not built in in a process of its own (user/isolated.py), as training does.
+        functions: by the name of their settings, those that are there already: they are called in this process.
 
     Raises RewardError if a reward cannot be loaded, two have one name, or one lacks an argument of its settings.
     """
 
-    def __init__(self, settings: Sequence[RewardSettings], base_dir: Path | None = None, isolate: bool = False):
+    def __init__(
+        self,
+        settings: Sequence[RewardSettings],
+        base_dir: Path | None = None,
+        isolate: bool = False,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+    ):
         names = [one.name.rpartition(":")[2] for one in settings]
         if not names or len(set(names)) < len(names):
             raise RewardError(f"rewards: got {names}, expected at least one, each with a name of its own")
         self.weights = {name: one.weight for name, one in zip(names, settings, strict=True)}
         self._functions: dict[str, RewardFunction | IsolatedReward] = {}
         for name, one in zip(names, settings, strict=True):
+            if functions and one.name in functions:
+                self._functions[name] = RewardFunction(one, base_dir, functions[one.name])
+                continue
             kind = IsolatedReward if isolate and one.name not in BUILT_IN else RewardFunction
             self._functions[name] = kind(one, base_dir)
 

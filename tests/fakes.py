@@ -203,7 +203,10 @@ class FakeOpenAI:
         write: Callable[[dict[str, Any]], str] = lambda body: "<answer>42</answer>",
         model: dict[str, Any] | None = None,
         port: int = 0,
+        tokenize: str = "vllm",
     ) -> None:
+        """tokenize: whose way of counting tokens it has: vllm, sglang, llama.cpp, none."""
+        self._tokenizes = tokenize
         self.bodies: list[dict[str, Any]] = []
         self.answered: list[str] = []
         self.at_once = self.most_at_once = 0
@@ -216,7 +219,10 @@ class FakeOpenAI:
         self._app.router.add_post("/v1/chat/completions", self._complete)
         self._app.router.add_get("/v1/models", self._models)
         self._app.router.add_get("/health", self._health)
-        self._app.router.add_post("/tokenize", self._tokenize)
+        if tokenize != "none":
+            self._app.router.add_post("/tokenize", self._tokenize)
+        if tokenize == "llama.cpp":
+            self._app.router.add_post("/apply-template", self._apply_template)
 
     async def __aenter__(self) -> FakeOpenAI:
         self._runner = web.AppRunner(self._app, shutdown_timeout=0.1)
@@ -235,8 +241,16 @@ class FakeOpenAI:
         return web.Response(status=200 if self.healthy else 503)
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        """Of a prompt, a word is a token."""
-        return web.json_response({"count": len(asked(await request.json()).split())})
+        """Of a prompt, a word is a token; for llama.cpp, a character."""
+        body = await request.json()
+        if self._tokenizes == "llama.cpp":
+            return web.json_response({"tokens": [*map(ord, body.get("content", ""))]})
+        if self._tokenizes == "sglang" and "messages" in body:
+            return web.Response(status=422, text="prompt: field required")
+        return web.json_response({"count": len(asked(body).split())})
+
+    async def _apply_template(self, request: web.Request) -> web.Response:
+        return web.json_response({"prompt": f"<{asked(await request.json())}>"})
 
     async def _complete(self, request: web.Request) -> web.Response:
         body = await request.json()

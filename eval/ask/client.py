@@ -17,13 +17,15 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
 
+from eval.ask.tokens import Count, find_way, prompt_of, read_json
 from eval.types import Failure
 from grpo.record.atomic import readable
 from grpo.rollout import access
@@ -38,7 +40,6 @@ RETRY_DELAYS = (0.5, 2.0, 8.0, 30.0)  # seconds; of a server that somebody else 
 GIVE_UP = 16  # requests in a row that got no completion, after which no other will get one
 PROBE_SECONDS = 10.0
 NEUTRAL = ("vllm", "sglang")  # owners, in /v1/models, of servers that take the parameters of `request`
-COUNTS = "vllm"  # the owner whose /tokenize takes what /v1/completions and /v1/chat/completions take
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 Restart = Callable[[ServerLostError], Awaitable[list[str]]]  # -> the new servers; RolloutError: it cannot be done
@@ -112,6 +113,7 @@ class EvalClient:
         self._endpoints: Endpoints | None = None
         self._connections = 0  # how often servers were connected to; tells whether a failure was of the present ones
         self._unanswered = 0  # requests in a row
+        self._counting: dict[bool, Count | None] = {}  # of a chat's prompts, and of texts
         self._server_lock = asyncio.Lock()  # held while servers are probed or restarted
 
     async def __aenter__(self) -> EvalClient:
@@ -147,16 +149,19 @@ class EvalClient:
             return answer
 
     async def count(self, prompt: Prompt) -> int | None:
-        """Tokens of a prompt as the server would render it; None where it does not say. Raises RolloutError if lost."""
-        if self._served.owner != COUNTS:
-            return None
+        """Tokens of a prompt as the server would read it; None where it does not say. Raises RolloutError if lost."""
         assert self._endpoints is not None, "use it as a context manager"
-        body = {"model": self._served.name, **_prompt_of(prompt)}
+        endpoints, chat = self._endpoints, "messages" in prompt_of(prompt)
+        async with self._server_lock:
+            if chat not in self._counting:
+                self._counting[chat] = await find_way(partial(_post_once, self._urls[0]), self._served.name, prompt)
+        if (way := self._counting[chat]) is None:
+            return None
         try:
-            return await self._endpoints.post("/tokenize", body, read=read_count)
+            return await way(partial(endpoints.post, read=read_json), self._served.name, prompt)
         except (ServerLostError, TimeoutError) as error:
             raise ServerLostError(f"the server was lost while it counted the prompts' tokens: {error}") from error
-        except (RequestRefusedError, RolloutError):  # a proxy may let nothing but /v1 through
+        except (RequestRefusedError, RolloutError):  # such as a prompt that is longer than it takes
             return None
 
     def _failed(self, error: Exception) -> Failed:
@@ -212,14 +217,8 @@ def request(prompt: Prompt, sampling: Sampling, served: Served) -> tuple[str, di
         body["top_k"] = sampling.top_k
     if served.owner in NEUTRAL:
         body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
-    asked = _prompt_of(prompt)
+    asked = prompt_of(prompt)
     return "/v1/chat/completions" if "messages" in asked else "/v1/completions", body | asked
-
-
-def _prompt_of(prompt: Prompt) -> dict[str, Any]:
-    if prompt.messages and not prompt.token_ids:
-        return {"messages": [dict(message) for message in prompt.messages]}
-    return {"prompt": list(prompt.token_ids) or prompt.text}
 
 
 def read_completion(content: bytes) -> Answer:
@@ -230,15 +229,6 @@ def read_completion(content: bytes) -> Answer:
 def read_chat(content: bytes) -> Answer:
     """The answer of /v1/chat/completions; a message without content is an empty answer. Raises as above."""
     return _read(content, lambda choice: choice["message"]["content"] or "")
-
-
-def read_count(content: bytes) -> int | None:
-    """The answer of /tokenize; None if it is not one."""
-    try:
-        count = json.loads(content)["count"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return count if isinstance(count, int) else None
 
 
 def _read(content: bytes, text_of: Callable[[Any], Any]) -> Answer:
@@ -316,6 +306,15 @@ async def _models(url: str) -> dict[str, dict[str, Any]] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return {str(model["id"]): model for model in listed} if listed is not None else None
+
+
+async def _post_once(url: str, path: str, body: Mapping[str, object]) -> Any:
+    """The answer's JSON; None for whatever else happens: it is asked to find out what the server can do."""
+    try:
+        async with _probe() as session, session.post(f"{url}{path}", json=body) as answer:
+            return read_json(await answer.read()) if answer.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError):
+        return None
 
 
 def _probe() -> aiohttp.ClientSession:

@@ -50,6 +50,9 @@ The trainer gives these metrics; others are recorded as they come.
     | outcome/NAME           | share     | completions with this outcome of the verifier                        |
     | reward/NAME            |           | mean of one reward function, before its weight                       |
     | logged/NAME            |           | mean of what rewards logged with `log_metric`                        |
+    | level, level/NAME      |           | train.curriculum.order: levels: where each subject stands            |
+    | epoch                  |           | of `kind: sft`: passes over the examples                             |
+    | heldout_loss           | nats      | of `kind: sft`: cross entropy of the held-out examples, a token      |
 """
 
 from __future__ import annotations

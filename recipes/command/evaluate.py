@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from recipes.command.loading import loading
-from recipes.errors import exit_codes
+from recipes.errors import InputError, exit_codes
 from recipes.hub import give_up_unless_reachable
 
 WHY = {"generations": "which are there", "run": "which has its own model"}
@@ -108,16 +108,15 @@ def evaluate(
     with exit_codes():
         from rich.console import Console
 
-        from recipes.jobs.eval_model import EvalError
-
         console = Console()
         if generations is not None:
             _refuse("generations", model=model, benchmark=benchmark, base_url=base_url, resume=resume or None, run=run)
-            from recipes.jobs.eval_generations import grade
+            with loading("recipes.jobs.eval_generations"):
+                from recipes.jobs.eval_generations import grade
 
             raise typer.Exit(grade(generations, samples, output, console))
         if run is None and checkpoint is not None:
-            raise EvalError("--checkpoint: of which run? Give --run RUN_DIR")
+            raise InputError("--checkpoint: of which run? Give --run RUN_DIR")
         wanted = [str(run)] if run else [model if model and not base_url else None]
         if said := give_up_unless_reachable(wanted):
             typer.echo(said, err=True)
@@ -156,8 +155,6 @@ def evaluate(
 
 
 def _refuse(beside: str, **given: object) -> None:
-    from recipes.jobs.eval_model import EvalError
-
     for name, value in given.items():
         if value is not None:
-            raise EvalError(f"--{name.replace('_', '-')}: has no meaning with --{beside}, {WHY[beside]}; leave it out")
+            raise InputError(f"--{name.replace('_', '-')}: has no meaning with --{beside}, {WHY[beside]}; leave it out")

@@ -16,6 +16,7 @@ from eval.ask.server import RETRY_DELAYS, OwnServer
 from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
 from grpo.policy.folder import is_folder, model_source
 from grpo.rollout.vllm.phases import said_phases
+from grpo.types import Prompt
 from recipes.errors import InputError, run_async
 from recipes.schema.load import resolve_model
 
@@ -80,6 +81,23 @@ def attached_model(name: str | None, urls: Sequence[str]) -> AttachedModel:
         raise EvalError(f"--base-url: the servers serve different models, {', '.join(served_names)}; ask one at a time")
     served = min(found, key=lambda one: one.context or float("inf"))
     return AttachedModel(name or served.name, tuple(urls), served, tokenizer)
+
+
+def refuse_uncounted(model: AttachedModel, works: Sequence[Work]) -> None:
+    """Raises EvalError where a server has a limit, but nobody counts what the prompts take of it."""
+    prompts = [prompt for work in works for prompt in work.prompts if not prompt.token_ids][:1]
+    if not prompts or model.served.context is None or run_async(_count(model, prompts[0])) is not None:
+        return
+    raise EvalError(
+        f"--base-url {model.urls[0]}: the server takes {model.served.context} tokens of prompt and completion, and "
+        "counts no prompts (/tokenize), so that what they leave for a completion is not known; give --model FOLDER, "
+        "the folder of the model that it serves, whose tokenizer counts them"
+    )
+
+
+async def _count(model: AttachedModel, prompt: Prompt) -> int | None:
+    async with EvalClient(model.urls, model.served, TIMEOUT) as client:
+        return await client.count(prompt)
 
 
 def _config(name: str, path: str) -> Any:

@@ -28,7 +28,15 @@ from eval.types import Problem
 from grpo.record.atomic import write_atomic, writing
 from grpo.rollout.engine import RolloutError
 from recipes.errors import run_async
-from recipes.jobs.eval_model import AttachedModel, EvalError, OwnModel, attached_model, connect, own_model
+from recipes.jobs.eval_model import (
+    AttachedModel,
+    EvalError,
+    OwnModel,
+    attached_model,
+    connect,
+    own_model,
+    refuse_uncounted,
+)
 from recipes.jobs.eval_shown import printer, say_cut_short, say_dropped, say_passed_over, show
 from recipes.schema.load import differences
 
@@ -104,6 +112,8 @@ def ask(
 ) -> int:
     """Ask the model, and write the results into `folder`. Returns and raises as `evaluate`."""
     works = [prepare(one.benchmark, one.problems, model.tokenizer, one.shots) for one in questions]
+    if isinstance(model, AttachedModel):
+        refuse_uncounted(model, works)
     open_folder(folder, _asked(model, works, questions), request.resume)
     say = printer(console)
     for one in questions:

@@ -10,9 +10,8 @@ import torch
 
 from grpo.config import ModelError, TrainSettings
 from grpo.losses.cross_entropy import CrossEntropy
-from grpo.policy.adapters import add_adapter
+from grpo.parts import make_learner
 from grpo.policy.learner import Learner
-from grpo.policy.load import enable_gradient_checkpointing, load_model, load_skeleton
 from grpo.policy.shard.ranks import ALONE, Ranks, joined
 from grpo.rollout.cores import overlap, share_cores
 from recipes.errors import InputError
@@ -68,26 +67,12 @@ def learner_of(recipe: Recipe, device: torch.device, ranks: Ranks, objective: Cr
         torch.set_num_threads(config.threads or recipe.cluster.cpus_per_process)
     elif config.threads or ranks.size > 1 or overlap(recipe.rollout):  # else torch's choice, which is all cores
         torch.set_num_threads(share_cores(recipe.rollout, config.threads, processes=ranks.size).trainer)
-    quantized = bool(model.lora and model.lora.quantize)
-    if quantized and ranks.size > 1:
+    if model.lora and model.lora.quantize and ranks.size > 1:
         raise ModelError(
             "model.lora.quantize: layers in 4 bits are not sharded; use train.processes: 1, or leave it out"
         )
-    where = device if ranks.size == 1 else torch.device("cpu")
-    policy = load_model(model, where, quantized) if ranks.rank == 0 else load_skeleton(model)
-    if config.gradient_checkpointing:
-        enable_gradient_checkpointing(policy)
-    if model.adapted:
-        policy = add_adapter(policy, model, config.seed)
-    frozen = None
-    if config.teacher:
-        frozen = teacher_settings(recipe)
-    elif config.kl_coef > 0 and not model.adapted:
-        frozen = model
-    reference = None
-    if frozen is not None:
-        reference = load_model(frozen, where) if ranks.rank == 0 else load_skeleton(frozen)
-    return Learner(config, recipe.rollout.temperature, policy, reference, ranks, device, objective)
+    teacher = teacher_settings(recipe) if config.teacher else None
+    return make_learner(config, model, recipe.rollout, ranks, device, objective, teacher)
 
 
 def device_of(recipe: Recipe | SFTRecipe) -> torch.device:

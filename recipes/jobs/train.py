@@ -17,6 +17,7 @@ import transformers
 from eval.ask.run import evaluate
 from grpo.config import ModelSettings
 from grpo.losses.registry import policy_loss_of
+from grpo.parts import make_engine
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
 from grpo.policy.load import load_tokenizer, max_positions
 from grpo.policy.shard.ranks import Ranks
@@ -24,7 +25,6 @@ from grpo.prompts import render
 from grpo.record.recorder import RunRecorder
 from grpo.record.trackers import check_trackers
 from grpo.record.warned import warnings_to
-from grpo.rollout.cores import share_cores
 from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.rollout.fleet.ray import Room, connect
@@ -249,13 +249,6 @@ def rollout_engine(
 
     `device`: the trainer's, or of the in-process engine. `tenant`: who holds the lease of the recipe's urls.
     """
-    if recipe.rollout.engine == "transformers":
-        from grpo.rollout.local import TransformersEngine
-
-        return TransformersEngine(model, tokenizer, recipe.rollout.max_sequences, device)
-    from grpo.rollout.vllm.engine import VLLMEngine
-
-    trainer_gpus = gpus_of(recipe.train) if device.type == "cuda" else []
     rollout, room = recipe.rollout, None
     threads = rollout.server.threads
     if servers_placed(recipe):
@@ -263,10 +256,8 @@ def rollout_engine(
         if room is None:
             raise InputError("cluster.address: `zero run` itself places its processes; start it without torchrun")
         connect(room.address)
-    else:
-        threads = share_cores(rollout, recipe.train.threads, processes=recipe.train.processes).server
-    rollout = rollout.model_copy(update={"server": rollout.server.model_copy(update={"threads": threads})})
-    return VLLMEngine(model.path, model, rollout, tokenizer, output, trainer_gpus, tenant, room)
+    trainer_gpus = gpus_of(recipe.train) if device.type == "cuda" else []
+    return make_engine(model, rollout, recipe.train, tokenizer, output, device, trainer_gpus, tenant, room, threads)
 
 
 def task_prompts(

@@ -66,10 +66,15 @@ def parsed(spec: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], di
     data, where = _parse(path)
     for override in overrides:
         _override(data, where, override)
+    anchor_files(data, path.parent, where)
+    return data, where
+
+
+def anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str]) -> None:
+    """Make the file names of a recipe, or of a chain, absolute: what is meant is next to `folder`, else from here."""
     stages = data.get("stages")
     for key, part in [((), data), *((("stages", name), stage) for name, stage in _mappings(stages))]:
-        _anchor_files(part, path.parent, where, key)
-    return data, where
+        _anchor_files(part, folder, where, key)
 
 
 def _mappings(stages: Any) -> list[tuple[str, dict[str, Any]]]:

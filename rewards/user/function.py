@@ -14,7 +14,7 @@ import inspect
 import math
 import numbers
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,9 +51,12 @@ class RewardFunction:
     Raises RewardError if it cannot be loaded, or has no such argument.
     """
 
-    def __init__(self, settings: RewardSettings, base_dir: Path | None = None):
+    def __init__(
+        self, settings: RewardSettings, base_dir: Path | None = None, function: Callable[..., Any] | None = None
+    ):
+        """function: that the settings name, where it is there already."""
         self.spec, self._args, self._renamed = settings.name, settings.args, settings.columns
-        self._function = load_reward(settings.name, base_dir)
+        self._function = function or load_reward(settings.name, base_dir)
         self._read_signature()
         if not self._takes_any and not self._takes(*_WRITTEN):  # it makes the reward, as TRL's get_... do
             doing = "making the reward from its args, for it takes no `completions`"

@@ -21,6 +21,7 @@ from typing import Any
 
 from rewards.nearest import did_you_mean
 
+PACKAGES = ("rewards", "grpo", "eval", "recipes")  # ours, as a file of the user may be called, too
 ROOT = str(Path(__file__).resolve().parents[2])  # of our packages
 
 
@@ -65,9 +66,11 @@ def user_code(name: str, function: Callable[..., Any] | None, doing: str, purpos
 
 
 def search_path() -> str:
-    """PYTHONPATH for a process that is to import what this one does; the working folder is last."""
+    """PYTHONPATH for a process that is to import what this one does; the working folder, and a script's, are last."""
     here = [os.getcwd()] if "" in sys.path else []
-    return os.pathsep.join(dict.fromkeys([*filter(None, sys.path), ROOT, *here]))
+    paths = [path for path in sys.path if path]
+    theirs = [path for path in paths if any((Path(path) / f"{name}.py").is_file() for name in PACKAGES)]
+    return os.pathsep.join(dict.fromkeys([*(path for path in paths if path not in theirs), ROOT, *theirs, *here]))
 
 
 def _where(failure: BaseException, function: Callable[..., Any] | None) -> str:

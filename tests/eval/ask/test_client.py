@@ -68,11 +68,23 @@ def counted(prompt: Prompt, **fake: Any) -> int | None:
     return asyncio.run(run())
 
 
-def test_a_vllm_server_counts_the_tokens_of_a_prompt_and_another_does_not() -> None:
-    vllm = {"owned_by": "vllm"}
-    assert counted(CHAT, model=vllm) == 1
-    assert counted(TEXT, model=vllm) == 1
-    assert counted(CHAT) is None
+@pytest.mark.parametrize("prompt", [CHAT, TEXT])
+@pytest.mark.parametrize(
+    ("tokenize", "tokens"),
+    [
+        ("vllm", 1),  # a word is one
+        ("llama.cpp", 4 + 2),  # a character is one, and its template adds two around a chat
+        ("none", None),
+    ],
+)
+def test_tokens_of_a_prompt_are_counted_by_whatever_server_counts(prompt: Prompt, tokenize: str, tokens: int) -> None:
+    without_template = tokens == 6 and not prompt.messages
+    assert counted(prompt, tokenize=tokenize) == (4 if without_template else tokens)
+
+
+def test_a_text_is_counted_where_only_texts_are_as_by_sglang() -> None:
+    assert counted(TEXT, tokenize="sglang") == 1
+    assert counted(CHAT, tokenize="sglang") is None
 
 
 def test_a_vllm_server_is_told_to_leave_the_models_own_sampling_defaults_out() -> None:

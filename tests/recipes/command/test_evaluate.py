@@ -177,8 +177,24 @@ def test_completions_that_had_fewer_tokens_are_not_compared_with_full_ones(tmp_p
     assert zero("compare", finished, tmp_path / "out", "--any-protocol").exit_code == 0
 
 
-def test_a_server_that_does_not_count_is_asked_for_the_whole_limit(tmp_path: Path) -> None:
-    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500})) as server:
+def test_any_server_that_counts_is_asked_for_what_its_prompts_leave(tmp_path: Path) -> None:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500}, tokenize="llama.cpp")) as server:
+        arithmetic(server, tmp_path / "out")
+    assert {body["max_tokens"] for body in server.bodies} == {498 - len(asked(body)) for body in server.bodies}
+
+
+def test_a_server_with_a_limit_that_does_not_count_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with serving(FakeOpenAI(write=solve, model={"max_model_len": 500}, tokenize="none")) as server:
+        result = arithmetic(server, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "takes 500 tokens of prompt and completion, and counts no prompts" in result.stderr
+    assert "give --model FOLDER" in result.stderr
+    assert not server.bodies
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_says_no_limit_is_asked_for_the_whole_one(tmp_path: Path) -> None:
+    with serving(FakeOpenAI(write=solve, tokenize="none")) as server:
         result = arithmetic(server, tmp_path / "out")
     assert {body["max_tokens"] for body in server.bodies} == {2048}
     assert "less than max_tokens" not in result.stdout

@@ -19,6 +19,7 @@ from recipes.schema.load import builtin_recipes, load_recipe
 from recipes.schema.recipe import TaskSettings
 from recipes.tasks import load_task
 
+HEAVY = ("torch", "pyarrow", "datasets", "aiohttp", "numpy")
 TINY = "tiny_arithmetic_cpu"
 ROOT = Path(__file__).parents[3]
 
@@ -142,3 +143,29 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_then_given_up(monkeypatch)
 def test_what_does_not_change_what_is_computed_may_change_on_resume(key, engine, may):
     assert (changed_otherwise({key: (1, 2)}, [], engine) == {}) is may
     assert changed_otherwise({"train.steps": (1, 2)}, ["train.steps=2"], engine) == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", TINY, "--output", "out"],
+        ["run", TINY, "--dry-run"],
+        ["eval", "--model", "tiny", "--benchmark", "arithmetic"],
+        ["eval", "--generations", "theirs.jsonl"],
+        ["filter", TINY, "--output", "kept.jsonl"],
+    ],
+)
+def test_a_command_says_that_it_loads_before_it_imports_anything_heavy(arguments, tmp_path):
+    """What takes seconds comes after the first line: at that moment none of it has been imported."""
+    code = (
+        "import builtins, sys\n"
+        "said = builtins.print\n"
+        "def first(*text, **options):\n"
+        f"    said(*text, [name for name in {HEAVY} if name in sys.modules])\n"
+        "    sys.exit(0)\n"
+        "builtins.print = first\n"
+        f"from recipes.command.main import main; main({arguments!r})"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == "loading PyTorch, transformers and datasets []\n", done.stderr

@@ -1,0 +1,1 @@
+"""Calling `zero` from a program or a notebook."""
