@@ -118,6 +118,7 @@ async function poll() {
   const answer = await fetch(`state?${asked}`);
   if (!answer.ok) throw new Error(await answer.text());
   const news = await answer.json();
+  if (news.chain) return location.reload(); // what was waited for is a chain
   if (news.unchanged) return;
   if (news.from > 0) news.steps = [...run.steps, ...news.steps];
   if (run && news.epoch !== run.epoch) indexed = 0, clearIndex(), kept.clear(), (shown.selected = -1);
