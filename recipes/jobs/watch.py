@@ -5,8 +5,8 @@
     /part/NAME                       completions, as the page of a finished run has them (grpo/page/write.py)
     /stages/NAME/, .../state, ...    the same of a stage, where the directory is a chain's
 
-The server has nothing that the run knows of: it may be killed and started again. It runs at the lowest priority, so that
-it takes the time that the run leaves.
+The server has nothing that the run knows of: it may be killed and started again. It runs at the lowest priority, so
+that it takes the time that the run leaves.
 """
 
 from __future__ import annotations

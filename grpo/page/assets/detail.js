@@ -61,7 +61,7 @@ async function groupDetail(group) {
   const note = several === 1 && index.flags[index.first[group]] & DROPPED
     ? [make("p", "muted", "The group had no contrast: it was dropped, and another one was sampled in its place.")] : [];
   return [...shared(texts), ...note, ...(view.tokens ? [tokenLegend()] : []),
-    make("h4", "", `${texts.rows.length} completions`), make("div", "grid", ...cards)];
+    make("h4", "", `${texts.rows.length} completion${texts.rows.length === 1 ? "" : "s"}`), make("div", "grid", ...cards)];
 }
 
 function shared(texts) {

@@ -155,7 +155,7 @@ async function searchTexts(text, search) {
         failed = `; ${error.message}`;
       }
       read += 1;
-      later(() => shown.search === search && showFound(found, among, `, ${Math.round(100 * read / runs.length)}% of the texts read${failed}`));
+      later(() => shown.search === search && read < runs.length && showFound(found, among, `, ${Math.round(100 * read / runs.length)}% of the texts read${failed}`));
     }
   };
   say(", reading the texts …");

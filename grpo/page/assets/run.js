@@ -50,7 +50,7 @@ function linesOf(keys) {
 }
 
 function drawPlots() {
-  const marks = run.notes.map((note, i) => ({ ...note, number: i + 1 })).filter((note) => note.step > 0);
+  const marks = run.notes.filter((note) => note.step > 0).map((note, i) => ({ ...note, number: i + 1 }));
   for (const [id, plots] of [["curves", CURVES], ["health", HEALTH]]) {
     const zeros = [];
     const focused = document.activeElement?.closest?.("figure")?.dataset.title;
@@ -71,10 +71,10 @@ function drawPlots() {
 
 // Warnings stand with the step that they were said after, under the numbers that the curves carry.
 function drawNotes() {
-  const items = run.notes.map((note, i) => make("li", "", make("b", "", note.step > 0 ? `${i + 1} · step ${note.step.toLocaleString("en")} ` : "before the first step "),
-    plain(String(note.text), make("span", "said"))));
-  const before = run.notes.flatMap((note, i) => (note.step > 0 ? [] : [items[i]]));
-  const after = run.notes.flatMap((note, i) => (note.step > 0 ? [items[i]] : []));
+  const item = (head, note) => make("li", "", ...(head ? [make("b", "", head)] : []), plain(String(note.text), make("span", "said")));
+  const before = run.notes.filter((note) => !(note.step > 0)).map((note) => item("", note));
+  const after = run.notes.filter((note) => note.step > 0)
+    .map((note, i) => item(`${i + 1} · step ${note.step.toLocaleString("en")} `, note));
   $("notes").replaceChildren(...(after.length ? [make("h2", "", "What the run said"), make("ul", "notes", ...after)] : []),
     ...(before.length ? [folded("Before the first step", make("ul", "notes", ...before))] : []));
 }

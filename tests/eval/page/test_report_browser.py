@@ -1,46 +1,26 @@
 """The report's page in headless Chromium: opened from its file, filtered, read and attacked."""
 
-import io
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from selenium import webdriver
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from eval.page.charts import WIDTH
 from eval.page.report import write_report
 from eval.store import read_generations
-from tests import report_samples
+from tests import browser, report_samples
+from tests.browser import FOREIGN
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="needs Chromium and its driver: apt-get install chromium chromium-driver"
-    ),
-]
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-]
+pytestmark = browser.MARKS
 FORMULAS = [
     json.loads(line) for line in (Path(__file__).parents[2] / "cases" / "mathematics.jsonl").open(encoding="utf-8")
 ]
 OUTCOMES = ("correct", "wrong", "no_answer", "malformed", "timeout", "error", "failed")
-# Elements that load or run something, and attributes that would.
-FOREIGN = """
-const all = [...document.querySelectorAll("*")];
-const attributes = all.flatMap((node) => [...node.attributes]);
-return [all.filter((node) => /^(script|style|iframe|img|object|embed|link|base)$/.test(node.localName)).length,
-  attributes.filter((one) => /^on|^srcdoc$/.test(one.name) || /^\\s*javascript:/.test(one.value)).length];
-"""
 SWATCHES = """
 document.body.replaceChildren(...arguments[0].map((outcome) => {
   const node = document.createElement("div");
@@ -50,27 +30,11 @@ document.body.replaceChildren(...arguments[0].map((outcome) => {
 """
 
 
-class Page:
+class Page(browser.Page):
     """A report in the browser."""
 
-    def __init__(self, driver, path):
-        self.driver, self.path = driver, path
-
-    def open(self, link="", width=1280, height=900, scheme="light"):
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        self.driver.get("about:blank")  # another #link alone would not load the page again
-        self.driver.get(self.path.as_uri() + link)
-        self.wait(lambda: "of" in self.count())
-        return self
-
-    def wait(self, condition):
-        WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda _: condition())
-
-    def run(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
+    def ready(self):
+        return "of" in self.count()
 
     def count(self):
         return self.run("return document.getElementById('count').textContent")
@@ -102,27 +66,9 @@ class Page:
         rows = self.run("return [...document.querySelectorAll('.row')].map((row) => row.id)")
         return [int(name.removeprefix("row-")) for name in rows]
 
-    def screenshot(self, selector):
-        return Image.open(io.BytesIO(self.driver.find_element(By.CSS_SELECTOR, selector).screenshot_as_png)).convert(
-            "RGB"
-        )
-
 
 def expected_count(shown, page):
     return f"{shown:,} of {len(page.run('return state.all')):,} generations"
-
-
-@pytest.fixture(scope="module")
-def driver():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    options.set_capability("unhandledPromptBehavior", "ignore")  # a dialog is to be seen, not closed
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
