@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
 from grpo.record.recorder import RunRecorder
@@ -121,7 +122,7 @@ def metrics(rows: Sequence[dict[str, Any]], step: int) -> dict[str, float]:
 
 def start_run(folder: Path, recipe: dict[str, Any] = RECIPE) -> RunRecorder:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML, too
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     tokenizer = {"model": {"type": "WordLevel", "vocab": VOCABULARY}, "added_tokens": []}
     (folder / "checkpoints" / "step-000001").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / "step-000001" / "tokenizer.json").write_text(json.dumps(tokenizer))

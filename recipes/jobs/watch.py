@@ -130,7 +130,6 @@ def live_page(chain: bool) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
-    protocol_version = "HTTP/1.1"
     timeout = 60
 
     def do_GET(self) -> None:

@@ -62,3 +62,11 @@ def _stages(folder: Path) -> dict[str, Any]:
         return {}
     stages = chain.get("stages") if isinstance(chain, dict) else None
     return {str(name): settings for name, settings in stages.items()} if isinstance(stages, dict) else {}
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The folder; of a chain, its stages that have trained."""
+    if not is_chain_dir(folder):
+        return [folder]
+    stages = [folder / "stages" / name for name in stage_names(folder)]
+    return [stage for stage in stages if (stage / "metrics.jsonl").is_file()] or [folder]
