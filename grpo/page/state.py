@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from grpo.record.run import Run
+from grpo.record.run import Run, parsed_recipe
 
 LOG_BYTES = 16_000  # of the end of run.log
 
@@ -32,7 +32,7 @@ def state_of(run: Run, run_dir: Path, status: str) -> dict[str, Any]:
 def recipe_of(text: str) -> dict[str, Any]:
     """A resolved recipe as plain data; {} if it cannot be read."""
     try:
-        recipe = yaml.safe_load(text)
+        recipe = parsed_recipe(text)
     except yaml.YAMLError:
         return {}
     return recipe if isinstance(recipe, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,19 @@ def _summary(path: Path, content: bytes | None, unread: list[str]) -> dict[str, 
     return summary if isinstance(summary, dict) else {}
 
 
+@lru_cache(maxsize=8)  # a page that follows a run asks every second
+def parsed_recipe(text: str) -> Any:
+    """What the YAML of a recipe holds, not to be changed. Raises yaml.YAMLError."""
+    import yaml
+
+    return yaml.safe_load(text)
+
+
 def _title(path: Path, recipe: str, unread: list[str]) -> str:
     import yaml
 
     try:
-        return run_title(yaml.safe_load(recipe)) if recipe else path.parent.name
+        return run_title(parsed_recipe(recipe)) if recipe else path.parent.name
     except (yaml.YAMLError, AttributeError) as error:
         unread.append(f"{path} cannot be read: {error}")
         return path.parent.name
