@@ -24,6 +24,8 @@ RECIPE = {
 }
 VOCABULARY = {chr(i): i for i in range(32, 127)}
 
+TEXTS = HOSTILE | {"a megabyte": "<b>\u202e" * 262_144}
+
 
 def row(step: int, group: int, completion: str, outcome: str | None, **changes: Any) -> dict[str, Any]:
     """One completion as a trainer records it; `changes` are of ROLLOUT_SCHEMA's columns."""
@@ -157,7 +159,7 @@ def hostile_rows(step: int) -> list[dict[str, Any]]:
             extracted=text,
             answer=text,
         )
-        for number, (name, text) in enumerate(HOSTILE.items())
+        for number, (name, text) in enumerate(TEXTS.items())
     ]
 
 

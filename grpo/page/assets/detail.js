@@ -32,7 +32,7 @@ async function drawDetail() {
 }
 
 function heading(group) {
-  const link = plain(`step ${index.step[group]} · group ${index.number[group]} · ${promptOf(group)}`, make("a"));
+  const link = plain(`step ${index.step[group]} · group ${index.number[group]} · ${brief(promptOf(group))}`, make("a"));
   link.href = linkOf(group);
   const buttons = [button(view.time ? "this group" : "through time ( t )", "time"),
     button(view.source ? "show formulas ( r )" : "show source ( r )", "source"),
@@ -81,8 +81,8 @@ function facts(entries) {
   const list = make("dl", "facts");
   for (const [name, content] of entries) {
     if (content === null || content === undefined || content === "") continue;
-    const body = typeof content === "string" ? plain(content, make("dd")) : make("dd", "", content);
-    list.append(make("div", "", plain(name, make("dt")), body));
+    const body = typeof content === "string" ? plain(brief(content), make("dd")) : make("dd", "", content);
+    list.append(make("div", "", plain(brief(name), make("dt")), body));
   }
   return list;
 }

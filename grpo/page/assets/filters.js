@@ -225,7 +225,7 @@ function listRow(group, place, offset) {
   const mean = meanOf(rewardsOf(group));
   const node = make("div", "row",
     make("div", "", make("b", "", `step ${index.step[group].toLocaleString("en")} `),
-      plain(promptOf(group), make("span", "muted"))),
+      plain(promptOf(group).slice(0, 120), make("span", "muted"))),
     make("div", "", strip(group), make("span", "muted", Number.isNaN(mean) ? " not scored" : ` reward ${short(mean)}`)));
   node.id = `group-${group}`;
   node.setAttribute("role", "option");

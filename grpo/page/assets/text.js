@@ -124,9 +124,13 @@ function fillIn(text, source, parent) {
   return parent;
 }
 
+// What stands in a line among others, as far as a reader looks.
+const BRIEF = 2000;
+const brief = (text) => (text.length > BRIEF ? `${text.slice(0, BRIEF)} … (${text.length.toLocaleString("en")} characters)` : text);
+
 // An answer, which is LaTeX without dollars, or plain text.
 function answer(text, source) {
   if (text === null || text === undefined) return make("span", "muted", "none");
-  const node = !source && /[\\^_]/.test(text) && text.length < 2000 && mathOf(text.replace(/^\$+|\$+$/g, ""), false);
-  return node ? make("span", "answer", node) : plain(text, make("span", "answer"));
+  const node = !source && /[\\^_]/.test(text) && text.length <= BRIEF && mathOf(text.replace(/^\$+|\$+$/g, ""), false);
+  return node ? make("span", "answer", node) : plain(brief(text), make("span", "answer"));
 }

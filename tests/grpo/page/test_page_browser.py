@@ -14,7 +14,7 @@ from grpo.record.run import read_run
 from grpo.record.stored import read_rollouts
 from tests import browser, run_samples
 from tests.browser import FOREIGN
-from tests.report_samples import HOSTILE
+from tests.run_samples import TEXTS
 
 pytestmark = browser.MARKS
 STEPS, GROUPS, SIZE = 6, 6, 8
@@ -205,7 +205,7 @@ def test_an_outcome_has_one_colour_everywhere(page):
 def test_whatever_a_model_wrote_is_text(page, rows):
     first = STEPS * GROUPS - GROUPS
     own = page.run(FOREIGN)[0]
-    for number in range(len(HOSTILE)):
+    for number in range(len(TEXTS)):
         for view in ({"source": False}, {"source": True}, {"tokens": True}, {"time": True}):
             page.run("Object.assign(view, { source: false, tokens: false, time: false }, arguments[0])", view)
             page.select(first + number)
@@ -238,7 +238,7 @@ def test_the_page_never_scrolls_sideways(page, width, scheme):
     page.open(width=width, scheme=scheme)
     for details in page.driver.find_elements(By.CSS_SELECTOR, "details"):
         details.click()
-    for group in range(STEPS * GROUPS - GROUPS, STEPS * GROUPS - GROUPS + len(HOSTILE), 3):
+    for group in range(STEPS * GROUPS - GROUPS, STEPS * GROUPS - GROUPS + len(TEXTS), 3):
         for view in ({"tokens": False, "time": False}, {"tokens": True}, {"time": True}):
             page.run("Object.assign(view, arguments[0])", view)
             page.select(group)
