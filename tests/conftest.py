@@ -76,3 +76,13 @@ def character_tokenizer():  # type: ignore[no-untyped-def]
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """Headless Chromium; only for tests with the marks of tests/browser.py."""
+    from tests.browser import start
+
+    driver = start()
+    yield driver
+    driver.quit()

@@ -16,6 +16,8 @@ EVAL_MAY = (
     "grpo.types",
     "grpo.prompts",
     "grpo.rollout",
+    "grpo.page.bundle",
+    "grpo.page.shell",
     "grpo.record.atomic",
     "grpo.record.duration",
     "grpo.record.flatten",

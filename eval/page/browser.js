@@ -3,34 +3,13 @@
 // Whatever a model wrote reaches the page through textContent alone.
 
 const ROW_HEIGHT = 56; // pixels; the style sheet has the same
-const MARKS = { correct: "✓", wrong: "✗", no_answer: "∅", malformed: "≠", timeout: "◷", error: "!", failed: "…" };
 const ORDERS = { problem: "problem", shortest: "shortest first", longest: "longest first" };
 const SEARCHED = ["completion", "question", "answer", "extracted", "problem_id"];
 const CHOICES = ["benchmark", "outcome", "subject", "level", "truncated", "failure"];
-// A dollar opens mathematics only where pandoc says so: "$5 and $10" is money. Lengths are bounded, so that a text of
-// nothing but openings takes no quadratic time.
-const MATH = new RegExp([
-  String.raw`(?<!\\)\$\$(?<dollars>[^]{1,3000}?)\$\$`,
-  String.raw`\\\[(?<bracket>[^]{1,3000}?)\\\]`,
-  String.raw`\\\((?<parenthesis>[^]{1,3000}?)\\\)`,
-  String.raw`(?<!\\)\$(?!\s)(?<dollar>(?:\\[^]|[^$\\\n]|\n(?!\n)){1,3000}?)(?<!\s)\$(?!\d)`,
-  String.raw`(?<environment>\\begin\{(?<name>[a-z]{1,12}\*?)\}[^]{1,3000}?\\end\{\k<name>\})`,
-  String.raw`(?<boxed>\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,200}\}){0,400}\})`,
-].join("|"), "g");
-// What would be invisible or would reorder the text around it: control, zero-width and direction characters.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]/u;
-const TAG = /(<\/?(?:think|answer)>)/;
-
 const $ = (id) => document.getElementById(id);
 const state = { all: [], shown: [], selected: null, source: false, sideBySide: false };
 
 // -- data ------------------------------------------------------------------------------------------------------------
-
-async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
-}
 
 // Rows of columns, each with what the page needs of it: its place, its link, its word for the outcome.
 function rowsOf(columns) {
@@ -50,80 +29,7 @@ const valueOf = (row, name) => (value[name] ? value[name](row) : row[name]);
 const sameProblem = (a, b) => a.benchmark === b.benchmark && a.problem_id === b.problem_id;
 const samplesOf = (row) => state.all.filter((other) => sameProblem(row, other));
 
-// -- elements --------------------------------------------------------------------------------------------------------
-
-function make(name, classes, ...content) {
-  const node = document.createElement(name);
-  if (classes) node.className = classes;
-  node.append(...content);
-  return node;
-}
-
-const inWords = (name) => String(name).replaceAll("_", " ");
-
-function verdict(row) {
-  const text = row.failure ? `never came: ${row.failure}` : inWords(row.verdict);
-  return make("span", `verdict ${row.verdict}`, make("b", "mark", MARKS[row.verdict]), text);
-}
-
-// Text with its hidden characters made visible, put into `parent`.
-function plain(text, parent = make("span")) {
-  let seen = "";
-  for (const character of text) {
-    if (!HIDDEN.test(character)) seen += character;
-    else {
-      const code = character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-      parent.append(seen, make("span", "hidden-character", `U+${code}`));
-      seen = "";
-    }
-  }
-  parent.append(seen);
-  return parent;
-}
-
-function prose(text, parent) {
-  for (const part of text.split(TAG)) {
-    const at = TAG.test(part) ? parent.appendChild(make("span", "tag")) : parent;
-    plain(part, at);
-  }
-}
-
-function formula(source, display) {
-  try {
-    return mathOf(source, display);
-  } catch (error) {
-    if (!(error instanceof LatexError)) throw error;
-    return null;
-  }
-}
-
-// A text with its formulas; one that is not understood stays as it was written.
-function rendered(text) {
-  const parent = make("div", "text");
-  if (state.source) return plain(text, parent);
-  let end = 0;
-  for (const found of text.matchAll(MATH)) {
-    const { dollars, bracket, parenthesis, dollar, environment, boxed } = found.groups;
-    const block = dollars ?? bracket ?? environment;
-    const node = formula(block ?? parenthesis ?? dollar ?? boxed, block !== undefined);
-    if (!node) continue;
-    const before = text.slice(end, found.index);
-    prose(block === undefined ? before : before.replace(/\n$/, ""), parent); // a block breaks the line by itself
-    node.setAttribute("title", found[0].slice(0, 500));
-    parent.append(node);
-    end = found.index + found[0].length;
-    if (block !== undefined && text[end] === "\n") end += 1;
-  }
-  prose(text.slice(end), parent);
-  return parent;
-}
-
-// An answer, which is LaTeX without dollars, or plain text.
-function answer(text) {
-  if (text === null) return make("span", "muted", "none");
-  const node = !state.source && /[\\^_]/.test(text) && formula(text.replace(/^\$+|\$+$/g, ""), false);
-  return node ? make("span", "answer", node) : plain(text, make("span", "answer"));
-}
+const verdictOf = (row) => verdict(row.verdict, row.failure ? `never came: ${row.failure}` : undefined);
 
 // -- filters ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +92,7 @@ function listRow(row, place) {
   if (row.tokens !== null) facts.push(`${row.tokens.toLocaleString("en")} tokens`);
   if (row.cut === "yes") facts.push("cut");
   const node = make("div", "row",
-    make("div", "", verdict(row), make("span", "muted", ` · ${facts.join(" · ")}`)),
+    make("div", "", verdictOf(row), make("span", "muted", ` · ${facts.join(" · ")}`)),
     make("div", "", plain(`${row.problem_id} `), plain(row.question.slice(0, 120), make("span", "muted"))));
   node.id = `row-${row.index}`;
   node.setAttribute("role", "option");
@@ -228,7 +134,7 @@ function drawDetail() {
   const samples = samplesOf(row);
   $("detail").replaceChildren(
     make("h3", "", link), facts(row),
-    ...(row.question ? [make("h4", "", "Question"), rendered(row.question)] : []),
+    ...(row.question ? [make("h4", "", "Question"), rendered(row.question, state.source)] : []),
     ...(samples.length > 1 ? [make("h4", "", `All ${samples.length} samples`), strip(samples)] : []),
     make("h4", "", "Completion ", button(state.source ? "show formulas" : "show source", "source")),
     ...(state.sideBySide ? [grid(samples)] : [completion(row)]));
@@ -236,7 +142,7 @@ function drawDetail() {
 
 function facts(row) {
   const found = row.completion === "" ? "" : row.extracted;
-  const entries = [["outcome", verdict(row)], ["gold answer", answer(row.answer)], ["extracted", answer(found || null)],
+  const entries = [["outcome", verdictOf(row)], ["gold answer", answer(row.answer, state.source)], ["extracted", answer(found || null, state.source)],
     ["tokens", row.tokens?.toLocaleString("en")],
     ["limit of tokens", row.max_tokens?.toLocaleString("en")],
     ["ended", row.cut === "yes" ? "cut at the limit of tokens" : row.finish_reason],
@@ -251,12 +157,12 @@ function facts(row) {
 }
 
 function completion(row) {
-  return row.failure ? make("p", "muted", `Nothing came: ${row.failure}.`) : rendered(row.completion);
+  return row.failure ? make("p", "muted", `Nothing came: ${row.failure}.`) : rendered(row.completion, state.source);
 }
 
 function strip(samples) {
   const chips = samples.map((row) => {
-    const chip = make("button", "chip", `${row.sample} `, verdict(row), " ", answer(row.extracted));
+    const chip = make("button", "chip", `${row.sample} `, verdictOf(row), " ", answer(row.extracted, state.source));
     chip.type = "button";
     chip.setAttribute("aria-pressed", String(row === state.selected));
     chip.addEventListener("click", () => select(row, true));
@@ -267,7 +173,7 @@ function strip(samples) {
 
 function grid(samples) {
   const cards = samples.map((row) => make("section", `card ${row.verdict}`,
-    make("h5", "", `${row.sample} `, verdict(row), " ", answer(row.extracted)), completion(row)));
+    make("h5", "", `${row.sample} `, verdictOf(row), " ", answer(row.extracted, state.source)), completion(row)));
   return make("div", "grid", ...cards);
 }
 
@@ -309,7 +215,7 @@ function later(action, milliseconds) {
 }
 
 async function start() {
-  state.all = rowsOf(await unpack($("data").textContent));
+  state.all = rowsOf(await jsonPart("generations"));
   fill($("order"), Object.entries(ORDERS), false);
   fillFilters();
   $("benchmark").addEventListener("change", fillFilters);

@@ -1,16 +1,12 @@
 """An evaluation's report: one page with its numbers, plots and every generation, which opens from a file.
 
-The page is eval/report/page.html with the style, the scripts and the data put in. The data are the generations column
-by column as JSON, compressed with gzip and written in base64, which holds no character that HTML could read. A content
-security policy lets the page's own two scripts run and nothing else, and lets nothing be loaded.
+The page is page.html in the frame that a run's page has (grpo/page/shell.py). Its data are the generations column by
+column as JSON, compressed with gzip.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import gzip
-import hashlib
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -24,9 +20,10 @@ from eval.page.charts import Bar, accuracy_bar, bars, curves, share_ticks, token
 from eval.page.table import estimate, shortened_in_words
 from eval.store import read_generations
 from eval.types import Generation
+from grpo.page.bundle import pack_json
+from grpo.page.shell import READING, asset, shell
 from grpo.record.atomic import write_atomic
 
-PARTS = Path(__file__).parent
 OUTCOMES = ("correct", "wrong", "no_answer", "malformed", "timeout", "error")
 COLUMNS = (
     "benchmark",
@@ -61,37 +58,30 @@ def page(results: Results, generations: Sequence[Generation], date: str) -> str:
     """The whole page as text."""
     models = dict.fromkeys(str(entry["model"]) for entry in results.values() if entry.get("model"))
     title = f"Evaluation of {', '.join(models)}" if models else "Evaluation"
-    style, script, mathematics = (_part(name) for name in ("style.css", "browser.js", "math.js"))
-    return Template(_part("page.html")).substitute(
-        policy=f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src {_hash(style)}; "
-        f"script-src {_hash(mathematics)} {_hash(script)}",
-        title=html.escape(title),
-        facts=html.escape(f"{date}, {len(generations):,} generations"),
-        warnings="".join(text for name, entry in results.items() for text in _warnings(name, entry)),
+    body = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8")).substitute(
         table=_table(results),
         protocols="".join(_protocol(name, entry) for name, entry in results.items()),
         plots="".join(_plots(results, generations)),
-        style=style,
-        math=mathematics,
-        script=script,
-        data=pack(generations),
+    )
+    facts = (
+        f"{date}, {len(generations):,} generations. Rates are means over problems, with 95% intervals. pass@k and "
+        "maj@k are undefined below k samples a problem."
+    )
+    script = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
+    return shell(
+        body,
+        title,
+        facts,
+        [*map(asset, ("parts.js", *READING)), script],
+        {"generations": pack_json(columns_of(generations))},
+        said=[text for name, entry in results.items() for text in _warnings(name, entry)],
     )
 
 
-def pack(generations: Sequence[Generation]) -> str:
-    """The generations as {field: [value of each]}, in base64 of gzip of JSON."""
+def columns_of(generations: Sequence[Generation]) -> dict[str, list[Any]]:
+    """{field: [value of each]}"""
     fields = [field.name for field in dataclasses.fields(Generation)]
-    columns = {field: [getattr(generation, field) for generation in generations] for field in fields}
-    # mtime=0: the same generations give the same page.
-    return base64.b64encode(gzip.compress(json.dumps(columns).encode(), mtime=0)).decode()
-
-
-def _part(name: str) -> str:
-    return (PARTS / name).read_text(encoding="utf-8")
-
-
-def _hash(inline: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
+    return {field: [getattr(generation, field) for generation in generations] for field in fields}
 
 
 # -- numbers ---------------------------------------------------------------------------------------
@@ -153,7 +143,7 @@ def _warnings(name: str, entry: Mapping[str, Any]) -> list[str]:
         said.append(f"{_counted(ungraded, came)} could not be graded; they are not in the accuracy.")
     if shortened := shortened_in_words(entry):
         said.append(f"{shortened}.")
-    return [f"<p class=warning>{html.escape(f'{name}: {text}')}</p>" for text in said]
+    return [f"{name}: {text}" for text in said]
 
 
 def _counted(counts: Mapping[str, int], total: int) -> str:

@@ -4,8 +4,9 @@
         evaluations.jsonl   one line an evaluation: {"step": 0, "accuracy": 0.38, "low": 0.32, "high": 0.44, "n": 256}
         held_out/step-000000.json       the same, a problem: {"arithmetic/test/17": 1.0, ...}, the share that is right
         rollouts/step-000003.parquet    every completion of a step, columns as in ROLLOUT_SCHEMA
+        logs/notes.jsonl    what was said, and after which step: {"step": 12, "time": "...", "text": "..."}
         logs/run.log        every stage, note and warning with its time, and the error that ended the run
-        summary.json        at the end; report.html and learning_curve.png beside it
+        summary.json        at the end; report.html, with its parts in report/ if it is large, and learning_curve.png
 
 The trainer gives these metrics; others are recorded as they come.
 
@@ -71,7 +72,8 @@ from rich.console import Console
 
 from grpo.record.atomic import append_line, readable, write_atomic, writing
 from grpo.record.display import open_display
-from grpo.record.report import read_run, run_title, terminal_curve, write_report
+from grpo.record.report import terminal_curve, write_report
+from grpo.record.run import read_run, run_title
 from grpo.record.stored import HELD_OUT, ROLLOUTS, RecordError, missing_steps, read_lines, read_rollouts
 from grpo.record.trackers import Trackers
 
@@ -129,6 +131,7 @@ class RunRecorder:
         console: Console | None = None,
     ) -> None:
         self.run_dir, self.resume_step = run_dir, resume_step
+        self._last_step = resume_step
         self._console = console or Console()
         with writing(run_dir / "logs"):
             (run_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -147,6 +150,8 @@ class RunRecorder:
         """Something to be read once: the plan, a warning in words."""
         text = readable(text)  # a terminal takes no lone surrogate, either
         self.log(text)
+        said = {"step": self._last_step, "time": time.strftime("%Y-%m-%d %H:%M:%S"), "text": text}
+        append_line(self.run_dir / "logs" / "notes.jsonl", json.dumps(said), sync=False)
         self._display.note(text)
 
     def failed(self, error: BaseException) -> None:
@@ -157,6 +162,7 @@ class RunRecorder:
         """Record the metrics of a finished step; the line is on the disk when this returns."""
         finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         append_line(self.run_dir / "metrics.jsonl", json.dumps({"step": step, **finite}))
+        self._last_step = step
         self._display.step(step, finite)
         self._track(step, finite)
 
@@ -233,7 +239,7 @@ def _text_of(value: object) -> str:
 def _forget_beyond(run_dir: Path, resume_step: int) -> list[str]:
     """Drop what was recorded beyond the step; returns a sentence for whatever cannot be read of the rest."""
     said: list[str] = []
-    for name, numbers in (("metrics.jsonl", ()), ("evaluations.jsonl", HELD_OUT)):
+    for name, numbers in (("metrics.jsonl", ()), ("evaluations.jsonl", HELD_OUT), ("logs/notes.jsonl", ())):
         path = run_dir / name
         rows = read_lines(path, numbers, said.append) if resume_step else []
         kept = [row for row in rows if row["step"] <= resume_step]

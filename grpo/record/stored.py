@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ def read_lines(
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            rows += [_row(line, ("step", *numbers))] if line else []
+            rows += [parse_line(line, ("step", *numbers))] if line else []
         except (ValueError, RecursionError) as error:
             say(f"{path}:{number} cannot be read, and is left out: {error}")
     return rows
 
 
-def _row(line: bytes, numbers: Sequence[str]) -> dict[str, Any]:
+def parse_line(line: bytes, numbers: Sequence[str]) -> dict[str, Any]:
+    """The object of a line; each of `numbers` is one of it. Raises ValueError, or RecursionError."""
     row = json.loads(line)
     if not isinstance(row, dict):
         raise ValueError(f"got {type(row).__name__}, expected an object")
@@ -55,10 +57,18 @@ def read_rollouts(path: Path, columns: list[str] | None = None) -> list[dict[str
 
     Raises: RecordError, also for a flipped byte in what is read: the pages have checksums.
     """
-    import pyarrow as pa
     from pyarrow import parquet
 
-    try:
+    with reading(path):
         return parquet.read_table(path, columns=columns, page_checksum_verification=True).to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises: RecordError that names the rollouts file, for whatever of it cannot be read in the block."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise RecordError(f"{path}: not a Parquet file, or damaged: {error}") from error

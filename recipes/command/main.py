@@ -22,6 +22,7 @@ from recipes.command.rewards import rewards
 from recipes.command.run import run
 from recipes.command.score import score
 from recipes.command.serve import serve
+from recipes.command.watch import watch
 
 main = typer.Typer(
     name="zero",
@@ -58,4 +59,5 @@ main.command()(doctor)
 main.command("filter")(filter_problems)
 main.command()(serve)
 main.command()(report)
+main.command()(watch)
 main.command()(import_gguf)

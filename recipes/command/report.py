@@ -13,7 +13,8 @@ from recipes.errors import exit_codes
 def report(run_dir: Annotated[Path, typer.Argument(help="A run's directory, finished or not.")]) -> None:
     """Write report.html and learning_curve.png of a run, and draw its curve."""
     with exit_codes():
-        from grpo.record.report import read_run, terminal_curve, write_report
+        from grpo.record.report import terminal_curve, write_report
+        from grpo.record.run import read_run
         from recipes.schema.load import RecipeError
 
         if not (run_dir / "recipe.yaml").is_file():

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from eval.stats.intervals import paired_difference
+from grpo.page.shell import shell
 from grpo.record.atomic import write_atomic
 from grpo.record.display import interval, show
 from grpo.record.duration import duration
-from grpo.record.report import STYLE
 from recipes.schema.chain import Chain
 from recipes.stages.artifact import Artifact
 
@@ -85,14 +85,19 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _page(source: str, rows: list[dict[str, Any]]) -> str:
-    title = html.escape(f"Zero: {Path(source).stem}")
-    head = "".join(f"<th>{name}" for name in HEADS)
+    note = (
+        "Accuracy on held-out problems with its 95% interval; the change is paired, problem by problem, with the model "
+        "that the stage started from, in points."
+    )
+    return shell(chain_table(rows), f"Zero: {Path(source).stem}", note, [], {})
+
+
+def chain_table(rows: list[dict[str, Any]]) -> str:
+    """The stages as a table of HTML, each with a link to its own page."""
+    head = "".join(f"<th scope=col>{name}" for name in HEADS)
     body = ""
     for row in rows:
         name, *cells = (html.escape(cell) for cell in _cells(row))
-        body += f'<tr><td><a href="stages/{name}/report.html">{name}</a>' + "".join(f"<td>{cell}" for cell in cells)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1><p>Accuracy on held-out problems with its 95% interval; the change is paired, problem by "
-        f"problem, with the model that the stage started from, in points.</p><table><tr>{head}{body}</table></html>\n"
-    )
+        named = "".join(f'<td data-name="{key}">{cell}' for key, cell in zip(HEADS[1:], cells, strict=True))
+        body += f'<tr><th scope=row><a href="stages/{name}/report.html">{name}</a>{named}'
+    return f"<main><table class=results><thead><tr>{head}<tbody>{body}</table></main>"

@@ -159,7 +159,7 @@ def test_compare_takes_a_run_and_its_control_and_refuses_one_of_each_kind(tmp_pa
     refused = CliRunner().invoke(main, ["compare", str(a), str(tmp_path / "evaluation")])
     assert refused.exit_code == 2
     assert "run is a training run" in refused.output
-    assert "evaluation is not; give a run and its control, or two evaluations" in refused.output
+    assert "evaluation is not; give runs, such as a run and its control, or evaluations" in refused.output
 
 
 def test_a_run_and_its_controls_are_compared_as_they_are_written(tmp_path, tiny_model):
