@@ -1,8 +1,9 @@
 """Is what is served what is trained, for each kind of model? Built tiny and random, trained for three steps.
 
-    python -m benchmarks.architectures FOLDER [--server] [--only NAME,NAME] [--dtype float32] [--docs]
+    python -m benchmarks.architectures FOLDER [--server] [--only NAME,NAME | --others] [--dtype float32]
+    python -m benchmarks.architectures FOLDER --docs
 
-Every architecture of `SHAPES` is made with random weights in FOLDER/NAME/model and trained in a process of its own, by
+Every architecture of shapes.py is made with random weights in FOLDER/NAME/model and trained in a process of its own, by
 the in-process engine, or with --server by vLLM's. What its proof at the start says (grpo/policy/proof.py) is printed
 as a table: served as trained, to so many nats of an allowed so many; or refused, and why. What is done in FOLDER is
 not done again. With --docs the table in docs/architectures.md is written from both.
@@ -12,102 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import os
+import shutil
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.performance import DOCS, replaced, table
-
-SIZES = {
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-}
-HEAD = {"head_dim": 64}
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
-LATENT = {"q_lora_rank": 32, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64}
-GROUPS = {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 2}
-MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 16}
-GPT = {"n_embd": 128, "n_layer": 2, "n_head": 2}
-LINEAR = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
-}
-ONE_OF_EACH = ["linear_attention", "full_attention"]
-
-# model_type of transformers -> what its configuration takes beside SIZES, which "SIZES": None leaves out.
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama": HEAD,
-    "mistral": HEAD | {"sliding_window": 8},
-    "ministral": HEAD | {"sliding_window": 8},
-    "qwen2": {},
-    "qwen3": HEAD,
-    "gemma": HEAD,
-    "gemma2": HEAD | {"sliding_window": 8, "query_pre_attn_scalar": 64},
-    "gemma3_text": HEAD | {"sliding_window": 8, "query_pre_attn_scalar": 64},
-    "phi": {},
-    "phi3": {},
-    "cohere": {"logit_scale": 0.25},
-    "cohere2": {"logit_scale": 0.25, "sliding_window": 8},
-    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 6.0},
-    "olmo": {},
-    "olmo2": {},
-    "olmo3": {"sliding_window": 8},
-    "stablelm": {},
-    "starcoder2": {"sliding_window": None},
-    "gpt2": {"SIZES": None, **GPT},
-    "gpt_bigcode": {"SIZES": None, **GPT},
-    "gptj": {"SIZES": None, **GPT, "rotary_dim": 32},
-    "gpt_neox": {},
-    "opt": {"ffn_dim": 192, "word_embed_proj_dim": 128},
-    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 1},
-    "bloom": {"SIZES": None, "hidden_size": 128, "n_layer": 2, "n_head": 2},
-    "mpt": {"SIZES": None, "d_model": 128, "n_layers": 2, "n_heads": 2},
-    "glm": HEAD,
-    "glm4": HEAD,
-    "ernie4_5": HEAD,
-    "exaone4": HEAD | {"sliding_window": 8},
-    "smollm3": {"no_rope_layers": [1, 0]},
-    "nemotron": HEAD,
-    "arcee": HEAD,
-    "seed_oss": HEAD,
-    "hunyuan_v1_dense": HEAD,
-    "apertus": HEAD,
-    "helium": HEAD,
-    "mixtral": {"num_local_experts": 4, "sliding_window": None},
-    "qwen2_moe": {**EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 64},
-    "qwen3_moe": {**HEAD, **EXPERTS, "num_experts": 4},
-    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "logits_scaling": 4.0},
-    "gpt_oss": {**HEAD, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
-    "phimoe": {"num_local_experts": 4},
-    "ernie4_5_moe": {**EXPERTS, "moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
-    "glm4_moe": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "dots1": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "minimax": {**HEAD, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ONE_OF_EACH, "block_size": 8},
-    "deepseek_v2": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "deepseek_v3": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "qwen3_next": {**HEAD, **EXPERTS, **LINEAR, "num_experts": 4, "layer_types": ONE_OF_EACH},
-    "jamba": {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-    "bamba": {**MAMBA, "attn_layer_indices": [1]},
-    "falcon_h1": {**MAMBA, "mamba_d_ssm": 256, "lm_head_multiplier": 0.3},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-    "mamba2": {
-        "SIZES": None,
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_heads": 4,
-        "state_size": 16,
-        "n_groups": 1,
-    },
-    "recurrent_gemma": {"head_dim": 64, "lru_width": 128, "attention_window_size": 64},
-}
+from benchmarks.shapes import MOST_PARAMETERS, SHAPES, config_of, others
 
 SETTINGS = (
     "train.steps=3",
@@ -120,15 +35,16 @@ SETTINGS = (
 
 
 def build(kind: str, folder: Path, dtype: str) -> None:
-    """A random model of this kind, with the tokenizer of the built-in one."""
+    """A random model of this kind, with the tokenizer of the built-in one. Raises ValueError if it is not small."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    shape = dict(SHAPES[kind])
-    sizes = SIZES if shape.pop("SIZES", SIZES) else {}
     tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "recipes" / "tiny" / "model")
-    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
-    config = AutoConfig.for_model(kind, **(sizes | shape | ids | {"initializer_range": 0.1}))
+    config = config_of(kind, {"vocab_size": len(tokenizer), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1})
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"its configuration cannot be shrunk by names: {size:,} parameters")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     with torch.no_grad():
@@ -139,42 +55,67 @@ def build(kind: str, folder: Path, dtype: str) -> None:
 
 
 def outcome(kind: str, folder: Path, server: bool, dtype: str) -> dict[str, Any]:
-    """The `proof` of its run, or {"refused": why}; kept in FOLDER."""
+    """The `proof` of its run; or {"refused": why}, {"broke": last words} or {"unbuilt": why}. Kept in FOLDER."""
     output = folder / kind / ("server" if server else "in-process")
     done = output.with_suffix(".json")
     if done.is_file():
         return json.loads(done.read_text())
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "benchmarks.architectures", str(folder), "--one", kind, "--dtype", dtype]
-    ran = subprocess.run([*command, *(["--server"] if server else [])], capture_output=True, text=True)
-    if (summary := output / "summary.json").is_file():
-        found = json.loads(summary.read_text())["proof"]
+    log = output.with_suffix(".log")
+    if _in_child(log, build, kind, folder / kind / "model", dtype, unless=folder / kind / "model" / "config.json"):
+        found: dict[str, Any] = {"unbuilt": _last_words(log)}
+    elif code := _in_child(log, train, kind, folder, server, dtype):
+        found = {"refused" if code == 2 else "broke": _last_words(log)}
     else:
-        said = [line for line in (ran.stderr + ran.stdout).splitlines() if line.strip()]
-        errors = [line for line in said if "Error" in line or "error:" in line.lower()]
-        found = {"refused": (errors or said or ["it ended without a word"])[-1].strip()}
-        output.with_suffix(".log").write_text(ran.stdout + ran.stderr)
+        found = json.loads((output / "summary.json").read_text())["proof"]
     done.write_text(json.dumps(found, indent=1))
     return found
+
+
+def _in_child(log: Path, work: Callable[..., object], *args: Any, unless: Path | None = None) -> int:
+    """The exit code of a fork of this process, which has imported everything already; its words go to `log`."""
+    if unless is not None and unless.is_file():
+        return 0
+    if not (child := os.fork()):
+        code = 1
+        try:
+            with log.open("w") as words:
+                os.dup2(words.fileno(), 1)
+                os.dup2(words.fileno(), 2)
+            work(*args)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line or "error:" in line.lower()]
+    return (errors or lines or ["it ended without a word"])[-1]
 
 
 def train(kind: str, folder: Path, server: bool, dtype: str) -> None:
     from recipes.command.main import main
 
-    model = folder / kind / "model"
-    if not (model / "config.json").is_file():
-        build(kind, model, dtype)
     output = folder / kind / ("server" if server else "in-process")
     engine = "vllm" if server else "transformers"
-    settings = (*SETTINGS, f"model.path={model}", f"model.dtype={dtype}", f"rollout.engine={engine}")
+    settings = (*SETTINGS, f"model.path={folder / kind / 'model'}", f"model.dtype={dtype}", f"rollout.engine={engine}")
     sys.argv = ["zero", "run", "tiny_arithmetic_cpu", "--output", str(output)]
     sys.argv += [part for setting in settings for part in ("--set", setting)]
-    sys.exit(main())
+    shutil.rmtree(output, ignore_errors=True)  # of a run that was cut off
+    main()
 
 
 def row(kind: str, found: Mapping[str, Any]) -> list[str]:
-    if "refused" in found:
-        return [kind, "", "", f"refused: {found['refused']}"]
+    if words := next((f"{how}: {found[how]}" for how in ("refused", "broke", "unbuilt") if how in found), ""):
+        return [kind, "", "", words]
     forward, served = found["forward"], found["served"]
     rows = "padded" if forward["padded"] else "packed"
     return [kind, forward["head"], rows, f"{served['perturbed_difference']:.1e} of {served['perturbed_bound']:.1e}"]
@@ -184,19 +125,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--server", action="store_true")
-    parser.add_argument("--only", default=",".join(SHAPES))
+    parser.add_argument("--only", help="NAME,NAME ...")
+    parser.add_argument("--others", action="store_true", help="kinds of transformers that nobody wrote a shape for")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--docs", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = options.folder.absolute()
-    if options.one:
-        train(options.one, folder, options.server, options.dtype)
-    for kind in options.only.split(","):
-        if not options.docs:
-            print(*row(kind, outcome(kind, folder, options.server, options.dtype)), sep=" | ", flush=True)
     if options.docs:
         write_docs(folder)
+        return
+    import recipes.jobs.train  # noqa: F401  # once, for all children
+
+    kinds = options.only.split(",") if options.only else others() if options.others else list(SHAPES)
+    for kind in kinds:
+        print(*row(kind, outcome(kind, folder, options.server, options.dtype)), sep=" | ", flush=True)
 
 
 def write_docs(folder: Path) -> None:
