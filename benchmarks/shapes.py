@@ -73,7 +73,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "phimoe": {"num_local_experts": 4},
     "ernie4_5_moe": {**EXPERTS, "moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
     "glm4_moe": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "dots1": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4},
+    "dots1": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4, "n_shared_experts": 1},
     "minimax": {**HEAD, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ONE_OF_EACH, "block_size": 8},
     "deepseek_v2": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
     "deepseek_v3": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
@@ -111,6 +111,7 @@ SHRUNK: dict[str, Any] = (
     | dict.fromkeys(("state_size", "mamba_d_state", "mamba_chunk_size", "chunk_size", "sliding_window"), 16)
     | dict.fromkeys(("max_position_embeddings", "n_positions"), 512)
     | LINEAR
+    | {"initializer_range": 0.1}
 )
 MOST_PARAMETERS = 50_000_000  # of what the shrunk sizes leave large, nothing is built
 

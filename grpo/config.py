@@ -7,8 +7,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from grpo.adapter_kinds import NOT_SERVED
 from grpo.conflicts import loss_conflicts
 from grpo.names import ADVANTAGE_KINDS, NORMALISERS, CorrectionKind, KLEstimator, Normaliser
+from grpo.rope import ADAPTED_POSITIONS, RopeScaling
 from rewards.nearest import did_you_mean
 
 Positive = Annotated[int, Field(gt=0)]
@@ -22,18 +24,6 @@ class Settings(BaseModel):
 
 
 SERVED_RANK = 512  # the largest that vLLM takes
-
-# Kinds of peft that cannot work here, and why: said when the recipe is read.
-_PROMPTED = (
-    "learns vectors that stand before the prompt, not weights: there is nothing to merge, and vLLM serves no adapter "
-    "but LoRA, so samples would come from another policy than the one that is trained; use model.lora, or IA3"
-)
-NOT_SERVED = {
-    **dict.fromkeys(("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"), _PROMPTED),
-    **dict.fromkeys(("CARTRIDGE", "ADAPTION_PROMPT"), _PROMPTED),
-    "ADALORA": "moves ranks between layers by calls that this training loop does not make; use LORA",
-    "XLORA": "mixes adapters that were trained before, depending on the input: it does not merge; use LORA",
-}
 
 
 class LoraSettings(Settings):
@@ -90,6 +80,7 @@ class ModelSettings(Settings):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of compute and of the served weights
     lora: LoraSettings | None = None
     adapter: AdapterSettings | None = None  # another kind of peft's
+    rope_scaling: RopeScaling | None = None  # positions beyond the checkpoint's, see grpo/rope.py
     trust_remote_code: bool = False
     revision: str | None = None
 
@@ -97,6 +88,8 @@ class ModelSettings(Settings):
     def _one_adapter(self) -> ModelSettings:
         if self.lora and self.adapter:
             raise ValueError("adapter: model.lora is an adapter, too; keep one of them")
+        if self.rope_scaling and self.adapted:
+            raise ValueError(ADAPTED_POSITIONS)
         return self
 
     @property

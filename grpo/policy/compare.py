@@ -41,7 +41,7 @@ class Comparison:
 
 
 def requests_for(
-    vocabulary: int, max_prompt: int, longest: int, max_tokens: int, temperature: float
+    vocabulary: int, max_prompt: int, longest: int, max_tokens: int, temperature: float, far: int = LONG_TOKENS
 ) -> list[RolloutRequest]:
     """What the log-probs are compared on: random prompts, the same for everybody.
 
@@ -49,11 +49,12 @@ def requests_for(
         vocabulary: tokens are drawn from it.
         max_prompt, longest: tokens of a prompt, and of prompt and completion, that the server takes.
         max_tokens: of a completion, that the recipe asks for.
+        far: tokens of the long prompt, if it may have so many.
     """
     rng = random.Random(0)
     new = max(1, min(NEW_TOKENS, max_tokens, longest - 1))
     most = max(1, min(max_prompt, longest - new))
-    lengths = [min(SHORT_TOKENS, most)] * SHORT + [min(LONG_TOKENS, most)] * LONG + [1] * SINGLE
+    lengths = [min(SHORT_TOKENS, most)] * SHORT + [min(far, most)] * LONG + [1] * SINGLE
     found = []
     for i, length in enumerate(lengths):
         tokens = tuple(rng.randrange(vocabulary) for _ in range(length))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from grpo.config import ModelError
-from grpo.policy.head import OtherHeadError, measure_head
-from grpo.policy.load import causal_lm, training_mode
+from grpo.policy.head import measure_head
+from grpo.policy.load import FAILS, causal_lm, training_mode
 from grpo.policy.noise import Noise, measure_noise
 from grpo.policy.packing.pack import pack
 from grpo.policy.packing.pad import pad
@@ -94,7 +94,7 @@ def _choose_head(policy: Policy, noise: Noise, batch: PackedBatch) -> str | None
     try:
         policy.head = policy.asked(lambda model: measure_head(model, batch.input_ids_RL[:1]), batch)
         chunked_T = policy.measured(batch, 1.0)[0]
-    except (OtherHeadError, AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
+    except FAILS as error:  # OtherHeadError, too
         policy.head = None
         return str(error).partition("\n")[0]
     if difference := noise.exceeded(chunked_T):

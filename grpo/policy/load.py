@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.folder import model_source
 from grpo.policy.logprobs import PLAIN, Head, selected_logprobs
+from grpo.policy.rope import scale_positions
 from grpo.types import PackedBatch
 
 if TYPE_CHECKING:
@@ -40,9 +41,12 @@ def load_config(settings: ModelSettings) -> Any:
     """The checkpoint's transformers configuration. Raises ModelError: no such folder or hub id, an unknown kind."""
     source = model_source(settings.path)
     with _loading(settings.path):
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
+    if settings.rope_scaling:
+        scale_positions(config, settings.rope_scaling)
+    return config
 
 
 def own_dtype(config: Any) -> Literal["bfloat16", "float32"]:
@@ -110,6 +114,9 @@ def _four_bits(settings: ModelSettings, device: torch.device | str) -> dict[str,
     )
     return {"quantization_config": nf4, "device_map": {"": device}}
 
+
+# What transformers' models raise where they are asked for what they do not do.
+FAILS = (AttributeError, TypeError, ValueError, LookupError, RuntimeError, NotImplementedError, AssertionError)
 
 # What the libraries raise for files that are damaged, or are no model's.
 _UNLOADABLE = (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.config import ModelError
-from grpo.policy.load import causal_lm
+from grpo.policy.load import FAILS, causal_lm
 from grpo.policy.packing.pad import pad
 from grpo.policy.policy import Policy
 from grpo.types import Sample
@@ -54,7 +54,7 @@ class Noise:
 def measure_noise(policy: Policy, samples: Sequence[Sample], temperature: float = 1.0) -> Noise:
     """The policy's own log-probs of the samples, one after the other, and their noise.
 
-    Raises ModelError if they are not numbers.
+    Raises ModelError if they are not numbers, or its forward fails.
     """
     device = next(policy.parameters()).device
 
@@ -62,7 +62,15 @@ def measure_noise(policy: Policy, samples: Sequence[Sample], temperature: float 
         with rounded_once_more(policy.model) if rounded else nullcontext():
             return policy.own_logprobs(pad(some, [1.0] * len(some), device), temperature).float()
 
-    whole_T = own(samples)
+    try:
+        whole_T = own(samples)
+    except FAILS as error:
+        kind = causal_lm(policy.model).config.model_type
+        raise ModelError(
+            f"model.path: the forward of {kind} fails on a few tokens ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}). Expected a causal language model that needs tokens alone, "
+            "whose config.json fits together"
+        ) from error
     if not torch.isfinite(whole_T).all():
         raise ModelError("model.path: its log-probs are not finite numbers; look at model.dtype, or at the checkpoint")
     least = torch.finfo(torch.float32).eps * max(1.0, rms(whole_T))  # they are fp32, whatever the model computes in
@@ -83,7 +91,7 @@ def _by_plain_attention(policy: Policy, compute: Callable[[], Tensor]) -> Tensor
     try:
         lm.set_attn_implementation("eager")
         return compute()
-    except (ValueError, RuntimeError, NotImplementedError, TypeError, AttributeError):
+    except FAILS:
         return None
     finally:
         lm.set_attn_implementation(before)

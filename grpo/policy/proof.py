@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch
 
 from grpo.config import ModelError, ModelSettings, RolloutSettings
-from grpo.policy.compare import Comparison, requests_for, served_logprobs
+from grpo.policy.compare import LONG_TOKENS, Comparison, requests_for, served_logprobs
 from grpo.policy.learner import Learner
 from grpo.policy.load import max_positions
 from grpo.policy.noise import rms
@@ -38,6 +38,7 @@ T = TypeVar("T")
 BEFORE = 1_000_000  # versions of perturbed weights lie so far below the run's: none is taken for one of its own
 MOST_TRIES = 60  # weight syncs that looking for the tensors may take
 MOST_PAIRS = 200  # of layers that may have changed places
+MOST_FAR = 4096  # tokens of a prompt that proves scaled positions
 SHOWN = 4  # names in a message
 SCALES = (0.8, 1.25)  # factor of the logits that the head may be off by, to be recognised as such
 
@@ -303,7 +304,10 @@ async def prove(
     started = time.monotonic()
     longest = min(rollout.max_prompt_tokens + rollout.max_tokens, max_positions(model))
     sizes = (rollout.max_prompt_tokens, longest, rollout.max_tokens)
-    requests = requests_for(learner.vocabulary, *sizes, rollout.temperature)
+    far = LONG_TOKENS
+    if model.rope_scaling:  # into the positions that the checkpoint does not know
+        far += min(MOST_FAR, max_positions(model.model_copy(update={"rope_scaling": None})))
+    requests = requests_for(learner.vocabulary, *sizes, rollout.temperature, far)
     prover = Prover(learner, engine, send, requests, compute)
     served = await prover.prove(version, fresh=version == 0 and not rollout.server.urls)
     seconds, forward = time.monotonic() - started, learner.forward

@@ -18,13 +18,14 @@ from torch import Tensor
 from grpo.config import ModelSettings
 from grpo.policy.load import load_model
 from grpo.policy.names import checkpointed
+from grpo.rollout.decode import Decoder, Row
 from grpo.rollout.engine import SyncReport, WeightSyncError
 from grpo.rollout.sync.digest import checksum, differences, digest, values
 from grpo.rollout.sync.stream import TensorStream, WeightStream, read, total_bytes
 from grpo.types import Completion, Group, RolloutRequest
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class TransformersEngine:
@@ -49,8 +50,8 @@ class TransformersEngine:
 
     async def start(self) -> None:
         self._model: PreTrainedModel = await asyncio.to_thread(load_model, self._settings, self._device)
-        eos = self._model.generation_config.eos_token_id
-        self._eos = torch.tensor(eos if isinstance(eos, list) else [eos], device=self._device)
+        self._decoder = Decoder(self._model, _end_tokens(self._model, self._tokenizer).to(self._device))
+        await asyncio.to_thread(self._decoder.choose_way)
 
     async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[tuple[int, Group]]:
         per_batch = max(1, self._max_sequences // max(r.n for r in requests)) if requests else 1
@@ -91,65 +92,29 @@ class TransformersEngine:
         seconds = time.monotonic() - started
         return SyncReport(version, seconds, seconds, total_bytes(specs), checksum(specs, values(found)))
 
-    @torch.inference_mode()
     def _sample(self, requests: Sequence[RolloutRequest]) -> list[Group]:
         """Decode all completions of the requests together; they share one `Sampling` but for max_tokens."""
-        rows = [(request, i) for request in requests for i in range(request.n)]
-        streams = [torch.Generator().manual_seed(_mix(request.seed, i)) for request, i in rows]
+        _check(requests)  # top-p and top-k do not exist here: the recipe refuses them for training, and so does this
         temperature = requests[0].sampling.temperature
-        max_tokens = max(request.sampling.max_tokens for request in requests)
-        # Top-p and top-k do not exist here: the recipe refuses them for training, and so does `_check`.
-        _check(requests)
+        streams: dict[Row, torch.Generator] = {}
+        for request in requests:
+            for i in range(request.n):
+                row = Row(request.prompt.token_ids, request.sampling.max_tokens)
+                streams[row] = torch.Generator().manual_seed(_mix(request.seed, i))
 
-        input_ids, mask = self._left_padded([request.prompt.token_ids for request, _ in rows])
-        position = mask.sum(1) - 1  # of the newest token of each row
-        cache: DynamicCache | None = None
-        live = list(range(len(rows)))  # which row each line of the batch is
-        tokens: list[list[int]] = [[] for _ in rows]
-        logprobs: list[list[float]] = [[] for _ in rows]
-        stopped = [False] * len(rows)
-        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
-        for _ in range(max_tokens):
-            out = self._model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = out.past_key_values
-            logp_BV = torch.log_softmax(out.logits[:, -1].float() / (temperature or 1.0), dim=1)
-            next_B = logp_BV.argmax(1) if temperature == 0 else self._draw(logp_BV, [streams[r] for r in live])
-            chosen_B = logp_BV.gather(1, next_B[:, None]).squeeze(1)
-            done_B = torch.isin(next_B, self._eos)
-            for line, (row, token, logp, done) in enumerate(
-                zip(live, next_B.tolist(), chosen_B.tolist(), done_B.tolist(), strict=True)
-            ):
-                tokens[row].append(token)
-                logprobs[row].append(logp)
-                stopped[row] = done
-                done_B[line] = done or len(tokens[row]) >= rows[row][0].sampling.max_tokens
-            keep = torch.nonzero(~done_B).squeeze(1)
-            if not len(keep):
-                break
-            if len(keep) < len(live):  # finished rows leave the batch
-                live = [live[i] for i in keep.tolist()]
-                cache.batch_select_indices(keep)
-                mask, position, next_B = mask[keep], position[keep], next_B[keep]
-            position = position + 1
-            input_ids, position_ids = next_B[:, None], position[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+        def choose(logp_BV: Tensor, live: Sequence[Row]) -> Tensor:
+            return logp_BV.argmax(1) if temperature == 0 else self._draw(logp_BV, [streams[row] for row in live])
 
+        self._decoder.fill(list(streams), temperature, choose)
         completions = [
             Completion(
-                token_ids=tuple(tokens[row]),
-                logprobs=tuple(logprobs[row]),
-                versions=(self.version,) * len(tokens[row]),
-                text=str(self._tokenizer.decode(tokens[row], skip_special_tokens=True)),
-                finish_reason="stop" if stopped[row] else "length",
+                token_ids=tuple(row.tokens),
+                logprobs=tuple(row.logprobs),
+                versions=(self.version,) * len(row.tokens),
+                text=str(self._tokenizer.decode(row.tokens, skip_special_tokens=True)),
+                finish_reason="stop" if row.stopped else "length",
             )
-            for row in range(len(rows))
+            for row in streams
         ]
         groups, start = [], 0
         for request in requests:
@@ -164,14 +129,13 @@ class TransformersEngine:
         threshold_B1 = (uniform_B.to(logp_BV.device) * cumulative_BV[:, -1])[:, None]
         return torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(1).clamp(max=logp_BV.shape[1] - 1)
 
-    def _left_padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        longest = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        return ids.to(self._device), mask.to(self._device)
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Of the generation's settings, as a server takes them; else the tokenizer's."""
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    eos = tokenizer.eos_token_id if eos is None else eos
+    found = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return torch.tensor(found, dtype=torch.long)
 
 
 def _mix(seed: int, index: int) -> int:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from grpo.policy.load import causal_lm
+from grpo.policy.load import FAILS, causal_lm
 from grpo.policy.noise import Noise, measure_noise
 from grpo.policy.packing.attention import NAME
 from grpo.policy.packing.pack import pack
@@ -29,7 +29,7 @@ def use_packed_attention(policy: Policy, noise: Noise | None = None) -> str | No
     try:
         lm.set_attn_implementation(NAME)
         packed_T = policy.measured(pack(samples, [1.0] * len(samples), device_of(policy)), 1.0)[0]
-    except (NotImplementedError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except FAILS as error:
         lm.set_attn_implementation(before)
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if difference := noise.exceeded(packed_T):

@@ -13,9 +13,12 @@ SHARE_OF_RAM = 0.25  # of free memory, at most, where there is no GPU
 
 
 def kv_width(config: Any) -> int:
-    """KV heads x head size, of a transformers text configuration."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    """KV heads x head size, of a transformers text configuration; without attention, about what a state takes."""
+    queries = getattr(config, "num_attention_heads", None)
+    if not isinstance(queries, int):
+        return int(config.hidden_size)
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // queries
     return heads * head_size
 
 

@@ -41,7 +41,8 @@ def command_line(
 
     `whole_context`: sequences may be as long as the model takes and the cache holds, whatever `rollout` says.
     """
-    from grpo.policy.load import max_positions
+    from grpo.policy.load import load_config, max_positions
+    from grpo.policy.rope import overrides
 
     settings, positions = rollout.server, max_positions(model)
     tokens = positions if whole_context else min(rollout.max_prompt_tokens + rollout.max_tokens, positions)
@@ -55,6 +56,8 @@ def command_line(
     line += ["--enable-scale-out"]  # the tokens-in-tokens-out endpoint that `client.py` uses
     line += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
     line += ["--middleware", "grpo.rollout.vllm.guard.Guard"]  # the token, the lease
+    if model.rope_scaling:
+        line += ["--hf-overrides", json.dumps(overrides(load_config(model)))]
     if model.revision:
         line += ["--revision", model.revision]
     if model.trust_remote_code:
