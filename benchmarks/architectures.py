@@ -134,6 +134,7 @@ def main() -> None:
     if options.docs:
         write_docs(folder)
         return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork cannot use the threads that its parent has started
     import recipes.jobs.train  # noqa: F401  # once, for all children
 
     kinds = options.only.split(",") if options.only else others() if options.others else list(SHAPES)

@@ -1,13 +1,15 @@
-"""The kinds of peft."""
+"""The kinds of peft that are not weights: sampled from in process alone, or not at all."""
 
-# Kinds of peft that cannot work here, and why: said when the recipe is read.
-_PROMPTED = (
+# They learn vectors that stand before the prompt.
+PROMPTED = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT")
+NOT_BY_VLLM = (
     "learns vectors that stand before the prompt, not weights: there is nothing to merge, and vLLM serves no adapter "
-    "but LoRA, so samples would come from another policy than the one that is trained; use model.lora, or IA3"
+    "but LoRA, so samples would come from another policy than the one that is trained; use rollout.engine: "
+    "transformers, model.lora, or IA3"
 )
-NOT_SERVED = {
-    **dict.fromkeys(("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"), _PROMPTED),
-    **dict.fromkeys(("CARTRIDGE", "ADAPTION_PROMPT"), _PROMPTED),
+# Why a kind cannot work here; said when the recipe is read.
+REFUSED = {
+    "MULTITASK_PROMPT_TUNING": "asks for each sample's task by number, which no problem has; use PROMPT_TUNING",
     "ADALORA": "moves ranks between layers by calls that this training loop does not make; use LORA",
     "XLORA": "mixes adapters that were trained before, depending on the input: it does not merge; use LORA",
 }

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from grpo.adapter_kinds import NOT_SERVED
+from grpo.adapter_kinds import PROMPTED, REFUSED
 from grpo.conflicts import loss_conflicts
 from grpo.names import ADVANTAGE_KINDS, NORMALISERS, CorrectionKind, KLEstimator, Normaliser
 from grpo.rope import ADAPTED_POSITIONS, RopeScaling
@@ -66,8 +66,8 @@ class AdapterSettings(Settings):
     @field_validator("peft_type")
     @classmethod
     def _possible(cls, peft_type: str) -> str:
-        if peft_type.upper() in NOT_SERVED:
-            raise ValueError(f"{peft_type} {NOT_SERVED[peft_type.upper()]}")
+        if peft_type.upper() in REFUSED:
+            raise ValueError(f"{peft_type} {REFUSED[peft_type.upper()]}")
         return peft_type.upper()
 
 
@@ -96,6 +96,11 @@ class ModelSettings(Settings):
     def adapted(self) -> bool:
         """Whether an adapter is trained, and the weights are frozen."""
         return self.lora is not None or self.adapter is not None
+
+    @property
+    def prompted(self) -> bool:
+        """Whether what is trained stands before the prompt, and is no weight."""
+        return self.adapter is not None and self.adapter.peft_type in PROMPTED
 
 
 class ServerSettings(Settings):

@@ -5,7 +5,8 @@
     DoRA    m (W + (alpha / r) B A) / |W + (alpha / r) B A|, the norm of each row   arXiv 2402.09353
     QLoRA   LoRA over W stored in 4 bits (nf4)   arXiv 2305.14314
 
-and every other kind of peft whose layers merge into weights, by its own configuration (`model.adapter`).
+and every other kind of peft whose layers merge into weights, by its own configuration (`model.adapter`); or that puts
+vectors before the prompt (grpo/adapter_kinds.py), for the in-process engine, which has the same peft model.
 
 What is sampled must be what is trained. vLLM serves plain LoRA as an adapter; of everything else it gets the merged
 weights. Merging is done by peft, on an fp32 copy of one layer at a time: merging in place and undoing it would let
@@ -27,11 +28,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from grpo.config import ModelError, ModelSettings
-from grpo.policy.load import causal_lm
+from grpo.policy.load import causal_lm, prompted
 from grpo.policy.names import CheckpointStream, checkpointed
 from grpo.policy.policy import Policy
 from grpo.policy.shard.shard import gathered
-from grpo.rollout.sync.stream import TensorSpec
+from grpo.rollout.sync.stream import TensorSpec, WeightStream
 from rewards.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) 
         raise ModelError(f"{key}: peft refuses it for {settings.path}: {_first_line(error)}") from error
     lm = causal_lm(policy)
     _check_place(lm, key)
-    if next(lm.parameters()).device.type != "meta":
+    if not settings.prompted and next(lm.parameters()).device.type != "meta":
         _check_merge(lm, f"{key} ({settings.adapter.peft_type if settings.adapter else 'LORA'})")
     return cast("PreTrainedModel", policy)
 
@@ -83,7 +84,7 @@ class ModelWeights:
     """
 
     def __init__(self, policy: Policy) -> None:
-        lm = causal_lm(policy.model)
+        lm = policy.model if prompted(policy.model) else causal_lm(policy.model)
         self._dtype = policy.dtype
         prefix = next(name for name, module in policy.named_modules() if module is lm)
         self._dtypes = {name.removeprefix(f"{prefix}."): dtype for name, dtype in policy.dtypes.items()}
@@ -124,6 +125,11 @@ class ModelWeights:
         if _is_quantized(module) and parameter == "weight":
             return _dequantized(module).to(self._dtype)
         return gathered(getattr(module, parameter), self._dtypes[name])
+
+
+def served_weights(policy: Policy) -> WeightStream:
+    """What an engine is to hold; a peft model's own tensors where they do not merge."""
+    return ModelWeights(policy) if prompted(policy.model) else ServedWeights(policy)
 
 
 # -- Merging -------------------------------------------------------------------------------------------------------

@@ -16,13 +16,15 @@ import torch
 
 from grpo.config import ModelError
 from grpo.policy.head import measure_head
-from grpo.policy.load import FAILS, causal_lm, training_mode
+from grpo.policy.load import FAILS, causal_lm, prompted, training_mode
 from grpo.policy.noise import Noise, measure_noise
 from grpo.policy.packing.pack import pack
 from grpo.policy.packing.pad import pad
 from grpo.policy.packing.probe import device_of, probe_samples, use_packed_attention
 from grpo.policy.policy import Policy
 from grpo.types import PackedBatch, Sample
+
+BEFORE = "vectors of the adapter stand before every row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,9 @@ def prove_forward(policy: Policy, packing: bool, dropout: bool = False) -> Forwa
     _check_batches(policy, samples, noise)
     padded_batch = pad(samples, [1.0] * len(samples), device_of(policy))
     own_logits = _choose_head(policy, noise, padded_batch)
-    if dropout:
-        padded: str | None = "train.dropout: true"
-    else:
-        padded = use_packed_attention(policy, noise) if packing else "train.packing: false"
+    padded: str | None = "train.dropout: true" if dropout else None if packing else "train.packing: false"
+    if padded is None:
+        padded = BEFORE if prompted(policy.model) else use_packed_attention(policy, noise)
     batch = pack(samples, [1.0] * len(samples), device_of(policy)) if padded is None else padded_batch
     evaluated_T = policy.measured(batch, 1.0)[0]
     training = None
@@ -85,12 +86,16 @@ def _check_batches(policy: Policy, samples: Sequence[Sample], noise: Noise) -> N
     if difference := noise.exceeded(torch.cat([policy.own_logprobs(part, 1.0) for part in parts])):
         raise ModelError(
             f"model.path: its log-probs of the same tokens differ between two batches by {difference}: a token depends "
-            "on what else is computed with it, so that no server computes the same"
+            "on what stands behind it (a model that reads both ways, as BERT) or on the other rows of its batch, and "
+            "no server computes the same. Expected a causal language model"
         )
 
 
 def _choose_head(policy: Policy, noise: Noise, batch: PackedBatch) -> str | None:
     """Set `policy.head`; returns why it is None."""
+    if prompted(policy.model):
+        policy.head = None
+        return BEFORE
     try:
         policy.head = policy.asked(lambda model: measure_head(model, batch.input_ids_RL[:1]), batch)
         chunked_T = policy.measured(batch, 1.0)[0]

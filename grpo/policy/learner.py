@@ -18,9 +18,9 @@ from torch import Tensor
 
 from grpo.config import GRPOConfig
 from grpo.losses.cross_entropy import CrossEntropy
-from grpo.policy.adapters import ServedWeights
+from grpo.policy.adapters import served_weights
 from grpo.policy.forward import prove_forward
-from grpo.policy.load import causal_lm
+from grpo.policy.load import causal_lm, prompted
 from grpo.policy.noise import rms, rounded_once_more
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.perturb import Part, Perturbation
@@ -87,7 +87,7 @@ class Learner:
         self._update = PolicyUpdate(
             config, temperature, self._policy, optimizer, frozen, ranks, objective, self.forward
         )
-        self._served = ServedWeights(self._policy)
+        self._served = served_weights(self._policy)
         self.perturbation = Perturbation(dict(self._policy.model.named_parameters()))
         self._calling = threading.Lock()
         self._writing: Future[None] = Future()  # this rank's part of the last checkpoint
@@ -176,10 +176,13 @@ class Learner:
             copies = staged({**tensors, **{f"model.{name}": tensor for name, tensor in moving.items()}})
             model |= {name: copies.pop(f"model.{name}") for name in moving}
         self._writing = writing = save_state(copies, state_folder, self.ranks)
+        if early := prompted(self.model):  # peft computes the vectors that it saves: from what is trained on meanwhile
+            self._write_model(folder, model)
 
         def write() -> None:
             writing.result()
-            self._write_model(folder, model)
+            if not early:
+                self._write_model(folder, model)
 
         return write
 
@@ -202,7 +205,7 @@ class Learner:
 
     def read_weights(self) -> None:
         """The others' part in it."""
-        for _ in self._served.unconverted:
+        for _ in getattr(self._served, "unconverted", self._served):
             pass
 
     # -- Leading and following ------------------------------------------------------------------------------------

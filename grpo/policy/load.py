@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from grpo.adapter_kinds import PROMPTED
 from grpo.config import ModelError, ModelSettings
 from grpo.policy.folder import model_source
 from grpo.policy.logprobs import PLAIN, Head, selected_logprobs
@@ -149,13 +150,22 @@ def _loading(path: str) -> Iterator[None]:
 def max_positions(settings: ModelSettings) -> int:
     """The longest sequence, prompt and completion, that the model takes."""
     config = load_config(settings).get_text_config()
-    return getattr(config, "max_position_embeddings", None) or sys.maxsize  # some architectures have no bound
+    most = getattr(config, "max_position_embeddings", None) or 0
+    if most <= 0:  # some architectures have no bound
+        return sys.maxsize
+    extra = (settings.adapter.model_extra or {}) if settings.adapter and settings.prompted else {}
+    return most - int(extra.get("num_virtual_tokens", 0))
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside, whether or not peft wraps it."""
     # A module's attributes have no types.
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
+
+
+def prompted(model: nn.Module) -> bool:
+    """Whether an adapter's vectors stand before the tokens: the policy's forward is peft's then, not the model's."""
+    return any(config.peft_type in PROMPTED for config in getattr(model, "peft_config", {}).values())
 
 
 # -- The model in training ----------------------------------------------------------------------------------------
@@ -217,7 +227,9 @@ def completion_logprobs(
     """
     lm = causal_lm(model)
     if head is None:
-        logits_TV = _trained(lm(**_inputs(batch)).logits, batch).float() / temperature
+        whole = model if prompted(model) else lm
+        logits_RLV = whole(**_inputs(batch)).logits[:, -batch.input_ids_RL.shape[1] :]  # without an adapter's vectors
+        logits_TV = _trained(logits_RLV, batch).float() / temperature
         logp_TV = torch.log_softmax(logits_TV, dim=1)
         entropy_T = -torch.linalg.vecdot(logp_TV.exp(), logp_TV)
         return logp_TV.gather(1, batch.target_T[:, None]).squeeze(

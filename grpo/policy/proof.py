@@ -85,6 +85,12 @@ class Prover:
     ) -> None:
         self._learner, self._engine, self._send = learner, engine, send
         self._requests, self._compute = requests, compute
+        in_process = engine.name == "transformers"
+        self._instead = (
+            "try another version of transformers, or another model"
+            if in_process
+            else "use rollout.engine: transformers, or another version of vLLM"
+        )
         self._tries = 0  # syncs of perturbed weights
         self._servers = 0
 
@@ -169,17 +175,17 @@ class Prover:
         if left <= found.bound:
             return (
                 f"{start}. The head: its logits are {scale:.4g} times the trainer's. Look at what scales logits in "
-                "config.json, and at the temperature of a server of yours, or use rollout.engine: transformers"
+                f"config.json, and at the temperature of a server of yours, or {self._instead}"
             )
         if self._first_tokens_agree(found):
             return (
                 f"{start}. The attention: the first token, which attends to itself alone, agrees. Look at positions "
                 "(rope_theta, rope_scaling), sliding windows, caps and sinks in the config.json that the server reads, "
-                "or use rollout.engine: transformers"
+                f"or {self._instead}"
             )
         return (
             f"{start}. The layers, not the attention alone: weights that the server loads in another way, or another "
-            "kind of layer. Use rollout.engine: transformers, or another version of vLLM"
+            f"kind of layer: {self._instead}"
         )
 
     async def _best_scale(self, found: Comparison) -> tuple[float, float]:
@@ -220,7 +226,7 @@ class Prover:
         return (
             f"sync: the server at {found.server} computed what the trainer does when it had loaded the checkpoint, and "
             f"no more when it was sent the same weights: its log-probs differ by {found}. Tensors were loaded into "
-            f"each other's places{where}. Use rollout.engine: transformers, or another version of vLLM"
+            f"each other's places{where}: {self._instead}"
         )
 
     async def _exchanged(self, found: Comparison) -> tuple[str, str] | None:
@@ -243,7 +249,7 @@ class Prover:
         return (
             f"sync: {_in_words(names)} did not reach the server at {found.server}: with every trained tensor perturbed "
             f"its log-probs differ from the trainer's by {found}. Training them would train another model than the one "
-            "that is sampled: use rollout.engine: transformers, or another version of vLLM"
+            f"that is sampled: {self._instead}"
         )
 
     async def _guilty(self, parts: Sequence[Part], version: int) -> list[str]:
@@ -309,7 +315,8 @@ async def prove(
         far += min(MOST_FAR, max_positions(model.model_copy(update={"rope_scaling": None})))
     requests = requests_for(learner.vocabulary, *sizes, rollout.temperature, far)
     prover = Prover(learner, engine, send, requests, compute)
-    served = await prover.prove(version, fresh=version == 0 and not rollout.server.urls)
+    fresh = version == 0 and not rollout.server.urls and not model.prompted  # those vectors are drawn at random
+    served = await prover.prove(version, fresh=fresh)
     seconds, forward = time.monotonic() - started, learner.forward
     ways = f"head {forward.head}, {'padded' if forward.padded else 'packed'} rows"
     note = (

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from grpo.config import ModelError
-from grpo.policy.load import FAILS, causal_lm
+from grpo.policy.load import FAILS, causal_lm, prompted
 from grpo.policy.noise import measure_noise
 from grpo.policy.packing.probe import probe_samples
 from grpo.policy.policy import Policy
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 Way = Literal["padded", "equal", "whole"]
 # (log-probs of the next token (B, V), which of the rows they are of) -> the next token of each
-Choose = Callable[[Tensor, Sequence["Row"]], Tensor]
+Choose = Callable[[Tensor, Sequence["Growing"]], Tensor]
 
 
 @dataclass(eq=False, slots=True)
-class Row:
+class Growing:
     """One completion that grows. `stopped`: whether its last token ends it."""
 
     prompt_ids: tuple[int, ...]
@@ -66,11 +66,12 @@ class Decoder:
             causal_lm(self._model).set_attn_implementation("eager")  # as the trainer's, see grpo/policy/forward.py
             noise = type(noise)(noise.plain_T, noise.nats, noise.dtype)
         why = ""
-        for self.way in get_args(Way):
-            rows = [Row(sample.prompt_ids, len(sample.completion_ids)) for sample in samples]
+        for way in get_args(Way)[prompted(self._model) :]:  # peft's forward takes no positions
+            self.way = way
+            rows = [Growing(sample.prompt_ids, len(sample.completion_ids)) for sample in samples]
             given = {row: sample.completion_ids for row, sample in zip(rows, samples, strict=True)}
 
-            def next_given(logp_BV: Tensor, live: Sequence[Row], given: Any = given) -> Tensor:
+            def next_given(logp_BV: Tensor, live: Sequence[Growing], given: Any = given) -> Tensor:
                 return torch.tensor([given[row][len(row.tokens)] for row in live], device=logp_BV.device)
 
             try:
@@ -88,13 +89,13 @@ class Decoder:
         )
 
     @torch.inference_mode()
-    def fill(self, rows: Sequence[Row], temperature: float, choose: Choose, stops: bool = True) -> None:
+    def fill(self, rows: Sequence[Growing], temperature: float, choose: Choose, stops: bool = True) -> None:
         """Decode all rows to their ends. `stops`: whether end tokens end them."""
         for some in [rows] if self.way == "padded" else _of_one_length(rows):
             decode = {"padded": self._padded, "equal": self._equal, "whole": self._whole}[self.way]
             decode(some, temperature or 1.0, choose, self._eos if stops else self._eos[:0])
 
-    def _padded(self, rows: Sequence[Row], temperature: float, choose: Choose, eos: Tensor) -> None:
+    def _padded(self, rows: Sequence[Growing], temperature: float, choose: Choose, eos: Tensor) -> None:
         input_ids, mask = _left_padded([row.prompt_ids for row in rows], self._eos.device)
         position = mask.sum(1) - 1  # of the newest token of each row
         cache: Any = None
@@ -123,11 +124,12 @@ class Decoder:
             input_ids, position_ids = next_B[:, None], position[:, None]
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
 
-    def _equal(self, rows: Sequence[Row], temperature: float, choose: Choose, eos: Tensor) -> None:
+    def _equal(self, rows: Sequence[Growing], temperature: float, choose: Choose, eos: Tensor) -> None:
         input_ids = torch.tensor([row.prompt_ids for row in rows], device=self._eos.device)
         cache: dict[str, Any] = {}
         while not all(row.done for row in rows):
-            out = self._model(input_ids=input_ids, use_cache=True, **cache)
+            model = causal_lm(self._model) if cache else self._model  # an adapter's vectors are in the cache
+            out = model(input_ids=input_ids, use_cache=True, **cache)
             name = "past_key_values" if "past_key_values" in out else "cache_params"  # Mamba's
             cache = {name: out[name]}
             live = [i for i, row in enumerate(rows) if not row.done]
@@ -135,13 +137,13 @@ class Decoder:
             input_ids = torch.zeros_like(input_ids[:, :1])  # rows that are done go on, for nobody
             input_ids[live, 0] = next_B
 
-    def _whole(self, rows: Sequence[Row], temperature: float, choose: Choose, eos: Tensor) -> None:
+    def _whole(self, rows: Sequence[Growing], temperature: float, choose: Choose, eos: Tensor) -> None:
         while live := [row for row in rows if not row.done]:
             input_ids = torch.tensor([[*row.prompt_ids, *row.tokens] for row in live], device=self._eos.device)
             _take(self._model(input_ids=input_ids, use_cache=False).logits, live, temperature, choose, eos)
 
 
-def _take(logits_BTV: Tensor, live: Sequence[Row], temperature: float, choose: Choose, eos: Tensor) -> Tensor:
+def _take(logits_BTV: Tensor, live: Sequence[Growing], temperature: float, choose: Choose, eos: Tensor) -> Tensor:
     """The next token of each row, appended to it."""
     logp_BV = torch.log_softmax(logits_BTV[:, -1].float() / temperature, dim=1)
     next_B = choose(logp_BV, live)
@@ -154,8 +156,8 @@ def _take(logits_BTV: Tensor, live: Sequence[Row], temperature: float, choose: C
     return next_B
 
 
-def _of_one_length(rows: Sequence[Row]) -> list[list[Row]]:
-    found: defaultdict[int, list[Row]] = defaultdict(list)
+def _of_one_length(rows: Sequence[Growing]) -> list[list[Growing]]:
+    found: defaultdict[int, list[Growing]] = defaultdict(list)
     for row in rows:
         found[len(row.prompt_ids)].append(row)
     return list(found.values())

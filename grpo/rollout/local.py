@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from grpo.config import ModelSettings
-from grpo.policy.load import load_model
+from grpo.policy.adapters import add_adapter
+from grpo.policy.load import causal_lm, load_model
 from grpo.policy.names import checkpointed
-from grpo.rollout.decode import Decoder, Row
+from grpo.rollout.decode import Decoder, Growing
 from grpo.rollout.engine import SyncReport, WeightSyncError
 from grpo.rollout.sync.digest import checksum, differences, digest, values
 from grpo.rollout.sync.stream import TensorStream, WeightStream, read, total_bytes
@@ -49,9 +50,13 @@ class TransformersEngine:
         self._model_lock = asyncio.Lock()  # one batch at a time, and none while weights are copied
 
     async def start(self) -> None:
-        self._model: PreTrainedModel = await asyncio.to_thread(load_model, self._settings, self._device)
-        self._decoder = Decoder(self._model, _end_tokens(self._model, self._tokenizer).to(self._device))
+        self._model = await asyncio.to_thread(self._loaded)
+        self._decoder = Decoder(self._model, _end_tokens(causal_lm(self._model), self._tokenizer).to(self._device))
         await asyncio.to_thread(self._decoder.choose_way)
+
+    def _loaded(self) -> PreTrainedModel:
+        model = load_model(self._settings, self._device)
+        return add_adapter(model, self._settings) if self._settings.prompted else model
 
     async def generate(self, requests: Sequence[RolloutRequest]) -> AsyncIterator[tuple[int, Group]]:
         per_batch = max(1, self._max_sequences // max(r.n for r in requests)) if requests else 1
@@ -96,13 +101,13 @@ class TransformersEngine:
         """Decode all completions of the requests together; they share one `Sampling` but for max_tokens."""
         _check(requests)  # top-p and top-k do not exist here: the recipe refuses them for training, and so does this
         temperature = requests[0].sampling.temperature
-        streams: dict[Row, torch.Generator] = {}
+        streams: dict[Growing, torch.Generator] = {}
         for request in requests:
             for i in range(request.n):
-                row = Row(request.prompt.token_ids, request.sampling.max_tokens)
+                row = Growing(request.prompt.token_ids, request.sampling.max_tokens)
                 streams[row] = torch.Generator().manual_seed(_mix(request.seed, i))
 
-        def choose(logp_BV: Tensor, live: Sequence[Row]) -> Tensor:
+        def choose(logp_BV: Tensor, live: Sequence[Growing]) -> Tensor:
             return logp_BV.argmax(1) if temperature == 0 else self._draw(logp_BV, [streams[row] for row in live])
 
         self._decoder.fill(list(streams), temperature, choose)

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from eval.config import EvalSettings
 from eval.problems.data import BOXED, checked_pattern
 from eval.problems.puzzles import entries
+from grpo.adapter_kinds import NOT_BY_VLLM
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from grpo.environments.settings import EnvironmentSettings
 from recipes.schema import cluster
@@ -241,6 +242,11 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
     lora = recipe.model.lora
     if lora and lora.sync == "adapter" and rollout.engine == "transformers":
         yield "model.lora.sync: engine: transformers has one set of weights; use merged, or engine: vllm"
+    if (adapter := recipe.model.adapter) and recipe.model.prompted:
+        if rollout.engine == "vllm":
+            yield f"model.adapter.peft_type: {adapter.peft_type} {NOT_BY_VLLM}"
+        if train.processes > 1:
+            yield f"train.processes: the vectors of {adapter.peft_type} are not sharded; use 1"
     if train.kl_sync_every and recipe.model.adapted:
         yield (
             f"train.kl_sync_every: got {train.kl_sync_every}, but with an adapter the reference is the model without "

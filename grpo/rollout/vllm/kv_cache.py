@@ -14,12 +14,20 @@ SHARE_OF_RAM = 0.25  # of free memory, at most, where there is no GPU
 
 def kv_width(config: Any) -> int:
     """KV heads x head size, of a transformers text configuration; without attention, about what a state takes."""
-    queries = getattr(config, "num_attention_heads", None)
-    if not isinstance(queries, int):
+    queries = _number(config, "num_attention_heads")
+    if not queries:
         return int(config.hidden_size)
-    heads = getattr(config, "num_key_value_heads", None) or queries
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // queries
-    return heads * head_size
+    heads = _number(config, "num_key_value_heads") or queries
+    return heads * (_number(config, "head_dim") or config.hidden_size // queries)
+
+
+def _number(config: Any, name: str) -> int:
+    """Of layers that differ (Gemma 4), transformers answers by an error, or by a list: 0."""
+    try:
+        found = getattr(config, name, None)
+    except RuntimeError:
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def kv_bytes(layers: int, width: int, dtype: str, sequences: int, tokens: int, room: float) -> int:
