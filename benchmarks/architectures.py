@@ -32,6 +32,7 @@ SETTINGS = (
     "eval.problems=4",
     "train.learning_rate=1e-3",
 )
+LONGEST = 160  # characters of a reason in the table
 
 
 def build(kind: str, folder: Path, dtype: str) -> None:
@@ -143,16 +144,46 @@ def main() -> None:
 
 
 def write_docs(folder: Path) -> None:
-    """The table of what was run in FOLDER."""
+    """The tables of what was run in FOLDER."""
     rows = []
     for kind in SHAPES:
-        files = [folder / kind / f"{engine}.json" for engine in ("in-process", "server")]
-        found = [row(kind, json.loads(file.read_text())) if file.is_file() else None for file in files]
+        found = [_kept(folder, kind, engine) for engine in ("in-process", "server")]
         if found[0] is not None:
-            rows.append([*found[0], found[1][3] if found[1] else "not run"])
+            words = row(kind, found[1])[3] if found[1] else "not run"
+            rows.append([*(f"{cell}"[:LONGEST] for cell in row(kind, found[0])), words[:LONGEST]])
     head = ["architecture", "head", "rows", "in process, nats", "vLLM server, nats"]
     page = DOCS / "architectures.md"
-    page.write_text(replaced(page.read_text(), {"architectures": table(head, rows)}))
+    blocks = {"architectures": table(head, rows), "other-architectures": table(["outcome", "kinds"], _outcomes(folder))}
+    page.write_text(replaced(page.read_text(), blocks))
+
+
+def _kept(folder: Path, kind: str, engine: str) -> dict[str, Any] | None:
+    file = folder / kind / f"{engine}.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _outcomes(folder: Path) -> list[list[str]]:
+    """Of the kinds without a shape, by what became of them in process."""
+    by_outcome: dict[str, list[str]] = {
+        "trained, packed rows": [],
+        "trained, padded rows": [],
+        "refused: not causal": [],
+        "refused: its forward needs more than tokens, or fails": [],
+        "refused otherwise": [],
+        "broke": [],
+        "not built: its sizes do not shrink by their names": [],
+    }
+    trained, padded, both, fails, otherwise, broke, unbuilt = by_outcome.values()
+    for kind in others():
+        if (found := _kept(folder, kind, "in-process")) is None:
+            continue
+        if "forward" in found:
+            (padded if found["forward"]["padded"] else trained).append(kind)
+        elif why := found.get("refused", ""):
+            (both if "stands behind it" in why else fails if "the forward of" in why else otherwise).append(kind)
+        else:
+            (broke if "broke" in found else unbuilt).append(kind)
+    return [[outcome, ", ".join(kinds)] for outcome, kinds in by_outcome.items() if kinds]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ HEAD = {"head_dim": 64}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
 LATENT = {"q_lora_rank": 32, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64}
 GROUPS = {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 2}
+STEERED = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # as checkpoints say, and vLLM reads
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 16}
 GPT = {"n_embd": 128, "n_layer": 2, "n_head": 2}
 LINEAR = {
@@ -73,10 +74,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "phimoe": {"num_local_experts": 4},
     "ernie4_5_moe": {**EXPERTS, "moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
     "glm4_moe": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "dots1": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4, "n_shared_experts": 1},
+    "dots1": {**HEAD, **EXPERTS, **GROUPS, **STEERED, "n_routed_experts": 4, "n_shared_experts": 1},
     "minimax": {**HEAD, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ONE_OF_EACH, "block_size": 8},
     "deepseek_v2": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "deepseek_v3": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
+    "deepseek_v3": {**LATENT, **EXPERTS, **GROUPS, **STEERED, "n_routed_experts": 4},
     "qwen3_next": {**HEAD, **EXPERTS, **LINEAR, "num_experts": 4, "layer_types": ONE_OF_EACH},
     "jamba": {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "bamba": {**MAMBA, "attn_layer_indices": [1]},

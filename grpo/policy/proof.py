@@ -27,7 +27,7 @@ import torch
 from grpo.config import ModelError, ModelSettings, RolloutSettings
 from grpo.policy.compare import LONG_TOKENS, Comparison, requests_for, served_logprobs
 from grpo.policy.learner import Learner
-from grpo.policy.load import max_positions
+from grpo.policy.load import FAILS, max_positions
 from grpo.policy.noise import rms
 from grpo.policy.perturb import Part
 from grpo.rollout.engine import RolloutEngine
@@ -164,7 +164,14 @@ class Prover:
         )
 
     async def _run(self, method: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._compute, method, *args)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._compute, method, *args)
+        except FAILS as error:
+            why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ModelError(
+                f"model.path: its forward fails on the lengths that a run has ({why}); try train.packing: false, or a "
+                "config.json that fits together"
+            ) from error
 
     # -- what fails ------------------------------------------------------------------------------------------------
 

@@ -28,15 +28,10 @@ def model_size(model: ModelSettings) -> ModelSize:
     Raises:
         grpo.policy.load.ModelError: no such model.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    from grpo.policy.load import load_skeleton
 
-    from grpo.policy.load import load_config
-
-    config = load_config(model)
-    with torch.device("meta"):
-        meta = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    text = config.get_text_config()
+    meta = load_skeleton(model)
+    text = meta.config.get_text_config()
     sizes = {name: parameter.numel() for name, parameter in meta.named_parameters()}
     return ModelSize(
         parameters=sum(sizes.values()),

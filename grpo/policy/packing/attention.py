@@ -136,6 +136,8 @@ def packed_attention(
     if packing is None:
         plain = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **others}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **plain)
+    if attention_mask is not None and attention_mask.numel() > 1:  # not the one that we gave, see load.py
+        raise NotImplementedError("its layers choose by themselves what a token sees (a mask of their own)")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window and sliding_window < packing.longest else None
     if query.device.type == "cpu":

@@ -15,6 +15,8 @@ from grpo.policy.packing.pack import pack
 from grpo.policy.policy import Policy
 from grpo.types import Sample
 
+KNOWN = {"full_attention", "sliding_attention"}
+
 
 def use_packed_attention(policy: Policy, noise: Noise | None = None) -> str | None:
     """Switch the policy to packed attention. None, or why it cannot be packed; it is then left as it was.
@@ -24,6 +26,9 @@ def use_packed_attention(policy: Policy, noise: Noise | None = None) -> str | No
     """
     lm = causal_lm(policy.model)
     samples = probe_samples(policy)
+    # The probe is shorter than their chunks and blocks: it would not see what they do.
+    if others := set(getattr(lm.config.get_text_config(), "layer_types", None) or ()) - KNOWN:
+        return f"its layers are {', '.join(sorted(others))}; packed are {', '.join(sorted(KNOWN))}"
     noise = noise or measure_noise(policy, samples)
     before = lm.config._attn_implementation
     try:
