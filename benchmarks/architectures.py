@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -31,6 +32,9 @@ SETTINGS = (
     "rollout.group_size=4",
     "eval.problems=4",
     "train.learning_rate=1e-3",
+)
+FOLLOWS = re.compile(
+    r"EngineDead|See root cause|APIServer|Exception ignored|No module named 'ray|EngineCore encountered"
 )
 LONGEST = 160  # characters of a reason in the table
 
@@ -56,7 +60,7 @@ def build(kind: str, folder: Path, dtype: str) -> None:
 
 
 def outcome(kind: str, folder: Path, server: bool, dtype: str) -> dict[str, Any]:
-    """The `proof` of its run; or {"refused": why}, {"broke": last words} or {"unbuilt": why}. Kept in FOLDER."""
+    """The `proof` of its run; or {"refused": why}, {"not served" or "broke": last words} or {"unbuilt": why}. Kept in FOLDER."""
     output = folder / kind / ("server" if server else "in-process")
     done = output.with_suffix(".json")
     if done.is_file():
@@ -66,7 +70,9 @@ def outcome(kind: str, folder: Path, server: bool, dtype: str) -> dict[str, Any]
     if _in_child(log, build, kind, folder / kind / "model", dtype, unless=folder / kind / "model" / "config.json"):
         found: dict[str, Any] = {"unbuilt": _last_words(log)}
     elif code := _in_child(log, train, kind, folder, server, dtype):
-        found = {"refused" if code == 2 else "broke": _last_words(log)}
+        server_log = output / "logs" / "server.log"
+        how = "refused" if code == 2 else "not served" if server_log.is_file() else "broke"
+        found = {how: _last_words(server_log if how == "not served" else log)}
     else:
         found = json.loads((output / "summary.json").read_text())["proof"]
     done.write_text(json.dumps(found, indent=1))
@@ -98,7 +104,7 @@ def _in_child(log: Path, work: Callable[..., object], *args: Any, unless: Path |
 
 def _last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line or "error:" in line.lower()]
+    errors = [line for line in lines if re.search(r"Error\b.*: |error: ", line) and not FOLLOWS.search(line)]
     return (errors or lines or ["it ended without a word"])[-1]
 
 
@@ -115,7 +121,9 @@ def train(kind: str, folder: Path, server: bool, dtype: str) -> None:
 
 
 def row(kind: str, found: Mapping[str, Any]) -> list[str]:
-    if words := next((f"{how}: {found[how]}" for how in ("refused", "broke", "unbuilt") if how in found), ""):
+    if words := next(
+        (f"{how}: {found[how]}" for how in ("refused", "not served", "broke", "unbuilt") if how in found), ""
+    ):
         return [kind, "", "", words]
     forward, served = found["forward"], found["served"]
     rows = "padded" if forward["padded"] else "packed"

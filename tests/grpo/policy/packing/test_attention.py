@@ -12,6 +12,7 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
+    DeepseekV32Config,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -237,3 +238,21 @@ def test_a_model_with_learned_positions_can_be_packed(dropout):
     model = AutoModelForCausalLM.from_config(GPT2Config(**sizes, attn_pdrop=dropout)).eval()
     assert use_packed_attention(Policy(model)) is None
     assert not model.training
+
+
+def test_layers_that_choose_what_a_token_sees_are_not_packed():
+    # Its indexer takes the best 2048 tokens: no probe is long enough to see what a packed row would do to that.
+    shape = {name: size for name, size in SMALL.items() if name not in ("head_dim", "num_key_value_heads")}
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12}
+    experts = {"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
+    config = DeepseekV32Config(**shape, **latent, **experts, num_key_value_heads=4, moe_intermediate_size=32)
+    policy = Policy(AutoModelForCausalLM.from_config(config).eval())
+    assert "its layers are indexed_attention" in use_packed_attention(policy)
+    policy.model.config.layer_types = None  # one that does not say so gives its attention a mask
+    assert "a mask of their own" in use_packed_attention(policy)
+
+
+def test_layers_of_a_kind_that_is_not_known_are_not_packed():
+    model = model_of("llama")
+    model.config.layer_types = ["chunked_attention"] * 3
+    assert "its layers are chunked_attention" in use_packed_attention(Policy(model))
