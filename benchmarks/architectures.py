@@ -60,7 +60,7 @@ def build(kind: str, folder: Path, dtype: str) -> None:
 
 
 def outcome(kind: str, folder: Path, server: bool, dtype: str) -> dict[str, Any]:
-    """The `proof` of its run; or {"refused": why}, {"not served" or "broke": last words} or {"unbuilt": why}. Kept in FOLDER."""
+    """The `proof` of its run, or {"refused", "not served", "broke" or "unbuilt": last words}; kept in FOLDER."""
     output = folder / kind / ("server" if server else "in-process")
     done = output.with_suffix(".json")
     if done.is_file():

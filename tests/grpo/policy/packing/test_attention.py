@@ -248,8 +248,12 @@ def test_layers_that_choose_what_a_token_sees_are_not_packed():
     config = DeepseekV32Config(**shape, **latent, **experts, num_key_value_heads=4, moe_intermediate_size=32)
     policy = Policy(AutoModelForCausalLM.from_config(config).eval())
     assert "its layers are indexed_attention" in use_packed_attention(policy)
-    policy.model.config.layer_types = None  # one that does not say so gives its attention a mask
-    assert "a mask of their own" in use_packed_attention(policy)
+
+
+def test_a_mask_that_a_layer_makes_is_not_left_out():
+    q, mask = torch.randn(1, 2, 21, 8), torch.zeros(1, 1, 21, 21)
+    with pytest.raises(NotImplementedError, match="a mask of their own"):
+        packed_attention(nn.Module(), q, q, q, mask, packing=lay_out(GROUPS))
 
 
 def test_layers_of_a_kind_that_is_not_known_are_not_packed():
