@@ -12,10 +12,9 @@ import yaml
 
 from grpo.config import GRPOConfig, ModelSettings
 from grpo.losses.objective import Objective
-from grpo.names import NORMALISERS
+from grpo.names import ADVANTAGE_KINDS, NORMALISERS
 from grpo.policy.adapters import add_adapter
 from grpo.policy.load import load_model
-from grpo.signal.advantage import ADVANTAGES
 from recipes.jobs.train import run
 from recipes.schema.load import builtin_recipes, load_recipe
 
@@ -34,7 +33,7 @@ def block(language: str) -> str:
 
 def test_the_tables_name_every_loss_advantage_and_paper_recipe():
     assert sorted(first_column("Losses")) == sorted(NORMALISERS)
-    assert sorted(first_column("Advantages")) == sorted(ADVANTAGES)
+    assert sorted(first_column("Advantages")) == sorted(ADVANTAGE_KINDS)
     recipes = first_column("Published methods")
     assert len(recipes) == 5
     assert set(recipes) <= builtin_recipes().keys()
