@@ -181,11 +181,27 @@ def _environment_conflicts(task: TaskSettings) -> Iterator[str]:
                 yield f"{key}: an environment that makes its own problems has none; give a dataset, or no {key}"
 
 
-def _conflicts(recipe: Recipe) -> Iterator[str]:
-    rollout, train, server, task = recipe.rollout, recipe.train, recipe.rollout.server, recipe.task
+def _reward_conflicts(recipe: Recipe) -> Iterator[str]:
+    task = recipe.task
     for i, reward in enumerate(recipe.rewards):
         if reward.name == "environment" and not task.environment:
             yield f"rewards.{i}: environment is the score of task.environment, and there is none; give one"
+        args = {key: value for key, value in reward.args.items() if key != "partial"}
+        if task.verifier == reward.name == "code" and args != task.code:
+            yield (
+                f"rewards.{i}.args: got {reward.args}, task.code is {task.code}; give both the same, but for partial, "
+                "so that training and evaluation run programs alike"
+            )
+        if reads_answers(reward.name) and reward.args.get("read") != task.read:
+            yield (
+                f"rewards.{i}.args.read: got {reward.args.get('read')}, task.read is {task.read}; give both the same, "
+                "so that training and evaluation read answers alike"
+            )
+
+
+def _conflicts(recipe: Recipe) -> Iterator[str]:
+    rollout, train, server, task = recipe.rollout, recipe.train, recipe.rollout.server, recipe.task
+    yield from _reward_conflicts(recipe)
     if task.environment and train.backend == "trl":
         yield "task.environment: train.backend: trl samples one reply; use backend: zero"
     if rollout.group_size == 1:
@@ -222,18 +238,6 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield (
             f"rollout.server.weight_dir: weights go there by weight_transfer: files only, got {server.weight_transfer}"
         )
-    for i, reward in enumerate(recipe.rewards):
-        args = {key: value for key, value in reward.args.items() if key != "partial"}
-        if task.verifier == reward.name == "code" and args != task.code:
-            yield (
-                f"rewards.{i}.args: got {reward.args}, task.code is {task.code}; give both the same, but for partial, "
-                "so that training and evaluation run programs alike"
-            )
-        if reads_answers(reward.name) and reward.args.get("read") != task.read:
-            yield (
-                f"rewards.{i}.args.read: got {reward.args.get('read')}, task.read is {task.read}; give both the same, "
-                "so that training and evaluation read answers alike"
-            )
     if recipe.eval.max_tokens and recipe.eval.max_tokens > rollout.max_tokens and rollout.engine == "vllm":
         yield (
             f"eval.max_tokens: got {recipe.eval.max_tokens}, expected at most rollout.max_tokens "
