@@ -23,7 +23,8 @@ from tests.sandboxes import needs
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parents[1]
-ELSEWHERE = {"reasoning_gym", "reward_model", "judge"}  # a puzzle has metadata; models have tests of their own
+# A puzzle has metadata, an episode a score; models have tests of their own.
+ELSEWHERE = {"environment", "judge", "reasoning_gym", "reward_model"}
 BAD = {
     "believes_programs": {"pays-cheating-programs"},
     "raises_on_empty": {"raises"},
