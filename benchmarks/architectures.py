@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.families import MOST_PARAMETERS, SHAPES, config_of, others
 from benchmarks.performance import DOCS, replaced, table
-from benchmarks.shapes import MOST_PARAMETERS, SHAPES, config_of, others
 
 SETTINGS = (
     "train.steps=3",

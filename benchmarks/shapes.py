@@ -1,140 +1,303 @@
-"""Each kind of causal model that transformers has, tiny: hand-made shapes, and sizes shrunk by their names."""
+r"""What a gold answer is, told by its text alone: a number with its unit, a list, an interval, a matrix, a word.
+
+This is independent of the verifier's own reading, and refuses whatever is not plainly of one shape: a rewriting
+of a refused gold is only one of spelling. Values are exact.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
 
-SIZES = {
-    "hidden_size": 128,
-    "intermediate_size": 192,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-}
-HEAD = {"head_dim": 64}
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
-LATENT = {"q_lora_rank": 32, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64}
-GROUPS = {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 2}
-STEERED = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # as checkpoints say, and vLLM reads
-MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_chunk_size": 16}
-GPT = {"n_embd": 128, "n_layer": 2, "n_head": 2}
-LINEAR = {
-    "linear_num_value_heads": 4,
-    "linear_num_key_heads": 2,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
-}
-ONE_OF_EACH = ["linear_attention", "full_attention"]
+import sympy as sp
 
-# model_type of transformers -> what its configuration takes beside SIZES, which "SIZES": None leaves out.
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama": HEAD,
-    "mistral": HEAD | {"sliding_window": 8},
-    "ministral": HEAD | {"sliding_window": 8},
-    "qwen2": {},
-    "qwen3": HEAD,
-    "gemma": HEAD,
-    "gemma2": HEAD | {"sliding_window": 8, "query_pre_attn_scalar": 64},
-    "gemma3_text": HEAD | {"sliding_window": 8, "query_pre_attn_scalar": 64},
-    "phi": {},
-    "phi3": {},
-    "cohere": {"logit_scale": 0.25},
-    "cohere2": {"logit_scale": 0.25, "sliding_window": 8},
-    "granite": {"logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 6.0},
-    "olmo": {},
-    "olmo2": {},
-    "olmo3": {"sliding_window": 8},
-    "stablelm": {},
-    "starcoder2": {"sliding_window": None},
-    "gpt2": {"SIZES": None, **GPT},
-    "gpt_bigcode": {"SIZES": None, **GPT},
-    "gptj": {"SIZES": None, **GPT, "rotary_dim": 32},
-    "gpt_neox": {},
-    "opt": {"ffn_dim": 192, "word_embed_proj_dim": 128},
-    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 1},
-    "bloom": {"SIZES": None, "hidden_size": 128, "n_layer": 2, "n_head": 2},
-    "mpt": {"SIZES": None, "d_model": 128, "n_layers": 2, "n_heads": 2},
-    "glm": HEAD,
-    "glm4": HEAD,
-    "ernie4_5": HEAD,
-    "exaone4": HEAD | {"sliding_window": 8},
-    "smollm3": {"no_rope_layers": [1, 0]},
-    "nemotron": HEAD,
-    "arcee": HEAD,
-    "seed_oss": HEAD,
-    "hunyuan_v1_dense": HEAD,
-    "apertus": HEAD,
-    "helium": HEAD,
-    "mixtral": {"num_local_experts": 4, "sliding_window": None},
-    "qwen2_moe": {**EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 64},
-    "qwen3_moe": {**HEAD, **EXPERTS, "num_experts": 4},
-    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "logits_scaling": 4.0},
-    "gpt_oss": {**HEAD, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
-    "phimoe": {"num_local_experts": 4},
-    "ernie4_5_moe": {**EXPERTS, "moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1},
-    "glm4_moe": {**HEAD, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "dots1": {**HEAD, **EXPERTS, **GROUPS, **STEERED, "n_routed_experts": 4, "n_shared_experts": 1},
-    "minimax": {**HEAD, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ONE_OF_EACH, "block_size": 8},
-    "deepseek_v2": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
-    "deepseek_v3": {**LATENT, **EXPERTS, **GROUPS, **STEERED, "n_routed_experts": 4},
-    "qwen3_next": {**HEAD, **EXPERTS, **LINEAR, "num_experts": 4, "layer_types": ONE_OF_EACH},
-    "jamba": {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-    "bamba": {**MAMBA, "attn_layer_indices": [1]},
-    "falcon_h1": {**MAMBA, "mamba_d_ssm": 256, "lm_head_multiplier": 0.3},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-    "mamba2": {
-        "SIZES": None,
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_heads": 4,
-        "state_size": 16,
-        "n_groups": 1,
-    },
-    "recurrent_gemma": {"head_dim": 64, "lru_width": 128, "attention_window_size": 64},
-}
+from benchmarks import algebra
 
-# What a configuration's sizes are called -> tiny. Those that it has are set, where no shape above is given.
-SHRUNK: dict[str, Any] = (
-    dict.fromkeys(("hidden_size", "d_model", "n_embd", "embedding_size", "word_embed_proj_dim", "dim"), 128)
-    | dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "d_ff", "decoder_ffn_dim", "encoder_ffn_dim", "ffn_hidden_size"), 192
-    )
-    | dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 2)
-    | dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 2)
-    | dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "num_key_value_heads"), 2)
-    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4)
-    | dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "n_group"), 2)
-    | dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 64)
-    | dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "rotary_dim"), 32)
-    | dict.fromkeys(("head_dim", "qk_nope_head_dim", "v_head_dim", "d_kv"), 64)
-    | dict.fromkeys(("topk_group", "first_k_dense_replace", "num_nextn_predict_layers", "n_shared_experts"), 1)
-    | dict.fromkeys(("state_size", "mamba_d_state", "mamba_chunk_size", "chunk_size", "sliding_window"), 16)
-    | dict.fromkeys(("max_position_embeddings", "n_positions"), 512)
-    | LINEAR
-    | {"initializer_range": 0.1}
+_UNIT = r"(?:\\text|\\mbox|\\textrm|\\textnormal|\\mathrm) ?\{[a-zA-Z ./]*\}(?:\^\{?[23]\}?)?\.?"
+_NUMBER = re.compile(
+    r"(?P<before>\\?\$ ?)?(?P<sign>-?)"
+    r"(?P<core>(?:(?P<whole>\d+) ?(?=\\))?\\[dtc]?frac ?(?:\{(?P<n>-?\d+)\}|(?P<n1>\d)) ?(?:\{(?P<d>\d+)\}|(?P<d1>\d))"
+    r"|(?P<sn>\d+)/(?P<sd>\d+)"
+    r"|(?P<mantissa>\d+(?:\.\d+)?)e(?P<exponent>[+-]?\d+)"
+    r"|(?P<decimal>(?:\d{1,3}(?:(?:,|\{,\}|, ?\\! ?)\d{3})+|\d+)(?:\.\d+)?|\.\d+))"
+    rf"(?P<after>(?:\\,|\\;|\\ |~| )* ?(?:\\?%|\^\\circ|\^\{{\\circ\}}|{_UNIT})?)"
 )
-MOST_PARAMETERS = 50_000_000  # of what the shrunk sizes leave large, nothing is built
+_MATRIX = re.compile(r"\\begin\{(pmatrix|bmatrix)\}(.*?)\\end\{\1\}", re.DOTALL)
+_BRACKETS = re.compile(r"\(|\)|\[|\]|\\\{|\\\}|\{|\}|\\begin|\\end")
+_AND = re.compile(r" ?\\text ?\{ ?,? ?(?:and|or) ?\} ?")
+_LETTERS = re.compile(r"\A\\text\{([A-Z](?:, ?[A-Z])+)\}\Z")
+_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|~|\s+")
 
 
-def config_of(kind: str, ids: dict[str, Any]) -> Any:
-    """The tiny configuration. `ids`: of vocabulary and special tokens."""
-    from transformers import CONFIG_MAPPING
+@dataclass(frozen=True, slots=True)
+class Number:
+    r"""Example: "\$1,234.5" is Number(before="\$", core="1,234.5", after="", value=Fraction(2469, 2))."""
 
-    if kind in SHAPES:
-        shape = dict(SHAPES[kind])
-        sizes = SIZES if shape.pop("SIZES", SIZES) else {}
-        return CONFIG_MAPPING[kind](**(sizes | shape | ids | {"initializer_range": 0.1}))
-    made = CONFIG_MAPPING[kind]
-    default = made()
-    text = default.get_text_config()
-    known = text.to_dict()
-    few = {name: size for name, size in (SHRUNK | ids).items() if name in known or name in text.attribute_map}
-    return made(text_config=few) if text is not default else made(**few)
+    before: str
+    core: str  # without the sign
+    after: str
+    value: Fraction
+
+    def with_value(self, core: str, negative: bool | None = None) -> str:
+        """The same sign, currency and unit around another number."""
+        negative = self.value < 0 if negative is None else negative
+        return f"{self.before}{'-' if negative else ''}{core}{self.after}"
+
+    @property
+    def bare(self) -> str:
+        """Without currency and unit."""
+        return f"{'-' if self.value < 0 else ''}{self.core}"
+
+    @property
+    def is_bare(self) -> bool:
+        return not (self.before or self.after)
+
+    @property
+    def is_scientific(self) -> bool:
+        return "e" in self.core
+
+    @property
+    def is_fraction(self) -> bool:
+        return "frac" in self.core or "/" in self.core
+
+    @property
+    def is_mixed(self) -> bool:
+        return bool(re.match(r"\d+ ?\\", self.core)) and self.is_fraction
+
+    @property
+    def is_integer(self) -> bool:
+        """Written with nothing but digits."""
+        return self.core == str(abs(self.value))
+
+    @property
+    def digits(self) -> str | None:
+        """Of an integer or a decimal, without separators: "1234.5"."""
+        return None if self.is_fraction or self.is_scientific else re.sub(r"[^\d.]", "", self.core)
+
+    @property
+    def unit(self) -> str:
+        r"""Example: "\text{ cm}^2" -> "cm^2"; "" if there is none."""
+        found = re.search(r"\{([a-zA-Z ./]*)\}(?:\^\{?([23])\}?)?", self.after)
+        if "circ" in self.after or "%" in self.after or not found:
+            return "degrees" if "circ" in self.after else "percent" if "%" in self.after else ""
+        return found[1].strip(" .") + (f"^{found[2]}" if found[2] else "")
 
 
-def others() -> list[str]:
-    """Kinds of causal models that transformers has and SHAPES has not."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+@dataclass(frozen=True, slots=True)
+class Items:
+    r"""Example: "(1, \infty)" is Items("(", ("1", "\infty"), ")"); a bare list has no brackets."""
 
-    return [kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind not in SHAPES]
+    opening: str
+    elements: tuple[str, ...]
+    closing: str
+
+    @property
+    def ordered(self) -> bool:
+        return self.opening in ("(", "[")
+
+    @property
+    def interval(self) -> bool:
+        """Plainly one: a pair of round brackets may be a point."""
+        return self.ordered and len(self.elements) == 2 and ("[" in self.opening or "]" in self.closing or self._ends)
+
+    @property
+    def _ends(self) -> bool:
+        return any(element in ("\\infty", "-\\infty", "+\\infty") for element in self.elements)
+
+    def having(self, *elements: str) -> str:
+        return str(replace(self, elements=elements))
+
+    def __str__(self) -> str:
+        return f"{self.opening}{', '.join(self.elements)}{self.closing}"
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    r"""Example: \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} is Matrix("pmatrix", (("1", "2"), ("3", "4")))."""
+
+    name: str
+    rows: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        body = r" \\ ".join(" & ".join(row) for row in self.rows)
+        return f"\\begin{{{self.name}}} {body} \\end{{{self.name}}}"
+
+
+@lru_cache(maxsize=4096)
+def number(text: str) -> Number | None:
+    found = _NUMBER.fullmatch(text)
+    if not found:
+        return None
+    if found["decimal"]:
+        value = Fraction(re.sub(r"[^\d.]", "", found["decimal"]))
+    elif found["mantissa"]:
+        value = Fraction(found["mantissa"]) * Fraction(10) ** int(found["exponent"])
+    else:
+        denominator = int(found["d"] or found["d1"] or found["sd"])
+        if denominator == 0 or (found["whole"] and found["n"] and found["n"].startswith("-")):
+            return None
+        value = int(found["whole"] or 0) + Fraction(int(found["n"] or found["n1"] or found["sn"]), denominator)
+    negative = found["sign"] == "-"
+    return Number(found["before"] or "", found["core"], found["after"], -value if negative else value)
+
+
+@lru_cache(maxsize=4096)
+def items(text: str) -> Items | None:
+    """A list, a tuple, a set or an interval of at least two elements; a set may have one."""
+    text = _LETTERS.sub(r"\1", _AND.sub(", ", text))
+    text = _SPACING.sub(" ", text).strip() if "\\text" not in text else text
+    if "\\begin" in text or "\\pm" in text or "=" in text or "\\cup" in text or _grouped(text):
+        return None
+    opening, closing = _enclosing(text)
+    elements = tuple(part.strip() for part in split(text[len(opening) : len(text) - len(closing)], ","))
+    if not all(elements) or (len(elements) == 1 and opening != "\\{") or any("\\text" in e for e in elements):
+        return None
+    return Items(opening, elements, closing)
+
+
+def _grouped(text: str) -> bool:
+    """Whether the commas may be thousands separators."""
+    return bool(re.search(r"\d,\d{3}(?!\d)|\d\{,\}", re.sub(r"\\!| ", "", text))) and "(" not in text
+
+
+def _enclosing(text: str) -> tuple[str, str]:
+    """The brackets around the whole text. `(1,2),(3,4)` has none, nor has `(3)`, which is a number."""
+    for opening, closing in (("\\{", "\\}"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]")):
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            inner = text[len(opening) : -len(closing)]
+            depths = [0, *(depth for _, depth in _depths(inner))]
+            if min(depths) == depths[-1] == 0 and (opening == "\\{" or len(split(inner, ",")) > 1):
+                return opening, closing
+    return "", ""
+
+
+def _depths(text: str) -> list[tuple[re.Match[str], int]]:
+    depth, found = 0, []
+    for bracket in _BRACKETS.finditer(text):
+        depth += 1 if bracket[0] in ("(", "[", "{", "\\{", "\\begin") else -1
+        found.append((bracket, depth))
+    return found
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The parts between the separators that stand outside all brackets."""
+    parts, start = [], 0
+    brackets = _depths(text)
+    for found in re.finditer(re.escape(separator), text):
+        depth = next((depth for bracket, depth in reversed(brackets) if bracket.end() <= found.start()), 0)
+        if depth == 0:
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return [*parts, text[start:]]
+
+
+def terms(text: str) -> list[str]:
+    """The terms of a sum, each with its sign. Example: "x^2 - 2x+1" -> ["x^2", "- 2x", "+1"]."""
+    parts, depth = [""], 0
+    for before, letter in zip(" " + text, text, strict=False):
+        depth += (letter in "({") - (letter in ")}")
+        if letter in "+-" and depth == 0 and before != "^":
+            parts.append("")
+        parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+@lru_cache(maxsize=4096)
+def matrix(text: str) -> Matrix | None:
+    found = _MATRIX.fullmatch(text.rstrip("."))
+    if not found or "\\begin" in found[2] or "\\text" in found[2]:
+        return None
+    rows = tuple(tuple(entry.strip() for entry in row.split("&")) for row in found[2].strip().split("\\\\"))
+    if len({len(row) for row in rows}) != 1 or not all(entry for row in rows for entry in row):
+        return None
+    return Matrix(found[1], rows)
+
+
+_WORD = re.compile(r"(?:\\text|\\mbox|\\textbf|\\mathrm) ?\{([A-Z]?[a-z]{2,}(?: [a-z]{2,})*)\}")
+_CHOICE = re.compile(r"(?:\\text|\\textbf|\\mathbf|\\mbox) ?\{\(?([A-H])\)?\}|\(([A-H])\)|([A-H])")
+_BASED = re.compile(r"(\d+)_\{?(\d+)\}?")
+_NAMED = re.compile(r"([a-z]|[a-z]\([a-z]\)) ?= ?(.+)")
+
+
+def word(text: str) -> str | None:
+    r"""Example: "\text{Wednesday}" -> "Wednesday"."""
+    found = _WORD.fullmatch(text)
+    return found[1] if found else None
+
+
+def choice(text: str) -> str | None:
+    r"""Example: "\text{(E)}" -> "E"."""
+    found = _CHOICE.fullmatch(text)
+    return (found[1] or found[2] or found[3]) if found else None
+
+
+def based(text: str) -> tuple[str, int] | None:
+    """Example: "1202_3" -> ("1202", 3)."""
+    found = _BASED.fullmatch(text)
+    return (found[1], int(found[2])) if found else None
+
+
+def named(text: str) -> tuple[str, str] | None:
+    """Example: "y = 2x+3" -> ("y", "2x+3"). The name does not occur again, and nothing else is related to it."""
+    found = _NAMED.fullmatch(text)
+    if not found or re.search(r"[=<>,]|\\(?:text|in|le|ge|neq?|pm|approx)(?![a-z])", found[2]):
+        return None
+    body = found[2].strip()
+    value = algebra.read(body)
+    letters = {str(letter) for letter in value.free_symbols} if value is not None else set(body)
+    return None if found[1][0] in letters else (found[1], body)
+
+
+def equation(text: str) -> tuple[sp.Expr, sp.Expr] | None:
+    """The two sides of an equation that does not just name a value."""
+    left, equals, right = text.partition("=")
+    if not equals or named(text):
+        return None
+    sides = algebra.read(left), algebra.read(right)
+    return (sides[0], sides[1]) if sides[0] is not None and sides[1] is not None else None
+
+
+def union(text: str) -> list[Items] | None:
+    r"""Example: "(0,1) \cup [2,3)" -> its two intervals."""
+    if "\\cup" not in text:
+        return None
+    parts = [items(part.strip()) for part in _SPACING.sub(" ", text).split("\\cup")]
+    return [part for part in parts if part] if all(part and part.opening in ("(", "[") for part in parts) else None
+
+
+@lru_cache(maxsize=4096)
+def expression(text: str) -> sp.Expr | None:
+    """The value of an expression that is no plain number; None if it is not one that is surely read."""
+    if number(text) or choice(text):
+        return None
+    value = algebra.read(text)
+    return value if value is None or not value.is_Rational else None
+
+
+def same(left: str, right: str) -> bool | None:
+    """Whether two elements have one value; None if it is not sure."""
+    first, second = number(left), number(right)
+    if first and second:
+        return first.value == second.value if first.after == second.after else None
+    if left == right or (choice(left) and choice(right)):
+        return left == right
+    pair, other = items(left), items(right)
+    if pair and other:
+        return _same_items(pair, other)
+    a, b = algebra.read(left), algebra.read(right)
+    if a is not None and b is not None:
+        return algebra.equal(a, b)
+    if "\\infty" in (left.lstrip("+-"), right.lstrip("+-")) and (a is not None or b is not None):
+        return False
+    return None if "\\infty" not in left + right else left.lstrip("+") == right.lstrip("+")
+
+
+def _same_items(left: Items, right: Items) -> bool | None:
+    if not left.ordered or (left.opening, left.closing) != (right.opening, right.closing):
+        return None
+    if len(left.elements) != len(right.elements):
+        return False
+    verdicts = [same(a, b) for a, b in zip(left.elements, right.elements, strict=True)]
+    return False if False in verdicts else None if None in verdicts else True
