@@ -165,7 +165,7 @@ def no_http() -> Iterator[str]:
 def command(url: str, *arguments: str) -> str:
     """What `zero` says of a recipe with that url; the model is never loaded, and no folder is made."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("recipes.jobs.learner.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+        patched.setattr("grpo.parts.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
         options = ["--set", f"rollout.server.urls=[{url}]"]
         result = CliRunner().invoke(main, [arguments[0], "tiny_arithmetic_cpu", *options, *arguments[1:]])
     assert result.exit_code == 2, result.output
