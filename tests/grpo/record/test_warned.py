@@ -11,11 +11,12 @@ from grpo.record.warned import warnings_to
 
 def test_a_warning_is_logged_once_and_nothing_after_the_end() -> None:
     said: list[str] = []
+    ours = logging.getLogger("grpo.of_this_test")  # others may have been switched off by a library's configuration
     with warnings_to(said.append):
-        logging.getLogger("grpo.rollout.fleet.fleet").warning("%s is lost", "server 1")
-        logging.getLogger("grpo.rollout.fleet.fleet").info("not this")
+        ours.warning("%s is lost", "server 1")
+        ours.info("not this")
         logging.getLogger("somebody.else").warning("nor this")
-    logging.getLogger("grpo.rollout.fleet.fleet").warning("nor what comes later")
+    ours.warning("nor what comes later")
     assert said == ["warning: server 1 is lost"]
 
 

@@ -211,7 +211,7 @@ def test_a_terminal_that_hangs_up_leaves_a_checkpoint(recipe_file, tmp_path):
         wait_for_log(process, output, "step 2: sampling")
         os.close(ours)
         assert process.wait(120) == 129
-    assert [step for step, _ in checkpoints(output)] == [len(lines(output, "metrics.jsonl"))]
+    assert checkpoints(output)[-1][0] == len(lines(output, "metrics.jsonl"))
 
 
 def read_all(descriptor: int) -> None:
