@@ -93,7 +93,7 @@ def _in_child(log: Path, work: Callable[..., object], *args: Any, unless: Path |
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
-        except BaseException:
+        except BaseException:  # whatever it is, the fork must not go on as its parent would
             traceback.print_exc()
         finally:
             sys.stdout.flush()

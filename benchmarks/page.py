@@ -44,6 +44,7 @@ def measure(completions: int, folder: Path) -> dict[str, Any]:
     driver = browser.start()
     try:
         page = browser.Page(driver, folder / "report.html")
+        # This page is there when its rows are; a browser of its own, so its method may be another.
         page.ready = lambda: page.run(  # type: ignore[method-assign]
             "return document.readyState === 'complete' && document.querySelector('.row') !== null "
             "&& document.querySelector('#detail .card') !== null"

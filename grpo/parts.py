@@ -75,7 +75,7 @@ def given_prompts(
     """Raises PromptError: a row without a question, or no row that is short enough."""
     found = list(rows)
     if found and all(isinstance(one, Prompt) for one in found):
-        return found  # type: ignore[return-value]
+        return found  # type: ignore[return-value]  # mypy does not narrow by all()
     prompts: list[Prompt] = []
     for number, row in enumerate(found):
         prompts += _rendered(number, row, tokenizer, template, max_prompt_tokens)

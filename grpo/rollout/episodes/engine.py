@@ -111,7 +111,7 @@ class EpisodeEngine:
         sampling = _at_most(request.sampling, self._turn_limit(request.sampling.max_tokens))
         try:
             first = await turns.ask((index,), replace(request, sampling=sampling))
-        except BaseException:
+        except BaseException:  # cancelled, too: the others wait for its turn
             turns.came(request.n, 0)
             raise
         turns.came(request.n, len(first.completions))
