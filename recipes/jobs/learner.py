@@ -42,6 +42,9 @@ def joined_ranks(recipe: Recipe | SFTRecipe) -> Iterator[Ranks]:
             )
         try:
             yield ranks
+        except KeyboardInterrupt:
+            ranks.check()  # once one is lost, the agent ends the others by the signal that a user sends
+            raise
         finally:
             ranks.dismiss()
 

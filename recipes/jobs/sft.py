@@ -104,6 +104,7 @@ def _run(recipe: SFTRecipe, source: str, output: Path, resume: bool, overrides: 
             try:
                 recorder.finish(run_async(trainer.train()))
             except KeyboardInterrupt:
+                ranks.check()
                 recorder.note(how_to_go_on(source, output, overrides))
                 raise
 

@@ -102,6 +102,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
                 try:
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
+                    ranks.check()
                     recorder.note(_what_next(recipe, source, output, overrides, "stopping"))
                     raise
                 except Exception as error:

@@ -6,12 +6,17 @@ import logging
 import subprocess
 import sys
 
+import pytest
+
 from grpo.record.warned import warnings_to
 
 
-def test_a_warning_is_logged_once_and_nothing_after_the_end() -> None:
+def test_a_warning_is_logged_once_and_nothing_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    # Libraries that other tests of this process imported may have set these for all.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
     ours = logging.getLogger("grpo.of_this_test")  # others may have been switched off by a library's configuration
+    ours.setLevel(logging.WARNING)
     with warnings_to(said.append):
         ours.warning("%s is lost", "server 1")
         ours.info("not this")

@@ -189,6 +189,32 @@ def test_a_rank_that_is_killed_takes_all_with_it_and_they_go_on_from_the_last_ch
     assert difference(output, whole[2]) == 0  # as many processes: to the bit
 
 
+NEVER_ENDED = """  # sitecustomize: rank 0, before it is started again, has trained all and does not get done
+import os
+if (os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == ("0", "0"):
+    import time
+    from grpo.record.recorder import Recorder
+    def finish(recorder, summary):
+        recorder.note("finishing")
+        time.sleep(300)
+    Recorder.finish = finish
+"""
+
+
+def test_a_rank_that_is_killed_when_all_is_trained_is_no_request_to_stop(recipe_file, whole, tmp_path) -> None:
+    output = tmp_path / "out"
+    (tmp_path / "sitecustomize.py").write_text(NEVER_ENDED)
+    with started(command(recipe_file, output, 2), tmp_path) as process:
+        wait_for_log(process, output, "finishing")
+        ranks(process)[1].kill()
+        out, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert "stopped by" not in errors
+    assert "--resume" not in out
+    assert steps(output) == [1, 2, 3, 4]
+    assert difference(output, whole[2]) == 0
+
+
 NEVER_WRITTEN = """  # sitecustomize: rank 1, before it is started again, does not get done with writing step 2
 import os
 if (os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == ("1", "0"):
