@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.turns import Baton, Turns, ratios
 
-BATCHES = (2, 4, 8, 16)
+BATCHES = (1, 2, 4, 8, 16)
 LEARNING_RATE = 1e-6
 WARM_UP = 1
 LENGTHS = ((32, 256), (16, 1024))  # tokens of a prompt, of a completion
@@ -125,7 +125,7 @@ def theirs(baton: Baton, settings: Settings) -> None:
 
 
 def calibrate(settings: Settings, folder: Path) -> dict[int, float]:
-    """Seconds of TRL's second step by its micro-batch."""
+    """Seconds of TRL's second step by its micro-batch. The first that is slower than the one before ends the search."""
     found = {}
     for batch in (batch for batch in BATCHES if settings.rows % batch == 0):
         name = f"trl-{batch}"
@@ -136,6 +136,9 @@ def calibrate(settings: Settings, folder: Path) -> dict[int, float]:
             print(f"TRL with {batch} rows a micro-batch: {found[batch]:.1f} s", flush=True)
         except RuntimeError as error:  # out of memory, say
             print(f"TRL with {batch} rows a micro-batch: {error}", flush=True)
+            break
+        if found[batch] > min(found.values()):
+            break
     return found
 
 

@@ -22,6 +22,7 @@ from grpo.record.recorder import RunRecorder
 from recipes.errors import exit_codes
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
+from tests import forked
 from tests.checkpoints import STATE_FILE
 from tests.grpo.test_trainer import same, weights
 
@@ -123,7 +124,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before_
     output, every = tmp_path / "out", "train.checkpoint_every=1"
     settings = [part for setting in (*SMALL, every) for part in ("--set", setting)]
     line = [sys.executable, "-c", NEVER_WRITTEN, "run", RECIPE, *settings, "--output", str(output)]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL) as process:
+    with forked.Popen(line, stdout=subprocess.DEVNULL) as process:
         log, deadline = output / "logs" / "run.log", time.monotonic() + 120
         while not (log.exists() and "step 3: writing the checkpoint" in log.read_text()):
             assert process.poll() is None

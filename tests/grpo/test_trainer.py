@@ -33,6 +33,7 @@ from recipes.schema.load import load_recipe
 from recipes.schema.recipe import Recipe
 from recipes.tasks import TaskError
 from rewards import RewardError, RewardSum
+from tests import forked
 from tests.checkpoints import STATE_FILE
 
 pytestmark = pytest.mark.slow
@@ -141,7 +142,7 @@ def kill_in_step(recipe_file: Path, output: Path, step: int, *overrides: str) ->
     """Start `zero run` and kill it with -9 once it is in step `step`."""
     command = [str(Path(sys.executable).parent / "zero"), "run", str(recipe_file), "--output", str(output)]
     command += [part for override in overrides for part in ("--set", override)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = forked.Popen(command, stdout=subprocess.DEVNULL)
     log, deadline = output / "logs" / "run.log", time.monotonic() + 120
     while not (log.exists() and f"step {step}: " in log.read_text()):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -341,7 +342,7 @@ def test_a_run_whose_disk_fills_up_fails_with_one_message_and_can_be_resumed(rec
     subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)  # a checkpoint has about 29 MB
     output = small_disk / "out"
     command = [str(Path(sys.executable).parent / "zero"), "run", str(recipe_file), "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = forked.run(command)
     assert done.returncode == 1, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert len(errors) == 1, done.stderr

@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from eval.ask import client as client_module
 from eval.store import LINES, PARQUET, read_generations
 from recipes.command.main import main
+from tests import forked
 from tests.fakes import FakeOpenAI, asked, serving, written
 
 pytestmark = pytest.mark.slow
@@ -401,13 +402,13 @@ def test_resuming_a_finished_evaluation_asks_for_nothing(finished: Path) -> None
 # -- Killed -----------------------------------------------------------------------------------------------------------
 
 
-def evaluation(server: FakeOpenAI, output: Path, *more: str) -> subprocess.Popen[bytes]:
+def evaluation(server: FakeOpenAI, output: Path, *more: str) -> forked.Popen:
     line = [sys.executable, "-c", "from recipes.command.main import main; main()", "eval", "--base-url", server.url]
     line += ["--benchmark", "arithmetic", "--limit", "150", "--concurrency", "8", "--output", str(output), *more]
-    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return forked.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Any, process: forked.Popen) -> None:
     end = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, "it ended before it could be killed"

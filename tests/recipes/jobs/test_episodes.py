@@ -21,6 +21,7 @@ from grpo.policy.checkpoint import checkpoints
 from recipes.command.main import main
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
+from tests import forked
 
 ROOT = Path(__file__).parents[3]
 GAMES = """
@@ -138,12 +139,12 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(recipe_file, whole, tmp_
     program = "from recipes.command.main import main; main()"
     line = [sys.executable, "-c", program, "run", str(recipe_file), "--output", str(output)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(line, env=env, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    with forked.Popen(line, env=env, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         while len(checkpoints(output)) < 2:
             assert process.poll() is None
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
-    subprocess.run([*line, "--resume"], env=env, stdout=subprocess.DEVNULL, check=True)
+    forked.run([*line, "--resume"], env=env, check=True)
     weights = [(checkpoints(one)[-1][1] / "model.safetensors").read_bytes() for one in (output, whole)]
     assert weights[0] == weights[1]
     assert rollouts(output) == rollouts(whole)

@@ -23,6 +23,7 @@ from recipes.schema.load import load_recipe
 from recipes.schema.recipe import TaskSettings
 from recipes.tasks import Task, TaskError, load_task
 from rewards import Score
+from tests import forked
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +190,7 @@ def test_killed_and_resumed_it_keeps_every_line_and_ends_as_the_uninterrupted_on
     args = ("--samples", 4, "--set", "rollout.max_sequences=4")
     assert zero_filter(recipe, "--output", whole, *args).exit_code == 0
     command = [str(Path(sys.executable).parent / "zero"), "filter", str(recipe), "--output", str(broken)]
-    process = subprocess.Popen([*command, *map(str, args)], stdout=subprocess.DEVNULL)
+    process = forked.Popen([*command, *map(str, args)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not broken.exists() or broken.read_text().count("\n") < 3:
         assert process.poll() is None, "it ended before it could be killed"
@@ -212,7 +213,7 @@ def test_ctrl_c_keeps_what_was_graded_is_exit_130_and_says_how_to_go_on(recipe, 
     args = ("--samples", 4, "--set", "rollout.max_sequences=4")
     assert zero_filter(recipe, "--output", whole, *args).exit_code == 0
     command = [str(Path(sys.executable).parent / "zero"), "filter", str(recipe), "--output", str(broken)]
-    process = subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, text=True)
+    process = forked.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not broken.exists() or broken.read_text().count("\n") < 3:
         assert process.poll() is None, "it ended before it could be stopped"

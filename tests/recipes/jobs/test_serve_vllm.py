@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from grpo.rollout.access import TOKEN_VARIABLE
+from tests import forked
 
 pytestmark = pytest.mark.server
 
@@ -114,21 +115,19 @@ def test_a_second_run_on_the_server_of_a_first_is_refused_and_the_first_ends_wel
     def line(folder: str, *more: str) -> list[str]:
         return [*ZERO, "run", "tiny_arithmetic_cpu", *overrides, "--output", str(tmp_path / folder), *more]
 
-    closed = subprocess.run(line("no-token"), env=environment(None), capture_output=True, text=True)
+    closed = forked.run(line("no-token"), env=environment(None))
     assert closed.returncode == 2, closed.stderr
     assert f"demands a token (401); set {TOKEN_VARIABLE}" in closed.stderr
 
     log = (tmp_path / "log").open("w+")
-    with subprocess.Popen(
-        line("first", "--set", "train.steps=2000"), env=environment(), stdout=log, stderr=log
-    ) as first:
+    with forked.Popen(line("first", "--set", "train.steps=2000"), env=environment(), stdout=log, stderr=log) as first:
         metrics = tmp_path / "first" / "metrics.jsonl"
         run_log, deadline = tmp_path / "first" / "logs" / "run.log", time.monotonic() + 300
         while not (run_log.exists() and "step 2" in run_log.read_text()):
             assert first.poll() is None, Path(log.name).read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        second = subprocess.run(line("second"), env=environment(), capture_output=True, text=True)
+        second = forked.run(line("second"), env=environment())
         assert first.poll() is None, "it ended before the second run was refused"
         assert second.returncode == 2, second.stderr
         assert re.search(rf"belongs to another run \(.*, process {first.pid}, {tmp_path}/first\)", second.stderr)
@@ -153,10 +152,8 @@ def test_an_evaluation_of_it_sends_the_token(served, tmp_path: Path) -> None:
     asked = ["--benchmark", "arithmetic", "--limit", "2", "--max-tokens", "40"]
     asked += ["--template", "{question}=<think>", "--instruction", ""]  # the recipe's, which fits its context
     line = [*ZERO, "eval", "--model", "tiny", "--base-url", url, *asked, "--output", str(tmp_path / "e")]
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    done = forked.run(line, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
-    refused = subprocess.run(
-        [*line[:-1], str(tmp_path / "f")], env=environment("wrong"), capture_output=True, text=True
-    )
+    refused = forked.run([*line[:-1], str(tmp_path / "f")], env=environment("wrong"))
     assert refused.returncode != 0
     assert TOKEN_VARIABLE in refused.stderr

@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from grpo.record.recorder import RunRecorder
 from recipes.errors import exit_codes, run_async
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
+from tests import forked
 from tests.processes import gone
 
 pytestmark = pytest.mark.slow
@@ -175,16 +177,16 @@ def test_what_is_said_after_sigterm_goes_on_when_it_is_pasted_into_a_shell(recip
 
 
 @contextmanager
-def started(line: list[str], **where: Any) -> Iterator[subprocess.Popen[str]]:
+def started(line: list[str], **where: Any) -> Iterator[forked.Popen]:
     pipe = subprocess.PIPE
-    with subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **where) as process:
+    with forked.Popen(line, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **where) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+def wait_for(process: forked.Popen, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 240
     while not happened():
         assert process.poll() is None, "it ended before it could be stopped"
@@ -192,7 +194,7 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
         time.sleep(0.02)
 
 
-def wait_for_log(process: subprocess.Popen[str], output: Path, text: str) -> None:
+def wait_for_log(process: forked.Popen, output: Path, text: str) -> None:
     log = output / "logs" / "run.log"
     wait_for(process, lambda: log.exists() and text in log.read_text())
 
@@ -205,21 +207,25 @@ def test_a_terminal_that_hangs_up_leaves_a_checkpoint(recipe_file, tmp_path):
     # A session's leader that opens a terminal is hung up with it.
     script = 'exec <"$1" >"$1" 2>&1; shift; exec "$@"'
     line = ["sh", "-c", script, "sh", name, ZERO, "run", str(recipe_file), "--output", str(output)]
-    with started(line) as process:
-        drain = threading.Thread(target=read_all, args=(ours,), daemon=True)
+    with subprocess.Popen(line, start_new_session=True) as process:
+        hung_up = threading.Event()
+        drain = threading.Thread(target=read_until, args=(ours, hung_up), daemon=True)
         drain.start()
         wait_for_log(process, output, "step 2: sampling")
+        hung_up.set()
+        drain.join()  # a descriptor that somebody reads from is not closed before he has read
         os.close(ours)
-        assert process.wait(120) == 129
+        try:
+            assert process.wait(120) == 129
+        finally:
+            process.kill()
     assert checkpoints(output)[-1][0] == len(lines(output, "metrics.jsonl"))
 
 
-def read_all(descriptor: int) -> None:
-    try:
-        while os.read(descriptor, 4096):
-            pass
-    except OSError:
-        pass
+def read_until(descriptor: int, enough: threading.Event) -> None:
+    while not enough.is_set():
+        if select.select([descriptor], [], [], 0.05)[0]:
+            os.read(descriptor, 4096)
 
 
 SLOW_CHECKPOINT = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from grpo.config import ModelError
 from grpo.policy.load import load_tokenizer
 from recipes.jobs.teacher import check_teacher
 from recipes.schema.load import load_recipe, model_settings, resolve_model
+from tests import forked
 
 DISTILLED = ["rollout.engine=transformers", "train.advantage=teacher"]
 
@@ -52,7 +52,7 @@ def test_a_run_whose_teacher_is_the_policy_itself_finds_no_difference(tmp_path: 
     settings = [part for one in (*DISTILLED, *small) for part in ("--set", one)]
     program = "from recipes.command.main import main; main()"
     line = [sys.executable, "-c", program, "run", "tiny_arithmetic_cpu", *settings, "--output", str(tmp_path / "out")]
-    done = subprocess.run(line, capture_output=True, text=True)
+    done = forked.run(line)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert abs(lines[0]["kl"]) < 1e-6  # before the first update

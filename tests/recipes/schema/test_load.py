@@ -184,6 +184,8 @@ def test_a_known_key_at_the_wrong_place_is_told_where_it_belongs(tmp_path):
         ("rollout.server.urls=['http://me:secret@a']", "an address must not hold a password"),
         ("train.warmup_steps=101", "train.warmup_steps: got 101, expected at most train.steps (100)"),
         ("train.gpus=[0, 1]", "train.gpus: got [0, 1], expected one for each process (processes: 1)"),
+        ("train.replicas=3", "replicas: got 3, expected a divisor of processes (1)"),
+        ("train={processes: 2, backend: trl}", "processes: got 2, but backend: trl trains in one"),
         (
             "rollout.server={gpus: [0, 1, 2], tensor_parallel: 2}",
             "rollout.server.tensor_parallel: got 2, expected a divisor",

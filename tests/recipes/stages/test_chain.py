@@ -23,6 +23,7 @@ from recipes.schema.chain import load_chain
 from recipes.schema.load import RecipeError
 from recipes.stages.identity import identities
 from recipes.tiny.corpus import careful
+from tests import forked
 from tests.processes import gone
 
 ROOT = Path(__file__).parents[3]
@@ -76,11 +77,11 @@ def written(folder: Path, chain: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def started(file: Path, output: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+def started(file: Path, output: Path, *more: str) -> Iterator[forked.Popen]:
     program = "from recipes.command.main import main; main()"
     line = [sys.executable, "-c", program, "run", str(file), "--output", str(output), *more]
     pipe = subprocess.PIPE
-    with subprocess.Popen(
+    with forked.Popen(
         line, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as process:
         try:
