@@ -137,17 +137,24 @@ class Placed(Member):
         await asyncio.to_thread(ray.kill, host)
 
     async def _copy_log(self) -> None:
+        said = ""
         while True:
-            with suppress(TimeoutError):
+            try:
                 assert self._host is not None
                 await self._copy_more(self._host)
+            except TimeoutError:
+                pass  # it is asked again
+            except (RolloutError, OSError) as error:  # for now, perhaps: only `_drop` ends this
+                if said != str(error):
+                    said = str(error)
+                    logger.warning("the log of server %d is not kept: %s", self._number, said)
             await asyncio.sleep(1.0)
 
     async def _copy_more(self, host: Any) -> None:
         while more := await answered(host.log.remote(self._copied), ANSWER):
-            self._copied += len(more)
             with self._order.log_file.open("ab") as file:
                 file.write(more)
+            self._copied += len(more)
 
 
 def servers_in(

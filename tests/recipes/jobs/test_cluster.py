@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from grpo.policy.checkpoint import checkpoints
 from tests.chaos.ledger import Terms, differences, read
 from tests.printed import without_loading
-from tests.two_hosts import OWN_PROCESSES, Hosts, cannot, two_hosts
+from tests.two_hosts import OWN_PROCESSES, Hosts, Namespace, cannot, two_hosts
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -78,7 +78,7 @@ class Run:
     def until(self, condition: Callable[[], object], seconds: float = 900) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert self.process.poll() is None, self.process.communicate()
+            assert self.process.poll() is None, (self.process.communicate(), self.log())
             assert time.monotonic() < end, self.log()
             time.sleep(0.1)
 
@@ -105,8 +105,9 @@ def with_far_server(hosts: Hosts, *overrides: str) -> Run:
     """SPREAD is what Ray tries: where it lays the server beside the trainer, another run is started."""
     for attempt in range(3):
         run = Run(hosts, hosts.near_only / f"learns-{attempt}", *overrides)
-        run.until(run.server_url)
-        if hosts.far.address in run.server_url():
+        run.until(lambda: server(hosts.far) or server(hosts.near))
+        if server(hosts.far):
+            run.until(run.server_url)
             return run
         run.process.kill()
         run.end()
@@ -121,8 +122,8 @@ def rank(hosts: Hosts, number: int) -> psutil.Process:
     raise AssertionError(f"no rank {number}")
 
 
-def server(hosts: Hosts) -> list[psutil.Process]:
-    return [one for one in hosts.far.processes() if "vllm.entrypoints" in " ".join(one.cmdline())]
+def server(host: Namespace) -> list[psutil.Process]:
+    return [one for one in host.processes() if "vllm.entrypoints" in " ".join(one.cmdline())]
 
 
 def status_without_token(hosts: Hosts, url: str) -> int:
@@ -164,7 +165,7 @@ def test_a_run_over_two_hosts_learns_whatever_is_lost_and_trains_every_prompt_on
     run.until(lambda: run.steps() >= 3)
     assert status_without_token(hosts, run.server_url()) == 401
 
-    server(hosts)[0].kill()
+    server(hosts.far)[0].kill()
     run.until(lambda: run.said("is lost, going on without it meanwhile"))
     run.more_steps(2)
 
@@ -198,7 +199,7 @@ def test_a_run_over_two_hosts_learns_whatever_is_lost_and_trains_every_prompt_on
 def test_a_stopped_run_and_a_killed_launcher_leave_nothing_on_any_host(hosts: Hosts) -> None:
     output = hosts.near_only / "stops"
     run = Run(hosts, output, "train.checkpoint_every=1", "eval.problems=4")
-    run.until(lambda: server(hosts))
+    run.until(lambda: server(hosts.far) or server(hosts.near))
     run.process.send_signal(signal.SIGTERM)
     code, out, errors = run.end()
     assert (code, "stopped by SIGTERM" in errors) == (143, True), out + errors
@@ -206,7 +207,7 @@ def test_a_stopped_run_and_a_killed_launcher_leave_nothing_on_any_host(hosts: Ho
     assert nothing_left(hosts) == []
 
     run = Run(hosts, output, "train.checkpoint_every=1", "eval.problems=4")
-    run.until(lambda: server(hosts))
+    run.until(lambda: server(hosts.far) or server(hosts.near))
     run.process.kill()
     run.end()
     assert nothing_left(hosts) == []

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,8 +24,10 @@ from grpo.rollout.engine import RolloutError, ServerLostError, WeightSyncError
 from grpo.rollout.fleet import attached as attached_module
 from grpo.rollout.fleet.attached import Attached
 from grpo.rollout.fleet.fleet import choose
+from grpo.rollout.fleet.host import Order
 from grpo.rollout.fleet.member import State
-from grpo.rollout.fleet.ray import NoRoomError
+from grpo.rollout.fleet.placed import Placed
+from grpo.rollout.fleet.ray import HostLostError, NoRoomError
 from grpo.rollout.sync.stream import TensorStream
 from grpo.rollout.vllm import client as client_module
 from grpo.rollout.vllm import engine as vllm_engine
@@ -515,5 +518,40 @@ def test_a_server_that_no_machine_has_room_for_is_done_without_unless_it_is_the_
         with pytest.raises(NoRoomError, match="no machine had room"):
             await alone.start()
         await alone.close()
+
+    run(test)
+
+
+def test_the_log_of_a_placed_server_is_kept_whatever_came_between(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "logs").touch()  # a folder is expected there
+    order = Order("m", ModelSettings(path="m"), RolloutSettings(), {}, tmp_path / "logs" / "server.log")
+    room = SimpleNamespace(first_server=1, bundles=[{}, {}])
+
+    class Log:
+        """The actor's method: two lines, and once the actor is not heard of between them."""
+
+        heard = False
+
+        async def remote(self, since: int) -> bytes:
+            if since == 4 and not self.heard:
+                self.heard = True
+                raise HostLostError("not heard of")
+            return b"one\ntwo\n"[since : since + 4]
+
+    async def test() -> None:
+        placed = Placed(room, 1, order)  # type: ignore[arg-type]
+        placed._host = SimpleNamespace(log=Log())
+        copying = asyncio.create_task(placed._copy_log())
+        while "Not a directory" not in caplog.text:  # noqa: ASYNC110  # a file sets no event
+            await asyncio.sleep(0.01)
+        (tmp_path / "logs").unlink()
+        (tmp_path / "logs").mkdir()
+        while not order.log_file.exists() or order.log_file.read_text() != "one\ntwo\n":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert "not heard of" in caplog.text
+        copying.cancel()
 
     run(test)
