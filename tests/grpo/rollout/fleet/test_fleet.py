@@ -545,12 +545,10 @@ def test_the_log_of_a_placed_server_is_kept_whatever_came_between(
         placed = Placed(room, 1, order)  # type: ignore[arg-type]
         placed._host = SimpleNamespace(log=Log())
         copying = asyncio.create_task(placed._copy_log())
-        while "Not a directory" not in caplog.text:  # noqa: ASYNC110  # a file sets no event
-            await asyncio.sleep(0.01)
+        await eventually(lambda: "Not a directory" in caplog.text)
         (tmp_path / "logs").unlink()
         (tmp_path / "logs").mkdir()
-        while not order.log_file.exists() or order.log_file.read_text() != "one\ntwo\n":  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await eventually(lambda: order.log_file.exists() and order.log_file.read_text() == "one\ntwo\n")
         assert "not heard of" in caplog.text
         copying.cancel()
 
