@@ -88,6 +88,7 @@ def test_what_a_command_leaves_is_found_and_taken_away() -> None:
     process.wait(5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="a mount namespace takes root")
 def test_a_process_without_the_mark_is_found_and_nobody_elses_shared_memory() -> None:
     left = "touch /dev/shm/weights; env -i setsid sleep 600 >/dev/null 2>&1 &"
@@ -104,6 +105,7 @@ def test_a_half_written_file_is_found() -> None:
         assert half_written(enclosure.seen(enclosure.run_dir)) == ["half-written checkpoints/.step-000002.partial"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "code", "said"),
     [

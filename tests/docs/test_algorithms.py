@@ -51,6 +51,7 @@ def test_an_adapter_of_the_page_can_be_attached(settings, tiny_model):
     assert 0 < sum(p.requires_grad for p in policy.parameters()) < len(list(policy.parameters()))
 
 
+@pytest.mark.slow
 def test_the_pages_own_loss_is_ten_lines_and_trains(tmp_path):
     code = block("python")
     body = code.split("\n\n\n")[1].strip().splitlines()

@@ -28,6 +28,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
 def test_the_pages_programs_run_in_the_base_install(program: str) -> None:
     done = run(program)
@@ -39,6 +40,7 @@ def test_rewards_is_imported_without_what_it_does_not_use() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "eval", "serve", "filter", "doctor", "score"])
 def test_a_command_that_misses_what_trains_says_which_extra_brings_it(command: str, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"

@@ -276,6 +276,7 @@ with Store(Path(sys.argv[1])) as store:
 """
 
 
+@pytest.mark.slow
 def test_a_line_that_fits_in_part_is_taken_back_and_what_is_stored_stays_valid(tmp_path):
     done = subprocess.run([sys.executable, "-c", FILL, tmp_path], capture_output=True, text=True, cwd=ROOT)
     stored, _, message = done.stderr.partition(":")

@@ -364,6 +364,7 @@ def test_importing_rewards_imports_no_torch_and_no_sympy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_worker_imports_no_torch() -> None:
     code = "import sys, rewards.verifier.symbolic; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -70,6 +70,7 @@ def test_for_a_base_model_whose_completions_are_texts_too(name: str) -> None:
     assert [reward.value for reward in reward_sum(name).score(TEXTS, columns)] == directly(name)
 
 
+@pytest.mark.slow
 def test_all_of_them_at_once_isolated_and_from_a_thread_as_in_training() -> None:
     settings = [RewardSettings(name=f"trl.rewards:{name}", args=args) for name, args in CASES.items()]
     rewards = RewardSum(settings, isolate=True)
@@ -124,6 +125,7 @@ async def judge_reward(completions, prompts, trainer_state, log_metric, **kwargs
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolate", [False, True])
 def test_rewards_in_the_manner_of_open_r1_work_unchanged(tmp_path: Path, isolate: bool) -> None:
     (tmp_path / "mine.py").write_text(OPEN_R1)

@@ -108,6 +108,7 @@ def test_what_fails_and_then_works_is_asked_for_again(what: Any) -> None:
     assert len(server.bodies) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "cause", "reason", "attempts"),
     [

@@ -40,6 +40,7 @@ def math500(path, rows):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

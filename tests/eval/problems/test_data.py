@@ -85,6 +85,7 @@ def test_what_is_neither_there_nor_a_hub_id_does_not_exist(tmp_path, monkeypatch
         opened(place)
 
 
+@pytest.mark.slow
 def test_a_hub_out_of_reach_is_named_with_what_to_do():
     call = "open_splits('some/set', None, None, 'give a folder: --data-dir DIR')"
     code = f"from eval.problems.data import open_splits; {call}"

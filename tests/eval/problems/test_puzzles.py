@@ -78,6 +78,7 @@ def test_a_generator_that_is_not_trusted_is_taken_where_the_recipe_says_so():
     assert entries({"dataset": "rush_hour", "untrusted": True})[0].untrusted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -96,6 +97,7 @@ def test_settings_are_checked_by_the_generators_own_class(config, words):
         puzzles({"dataset": "chain_sum", **config}, {"train": 1}, 0)
 
 
+@pytest.mark.slow
 def test_a_mixture_has_its_weights_and_levels_in_any_first_part(mixed):
     for n in (11, 22, 44):
         rows = mixed.rows["train"][:n]
@@ -111,6 +113,7 @@ def test_a_mixture_has_its_weights_and_levels_in_any_first_part(mixed):
     assert mixed.short == []
 
 
+@pytest.mark.slow
 def test_no_question_is_twice_nor_in_both_splits_whatever_the_seed(mixed):
     train, held_out = ([normal(row["question"]) for row in mixed.rows[split]] for split in ("train", "held_out"))
     others = puzzles(MIXED, {"train": 44, "held_out": 22}, seed=4)
@@ -120,6 +123,7 @@ def test_no_question_is_twice_nor_in_both_splits_whatever_the_seed(mixed):
     assert len({row["id"] for rows in mixed.rows.values() for row in rows}) == 66
 
 
+@pytest.mark.slow
 def test_the_same_request_makes_the_same_rows_in_any_process(mixed, monkeypatch):
     request = {
         "entries": [
@@ -135,6 +139,7 @@ def test_the_same_request_makes_the_same_rows_in_any_process(mixed, monkeypatch)
     assert os.environ["PYTHONHASHSEED"] == "7"
 
 
+@pytest.mark.slow
 def test_a_generator_of_few_puzzles_says_how_many_it_has():
     made = puzzles(SUMS, {"train": 1000, "held_out": 1000}, seed=0)
     train, held_out = (len(made.rows[split]) for split in ("train", "held_out"))
@@ -152,6 +157,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
         puzzles(SUMS, {"train": 1}, seed=99)
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_puzzles_is_four_lines(tmp_path):
     file = tmp_path / "sums.yaml"
     file.write_text(f"puzzles: {json.dumps(SUMS)}\nproblems: 12\nmax_tokens: 64\n")

@@ -144,6 +144,7 @@ def pair_of(rng: np.random.Generator, problems: int, samples: int, gain: float) 
     return answers(rng, chances, samples), answers(rng, chances + gain, samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("problems", "samples"), [(100, 1), (30, 8)])
 def test_the_detectable_difference_is_shown_four_times_in_five(problems, samples):
     rng = np.random.default_rng(0)
@@ -152,6 +153,7 @@ def test_the_detectable_difference_is_shown_four_times_in_five(problems, samples
     assert 0.72 < sum(shown) / 300 < 0.88
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("problems", "samples"), [(100, 1), (30, 8)])
 def test_equal_models_are_told_apart_once_in_twenty(problems, samples):
     rng = np.random.default_rng(0)

@@ -120,6 +120,7 @@ def test_what_start_draws_is_the_rows_and_what_comes_later_the_episodes(host):
     assert row[0] != one[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "cause", "reason"),
     [
@@ -151,6 +152,7 @@ def test_whatever_goes_wrong_is_that_episodes_failure_and_the_others_go_on(host,
     assert "still here" in said[0]["content"]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_an_episode_or_of_the_host(host):
     with pytest.raises(EpisodeFailedError):
         play(host, "sleep")
@@ -193,6 +195,7 @@ def test_an_environment_may_bring_its_own_rows(file):
         assert play(host, "end")[-1].value == 0.5
 
 
+@pytest.mark.slow
 def test_a_hundred_episodes_at_a_time_are_kept_apart(file):
     async def many(host: EnvironmentHost) -> int:
         async def one(k: int) -> str:

@@ -42,6 +42,7 @@ def run(recipe: Path, output: Path, *settings: str) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
+@pytest.mark.slow
 def test_a_kl_in_the_reward_moves_the_advantages_and_the_entropy_steers_its_coefficient(recipe, tmp_path):
     settings = ("kl_coef=0.1", "kl_place=reward", "kl_estimator=k1", "entropy_target=100", "entropy_top_share=0.5")
     assert run(recipe, tmp_path / "out", *(f"train.{one}" for one in settings))[0] == 0

@@ -102,6 +102,7 @@ def prove(folder: Path, engine: TransformersEngine, lora: LoraSettings | None = 
         assert all(torch.equal(one, before[name]) for name, one in model.named_parameters())  # to the bit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LoraSettings(r=4)])
 @pytest.mark.parametrize("kind", ["llama", "tied", "dropout", "moe"])
 def test_an_engine_that_serves_what_is_trained_is_proven_to(folders, kind, lora):
@@ -113,6 +114,7 @@ def test_an_engine_that_serves_what_is_trained_is_proven_to(folders, kind, lora)
     assert engine.version == 0
 
 
+@pytest.mark.slow
 def test_an_expert_that_is_not_sent_is_named(folders):
     def forget(model, before):
         name = "model.layers.1.mlp.experts.down_proj"
@@ -177,6 +179,7 @@ def test_two_layers_that_change_places_are_caught(folders):
         prove(folders["llama"], Sabotaged(folders["llama"], load=swap))
 
 
+@pytest.mark.slow
 def test_a_wrong_scale_of_lora_is_named(folders, monkeypatch):
     merged = adapters._merged
 

@@ -57,6 +57,7 @@ def test_a_server_on_the_cpu_gets_its_cores_and_its_threads_rest_early_unless_th
     assert "GOMP_SPINCOUNT" not in environment("hub/id", RolloutSettings(), cpu)
 
 
+@pytest.mark.slow
 def test_the_command_sets_how_threads_wait_before_torch_is_loaded():
     script = "import sys; from recipes.command.main import main; sys.argv = ['zero', 'recipes']; import os\n"
     script += "try: main()\nexcept SystemExit: print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"

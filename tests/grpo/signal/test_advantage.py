@@ -237,6 +237,7 @@ def lines_of_trl(trainer: type, settings: dict[str, Any], step: list[RewardsOfGr
     return torch.nan_to_num(names["advantages"], nan=0.0).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRL)
 @pytest.mark.parametrize("failures", [0.0, 0.3])
 def test_random_steps_agree_with_trls_grpo_trainer(kind, failures):

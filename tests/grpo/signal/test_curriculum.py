@@ -74,6 +74,7 @@ def test_a_verdict_counts_itself_and_a_plain_reward_its_value_cut_to_0_and_1():
     assert beliefs(order) == {0: (2.0, 2.0), 1: (2.25, 2.75)}  # 1 + 0.25 passes and 1 + 0.75 failures
 
 
+@pytest.mark.slow
 def test_the_candidate_nearest_to_the_target_is_taken():
     """With beliefs so sharp that a draw is the pass rate, of {0.0, 0.5, 1.0} it is 0.5, in every epoch."""
     order = AdaptiveOrder(3, 0, candidates=3, decay=1.0)
@@ -143,6 +144,7 @@ def asked(output: Path) -> list[str]:
     return [row["prompt_id"] for row in rows[::2]]
 
 
+@pytest.mark.slow
 def test_a_run_resumed_with_the_adaptive_order_asks_what_the_uninterrupted_one_asks(tmp_path, tiny_model):
     settings = {
         "model": {"path": str(tiny_model), "dtype": "float32"},

@@ -145,6 +145,7 @@ def test_what_does_not_change_what_is_computed_may_change_on_resume(key, engine,
     assert changed_otherwise({"train.steps": (1, 2)}, ["train.steps=2"], engine) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

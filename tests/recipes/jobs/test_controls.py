@@ -162,6 +162,7 @@ def test_compare_takes_a_run_and_its_control_and_refuses_one_of_each_kind(tmp_pa
     assert "evaluation is not; give runs, such as a run and its control, or evaluations" in refused.output
 
 
+@pytest.mark.slow
 def test_a_run_and_its_controls_are_compared_as_they_are_written(tmp_path, tiny_model):
     recipe = [
         f"model={{path: {tiny_model}, dtype: float32}}",

@@ -74,6 +74,7 @@ def of_file(recipe: dict[str, Any], file: str) -> dict[str, Any]:
     return recipe | {"task": {"dataset": file, "columns": {"question": "q", "answer": "a"}, "template": "{question}"}}
 
 
+@pytest.mark.slow
 def test_it_shows_the_plan_the_prompts_the_gold_answers_what_is_paid_and_how_long_it_takes(recipe):
     result = dry(recipe | {"rewards": ["accuracy", {"name": "own.py:silence", "weight": 0.1}]})
     assert result.exit_code == 0, result.output
@@ -93,6 +94,7 @@ def test_it_shows_the_plan_the_prompts_the_gold_answers_what_is_paid_and_how_lon
     assert all(line[-3] == "1" and float(line[-1]) >= 1 for line in table if line[1:4] == ["the", "gold", "answer"])
 
 
+@pytest.mark.slow
 def test_the_system_prompt_that_a_chat_adds_is_shown(recipe, tiny_model, tmp_path):
     shutil.copytree(tiny_model, "chatty")
     (Path("chatty") / "chat_template.jinja").write_text(
@@ -195,6 +197,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_found_with_one_clear_message(mistake, recipe):
     edit, said = MISTAKES[mistake]
@@ -222,6 +225,7 @@ def test_several_mistakes_are_said_at_once_and_the_rest_is_shown(recipe):
     assert "4096 problems to train on" in result.output
 
 
+@pytest.mark.slow
 def test_gold_answers_that_are_sentences_are_said_with_the_setting_that_reads_them(recipe):
     rows("gsm.jsonl", *[{"q": f"{i} + 1?", "a": f"We add one to it.\nThat is it.\n#### {i + 1}"} for i in range(20)])
     result = dry(of_file(recipe, "gsm.jsonl"))

@@ -59,6 +59,7 @@ def test_a_benchmark_is_asked_as_the_recipe_asks():
     assert (plain.template, plain.system, plain.read) == (load_recipe(TINY).task.template, "", STRICT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

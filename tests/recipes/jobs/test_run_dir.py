@@ -47,6 +47,7 @@ def recipe_file(tmp_path: Path, tiny_model: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_second_run_into_a_folder_is_refused_until_the_process_of_the_first_is_dead(recipe_file, tmp_path):
     output = tmp_path / "out"
     line = [sys.executable, "-c", HOLD, str(output / ".lock")]
@@ -74,6 +75,7 @@ def test_a_lock_is_given_back(tmp_path):
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_before_anything_was_trained_may_be_repeated(recipe_file, tmp_path):
     output = tmp_path / "out"
     weights = tmp_path / "model" / "model.safetensors"
@@ -98,6 +100,7 @@ def test_a_folder_that_no_run_began_in_is_not_written_to(tmp_path):
         check_unused(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_error_is_in_the_log_and_a_run_that_failed_before_its_first_step_may_go_on_as_another(
     recipe_file, tmp_path, monkeypatch
 ):

@@ -235,6 +235,7 @@ def rollouts(run_dir: Path) -> list[dict[str, Any]]:
     return [row for file in files for row in parquet.read_table(file).to_pylist()]
 
 
+@pytest.mark.slow
 def test_a_run_under_its_own_reward_is_as_it_was(finished, tmp_path):
     spec, out = f"{finished.parent}/mine.py:digits", tmp_path / "out.jsonl"
     result = zero_score("--reward", spec, "--data", finished, "--output", out)

@@ -186,6 +186,7 @@ def test_what_is_no_run_and_a_port_that_is_taken_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_where_the_page_is_and_ends_with_the_signals_code(tmp_path):
     command = [sys.executable, "-m", "recipes.command.main", "watch", str(tmp_path / "run"), "--port", "0"]
     code = "from recipes.command.main import main; main()"

@@ -246,6 +246,7 @@ def test_every_problem_is_said_at_once(tmp_path) -> None:
     assert len(str(refused.value).split("\n")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -30,6 +30,7 @@ def scores(*completions: str, tests: object = TESTS, **settings):
     return code.scores(list(completions), tests=[tests] * len(completions), **settings)
 
 
+@pytest.mark.slow
 def test_each_completion_has_its_own_outcome_in_order():
     got = scores(
         fenced(RIGHT),

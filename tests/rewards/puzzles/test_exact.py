@@ -55,6 +55,7 @@ def test_case_is_the_gold_answers_where_it_does_not_matter():
     assert same("Bob", "bob", any_case=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["1", "1.", " ", "(", "1.0 ", "-", "'"])
 def test_a_megabyte_is_compared_in_linear_time(unit):
     assert not same(unit * 1_000_000, "42")

@@ -39,6 +39,7 @@ def test_a_row_that_names_no_generator_is_the_outcome_error(metadata):
     assert "source_dataset" in score.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
@@ -109,6 +110,7 @@ def test_a_tower_of_powers_does_not_get_to_the_scorer(tower):
     assert verdict("2*x**3 + C", INTEGRAL, tower)[0] == "malformed"
 
 
+@pytest.mark.slow
 def test_what_takes_the_scorer_too_long_is_an_outcome_and_the_next_answer_is_graded():
     endless = "(" * 6 + "99" + "**99)" * 6
     assert verdict("2*x**3 + C", INTEGRAL, endless)[0] in ("timeout", "error")

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[3]
 SHORT = Limits(cpu_seconds=1, wall_seconds=60, memory_mib=256, output_kib=16, disk_mib=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sandbox", [pytest.param(name, marks=needs(name)) for name in ("bubblewrap", "unshare", "none")]
 )

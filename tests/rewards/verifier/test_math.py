@@ -152,6 +152,7 @@ PIECES = [
 ]
 
 
+@pytest.mark.slow
 def test_random_texts_get_a_verdict_and_never_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grading._pool, "ask", lambda item: ("wrong", ""))
     draw = random.Random(0)

@@ -125,6 +125,7 @@ def test_packed_loss_and_gradient_equal_the_padded_ones(name, lora):
         assert max(grad.abs().max() for grad in plain_grads.values()) > 1e-2  # the comparison is not of zeros
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_the_gradient_of_a_sink_is_the_plain_ones():
     torch.manual_seed(0)
