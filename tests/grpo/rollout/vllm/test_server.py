@@ -9,7 +9,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -342,16 +341,13 @@ def server_process(engine: VLLMEngine, name: str) -> psutil.Process:
     return next(process for process in tree if name in " ".join(process.cmdline()))
 
 
-def strike_the_engine_in_the_next_update(engine: VLLMEngine, kill: bool) -> None:
-    """SIGSTOP while weights are being sent; with `kill`, SIGKILL when that has been going on for two seconds."""
+def stop_the_engine_in_the_next_update(engine: VLLMEngine) -> None:
+    """SIGSTOP while weights are being sent. One that dies then: test_recovery.py."""
     send = engine._transfer.send
 
     async def struck(controls: Sequence[ControlPlane], staged: Staged) -> None:
         engine._transfer.send = send
-        core = server_process(engine, "EngineCore")
-        core.send_signal(signal.SIGSTOP)
-        if kill:
-            threading.Timer(2, core.kill).start()
+        server_process(engine, "EngineCore").send_signal(signal.SIGSTOP)
         await send(controls, staged)
 
     engine._transfer.send = struck
@@ -360,7 +356,7 @@ def strike_the_engine_in_the_next_update(engine: VLLMEngine, kill: bool) -> None
 def test_a_server_killed_or_stopped_in_mid_generate_or_mid_update_is_replaced_and_every_group_has_the_newest_weights(
     tiny_model: Path, loop: asyncio.Runner, tmp_path: Path
 ) -> None:
-    engine = make_engine(tiny_model, tmp_path, max_restarts=3)
+    engine = make_engine(tiny_model, tmp_path, max_restarts=2)
     model = changed(tiny_model, 7)
     requests = [request(tiny_model, f"{i}-{i}=", 4, LONG) for i in range(16)]
 
@@ -372,14 +368,13 @@ def test_a_server_killed_or_stopped_in_mid_generate_or_mid_update_is_replaced_an
 
     async def run() -> list[Group]:
         await engine.start()
-        for version, killed in ((6, True), (7, False)):
-            strike_the_engine_in_the_next_update(engine, killed)
-            report = await engine.update_weights(ServedWeights(Policy(model)), version)
-            assert report.seconds < engine._settings.sync_timeout / 2
-            assert engine.restarts == version - 5
+        stop_the_engine_in_the_next_update(engine)
+        report = await engine.update_weights(ServedWeights(Policy(model)), 7)
+        assert report.seconds < engine._settings.sync_timeout / 2
+        assert engine.restarts == 1
         groups = await kill("EngineCore")
-        assert engine.restarts == 3
-        with pytest.raises(RolloutError, match=r"(?s)died 4 times.*max_restarts is 3.*Log: .*server.log"):
+        assert engine.restarts == 2
+        with pytest.raises(RolloutError, match=r"(?s)died 3 times.*max_restarts is 2.*Log: .*server.log"):
             await kill("api_server")
         return groups
 
