@@ -193,11 +193,11 @@ NEVER_ENDED = """  # sitecustomize: rank 0, before it is started again, has trai
 import os
 if (os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == ("0", "0"):
     import time
-    from grpo.record.recorder import Recorder
+    from grpo.record.recorder import RunRecorder
     def finish(recorder, summary):
         recorder.note("finishing")
         time.sleep(300)
-    Recorder.finish = finish
+    RunRecorder.finish = finish
 """
 
 
