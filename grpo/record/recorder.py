@@ -184,6 +184,7 @@ class RunRecorder:
         """Keep every completion of a step. Keys of a row: ROLLOUT_SCHEMA's, JSON_COLUMNS as plain data."""
         if not rows:  # `datasets` refuses a whole folder for one file without rows
             return
+        self._display.completions(step, rows)
         table = pa.Table.from_pylist([_with_json(row) for row in rows], ROLLOUT_SCHEMA)
         path = self.run_dir / "rollouts" / f"step-{step:06d}.parquet"
         write_atomic(
