@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
 
 
@@ -29,8 +30,9 @@ def compare(
     with train.control) also the gain over the control. Several evaluations are each compared with the first.
     """
     with exit_codes():
-        from recipes.jobs.controls import is_run
-        from recipes.jobs.watch_chain import runs_of
+        with loading("recipes.jobs.controls", "the statistics of comparisons"):
+            from recipes.jobs.controls import is_run
+            from recipes.jobs.watch_chain import runs_of
 
         runs = [run for folder in folders for run in runs_of(folder)]
         _check(folders, runs)
