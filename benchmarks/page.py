@@ -8,14 +8,12 @@ from the navigation until the list and its first group are drawn; a filter, unti
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.watching import command
 from grpo.page.write import write_page
 from grpo.record.run import read_run
 from tests import browser, run_samples
@@ -94,17 +92,5 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--completions", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(asked.completions, Path(folder) / "run")
-    print(json.dumps(found, indent=2))
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__ or "", lambda asked, folder: measure(asked.completions, folder / "run"), completions=1_000_000)
