@@ -72,7 +72,7 @@ def page(results: Results, generations: Sequence[Generation], date: str) -> str:
         body,
         title,
         facts,
-        [*map(asset, ("parts.js", *READING)), script],
+        [*map(asset, ("parts.js", *READING, "browse.js")), script],
         {"generations": pack_json(columns_of(generations))},
         said=[text for name, entry in results.items() for text in _warnings(name, entry)],
     )

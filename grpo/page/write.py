@@ -20,7 +20,7 @@ from grpo.record.atomic import write_atomic
 from grpo.record.run import Run
 from grpo.record.stored import ROLLOUTS, RecordError
 
-SCRIPTS = (*BASE, "completions.js", "filters.js", "detail.js", "run.js")
+SCRIPTS = (*BASE, "browse.js", "completions.js", "filters.js", "detail.js", "run.js")
 INLINE_BYTES = 3_000_000  # of rollouts, up to which the page is one file
 BLOCK = 200_000  # completions of one part of the index
 MAX_TOKENS = 20_000_000  # whose probabilities a page keeps: they take more room than the texts

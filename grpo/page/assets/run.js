@@ -159,27 +159,19 @@ async function follow() {
 
 // -- start ----------------------------------------------------------------------------------------------------------------
 
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, svg")) return;
-  const actions = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), t: () => toggle("time"),
-    p: () => toggle("tokens"), "/": () => $("text").focus() };
-  if (event.target === $("list")) Object.assign(actions, { ArrowDown: actions.j, ArrowUp: actions.k });
-  if (!Object.hasOwn(actions, event.key)) return;
-  event.preventDefault();
-  actions[event.key]();
-}
+const KEYS = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), t: () => toggle("time"), p: () => toggle("tokens") };
 
 async function start() {
-  addEventListener("keydown", onKey);
+  listen({ actions: KEYS, filter: applyFilters, draw: drawList, typed: 200 });
   addEventListener("hashchange", () => groupOfLink(location.hash) >= 0 && select(groupOfLink(location.hash), false));
   if (SOURCE === "live") {
-    startFilters();
+    fillFilters();
     return follow();
   }
   run = await jsonPart("state");
   for (const part of await Promise.all(run.index.map(arraysPart))) addToIndex(part);
   drawState();
-  startFilters();
+  fillFilters();
   applyFilters();
   const linked = groupOfLink(location.hash);
   if (index.groups) await select(linked >= 0 ? linked : shown.groups[0], false);

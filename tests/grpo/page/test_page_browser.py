@@ -1,12 +1,8 @@
 """The page of a run in headless Chromium: opened from its file, filtered, read and attacked."""
 
-import json
-
 import pytest
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
 
 from grpo.page import index as page_index
 from grpo.page import write
@@ -26,25 +22,8 @@ class Page(browser.Page):
             "return drawing > 0 && document.querySelector('#detail h3') !== null"
         )
 
-    def count(self):
-        return self.run("return document.getElementById('count').textContent")
-
-    def choose(self, name, value):
-        Select(self.driver.find_element(By.ID, name)).select_by_value(value)
-
-    def write(self, name, text):
-        box = self.driver.find_element(By.ID, name)
-        box.clear()
-        box.send_keys(text, Keys.TAB)
-
     def select(self, group):
         self.driver.execute_async_script("select(arguments[0], true).then(arguments[1])", group)
-
-    def press(self, key):
-        self.driver.switch_to.active_element.send_keys(key)
-
-    def text(self, selector):
-        return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
 
 
 @pytest.fixture(scope="module", params=["inline", "beside"])
@@ -218,19 +197,18 @@ def test_whatever_a_model_wrote_is_text(page, rows):
 
 
 def test_nothing_is_requested_but_the_pages_own_parts_and_the_console_stays_empty(page, run_dir):
-    page.driver.get_log("browser"), page.driver.get_log("performance")
+    page.requested()
     page.open()
     for key in "jjkptr":
         page.press(key)
     page.write("text", "adding")
     page.wait(lambda: "read" not in page.count())
-    messages = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
-    requested = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    requested, console = page.requested()
     assert (run_dir / "report.html").as_uri() in requested
     beside = (run_dir / "report").as_uri()
     others = {url for url in requested if not url.startswith((beside, (run_dir / "report.html").as_uri()))}
     assert others <= {"about:blank"}
-    assert page.driver.get_log("browser") == []
+    assert console == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
