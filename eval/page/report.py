@@ -67,12 +67,12 @@ def page(results: Results, generations: Sequence[Generation], date: str) -> str:
         f"{date}, {len(generations):,} generations. Rates are means over problems, with 95% intervals. pass@k and "
         "maj@k are undefined below k samples a problem."
     )
-    script = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
+    script = asset("browse.js") + (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
     return shell(
         body,
         title,
         facts,
-        [*map(asset, ("parts.js", *READING, "browse.js")), script],
+        [*map(asset, ("parts.js", *READING)), script],
         {"generations": pack_json(columns_of(generations))},
         said=[text for name, entry in results.items() for text in _warnings(name, entry)],
     )

@@ -86,7 +86,7 @@ function applyFilters() {
   }
   Object.assign(shown, { groups: ordered(groups), matches, completions });
   shown.search += 1; // ends a search that is going on
-  if ($("text").value) searchTexts($("text").value.toLowerCase(), shown.search);
+  if ($("text").value) shown.searching = searchTexts($("text").value.toLowerCase(), shown.search);
   else say();
   $("list").scrollTop = 0;
   drawList();
@@ -127,13 +127,17 @@ function say(more = "") {
     `${counted(shown.groups.length)} of ${counted(index.groups)} groups${more}`;
 }
 
-// Of the groups that the other filters leave, those in whose texts `text` is; they appear as they are found.
+// Of the groups that the other filters leave, those in whose texts `text` is. Where the words do not settle it the texts
+// are read, and groups appear as they are found.
 async function searchTexts(text, search) {
   const [among, before] = [shown.groups, shown.matches];
-  const found = [];
+  const found = new Set();
   Object.assign(shown, { groups: new Int32Array(0), matches: new Uint8Array(index.completions), completions: 0 });
   let [next, read, failed] = [0, 0, ""];
-  const runs = chunkRuns(among);
+  say(", reading the texts …");
+  const held = await heldBy(text).catch((error) => [(failed = `; ${error.message}`), new Uint8Array(index.completions).fill(PERHAPS)][1]);
+  if (shown.search !== search) return;
+  const runs = chunkRuns(among.filter((group) => matchHeld(group, held, before, found)));
   const one = async () => {
     while (next < runs.length && shown.search === search) {
       const run = runs[next];
@@ -141,7 +145,7 @@ async function searchTexts(text, search) {
       try {
         const texts = await jsonPart(partName("texts", run[0]));
         if (shown.search !== search) return;
-        for (const group of run) if (matchTexts(group, texts[placeInChunk(group)], text, before)) found.push(group);
+        for (const group of run) if (matchTexts(group, texts[placeInChunk(group)], text, before)) found.add(group);
       } catch (error) {
         failed = `; ${error.message}`;
       }
@@ -149,9 +153,19 @@ async function searchTexts(text, search) {
       later(() => shown.search === search && read < runs.length && showFound(found, among, `, ${Math.round(100 * read / runs.length)}% of the texts read${failed}`));
     }
   };
-  say(", reading the texts …");
   await Promise.all(Array.from({ length: AT_ONCE }, one));
   if (shown.search === search) showFound(found, among, failed);
+}
+
+// Mark what the words settle; returns whether the group's texts have to be read.
+function matchHeld(group, held, before, found) {
+  let open = false;
+  for (let row = index.first[group]; row < index.first[group] + index.size[group]; row += 1) {
+    if (!before[row] || held[row] === NOT_THERE) continue;
+    if (held[row] === PERHAPS) open = true;
+    else shown.matches[row] = 1, shown.completions += 1, found.add(group);
+  }
+  return open;
 }
 
 // Groups that follow each other and have their texts in one part.
@@ -186,8 +200,7 @@ function later(action) { // at most ten times a second, however many parts arriv
 }
 
 function showFound(found, among, more) {
-  const wanted = new Set(found);
-  shown.groups = among.filter((group) => wanted.has(group));
+  shown.groups = among.filter((group) => found.has(group));
   say(more);
   drawList();
 }

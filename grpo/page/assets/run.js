@@ -2,8 +2,8 @@
 // The page of a run: its state, its curves, what it said, and how a live page goes on.
 
 const CURVES = [
-  ["Accuracy", "held out with its 95% interval, and of the training samples", { share: true }, "accuracy"],
-  ["Training reward", "mean of the step, and of each part before its weight", {}, "reward"],
+  ["Accuracy", "held out with its 95% interval, and in training", { share: true }, "accuracy"],
+  ["Training reward", "mean, and of each part before its weight", {}, "reward"],
   ["Loss", "nats", {}, "supervised"],
   ["Outcomes", "share of the step's completions", { share: true, stacked: true }, "outcomes"],
   ["Completion length", "tokens, mean", {}, ["length"]],
@@ -170,6 +170,7 @@ async function start() {
   }
   run = await jsonPart("state");
   for (const part of await Promise.all(run.index.map(arraysPart))) addToIndex(part);
+  $("text").addEventListener("focus", () => loadWords().catch(() => {})); // who searches is told of what is missing
   drawState();
   fillFilters();
   applyFilters();

@@ -5,7 +5,7 @@ from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.common.by import By
 
 from grpo.page import index as page_index
-from grpo.page import write
+from grpo.page import words, write
 from grpo.record.run import read_run
 from grpo.record.stored import read_rollouts
 from tests import browser, run_samples
@@ -34,6 +34,8 @@ def run_dir(request, tmp_path_factory):
         patch.setattr(write, "INLINE_BYTES", 0)
         patch.setattr(write, "BLOCK", 60)
         patch.setattr(page_index, "CHUNK_BYTES", 4000)
+        patch.setattr(words, "LEAST_CHUNKS", 0)
+        patch.setattr(words, "BLOCK_CHUNKS", 20)
     folder = run_samples.write_run(tmp_path_factory.mktemp("page") / "run", STEPS, GROUPS, SIZE, hostile=True)
     write.write_page(folder, read_run(folder))
     patch.undo()
@@ -55,6 +57,34 @@ def counted(rows, wanted):
     groups = {(row["step"], row["group"]) for row in found}
     every = {(row["step"], row["group"]) for row in rows}
     return f"{len(found):,} of {len(rows):,} completions, in {len(groups):,} of {len(every):,} groups"
+
+
+SEARCHED = ("prompt_id", "prompt", "answer", "completion", "extracted", "reason")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "so",
+        "SO THEN",
+        "4",
+        "7 + 25$",
+        "= 42 \\]</think>",
+        "er",
+        "\u202e",
+        "é",
+        "+",
+        " ",
+        "no such word",
+        "41 is not 42",
+    ],
+)
+def test_a_text_is_found_wherever_it_stands(page, rows, text):
+    """By the words where they settle it, else in the texts: part of a word, several words, none at all."""
+    assert page.run("return (run.words ?? []).length") == (2 if page.run("return SOURCE") == "beside" else 0)
+    page.run("document.getElementById('text').value = arguments[0]; applyFilters()", text)
+    expected = counted(rows, lambda row: any(text.lower() in (row[name] or "").lower() for name in SEARCHED))
+    page.wait(lambda: page.count() == expected)
 
 
 @pytest.mark.parametrize(
