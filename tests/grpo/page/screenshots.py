@@ -86,7 +86,9 @@ def picture(driver: object, path: Path, height: int, scrolled_to: str) -> Image.
     for shot in shots:
         whole.paste(shot, (left, 0))
         left += shot.width + GAP
-    return whole.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)  # few colours are not grey
+    return whole.quantize(
+        256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+    )  # few colours are not grey
 
 
 if __name__ == "__main__":

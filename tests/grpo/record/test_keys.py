@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -15,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from grpo.record.display import LiveDisplay
 from grpo.record.latest import Latest, cropped
+from tests import run_samples
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = r"""
@@ -179,3 +183,19 @@ def test_the_view_never_takes_more_lines_than_there_are(height):
     assert len(shown) <= height
     assert all(len(line) <= 60 for line in shown)
     assert shown[-1] == "gold answer 4"
+
+
+def test_the_rollouts_that_a_run_records_are_what_the_key_shows(tmp_path):
+    run = run_samples.start_run(tmp_path)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
+    run._display = display = LiveDisplay(console, "run", 10)  # as in a terminal
+    try:
+        run.rollouts(4, [run_samples.row(4, 0, "<think>so it is</think><answer>42</answer>", "correct")])
+        display._press("c")
+        with console.capture() as captured:
+            console.print(display._render())
+        shown = " ".join(captured.get().split())
+        for part in ("step 4 · completion 1 of 1", "<answer>42</answer>", "correct", "gold answer 42; 42 is 42"):
+            assert part in shown
+    finally:
+        run.close()
