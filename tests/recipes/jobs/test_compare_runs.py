@@ -67,11 +67,13 @@ def test_the_command_compares_any_runs_and_writes_their_page(runs, tmp_path):
     assert "dapo - grpo: +" in result.output
     assert "(paired on 200 problems, p = " in result.output
     assert "not the same problems" in result.output
+    assert "runs of one task.seed hold out the same problems" in result.output
     assert "train.learning_rate: 1e-06 | 2e-06 | 1e-06 | 1e-06" in result.output
     assert "<b>begun has no evaluation on held-out problems" in result.output
     assert (tmp_path / "page.html").is_file()
     two = CliRunner().invoke(main, ["compare", *map(str, runs[:2])])  # no control of each other
     assert two.exit_code == 0
+    assert "task.seed" not in two.output
     assert f"page: {runs[0].parent.resolve() / 'compare.html'}" in two.output
 
 
