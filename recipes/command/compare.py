@@ -89,6 +89,8 @@ def _check(folders: Sequence[Path], runs: Sequence[Path]) -> None:
     from eval.stats.compare import CompareError
     from recipes.jobs.controls import is_run
 
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise CompareError(f"{missing[0]} does not exist; expected the folder of an evaluation, or of a run")
     if len(runs) < 2:
         given = f"{folders[0]} alone" if len(folders) == 1 else f"{', '.join(map(str, folders))}, with one run in all"
         raise CompareError(f"got {given}; expected two folders or more, of evaluations or of runs")

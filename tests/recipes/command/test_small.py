@@ -127,6 +127,13 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_then_given_up(monkeypatch)
     assert hub.give_up_unless_reachable(["owner/name"]) == ""
 
 
+def test_a_run_to_be_evaluated_is_a_folder_and_never_asked_of_the_hub(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    refused = zero("eval", "--run", "runs/none")
+    assert refused.exit_code == 2
+    assert refused.stderr == "error: --run runs/none: it has no recipe.yaml; expected the directory of a run\n"
+
+
 @pytest.mark.parametrize(
     ("key", "engine", "may"),
     [

@@ -91,6 +91,8 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(runs, tmp_path):
     (tmp_path / "empty" / "recipe.yaml").write_text("{}")
     alone = CliRunner().invoke(main, ["compare", str(runs[0])])
     assert (alone.exit_code, "expected two folders or more" in alone.output) == (2, True)
+    missing = CliRunner().invoke(main, ["compare", str(runs[0]), str(tmp_path / "none")])
+    assert (missing.exit_code, f"{tmp_path}/none does not exist" in missing.output) == (2, True)
     with pytest.raises(CompareError, match="a folder is given twice"):
         read_members([runs[0], runs[0]])
     with pytest.raises(CompareError, match=r"no metrics\.jsonl; a comparison needs at least one step of each run"):
