@@ -3,19 +3,18 @@
     python -m benchmarks.page [--completions 1000000] [--json FILE]
 
 The run is generated: steps of 1,000 completions in groups of 8, of about 300 characters each, which repeat. "opens" is
-from the navigation until the list and its first group are drawn; a filter, until the counts and the list are drawn.
+from the navigation until the list and its first group are drawn; a filter, until the counts and the list are drawn; a
+search, until all that it finds is counted, once the words are loaded, which begins when the box gets the focus.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.watching import command
 from grpo.page.write import write_page
 from grpo.record.run import read_run
 from tests import browser, run_samples
@@ -29,7 +28,18 @@ FILTERS = {
     "order": "document.getElementById('order').value = 'spread'",
     "problem": "document.getElementById('problem').value = 'train/77'",
 }
+TEXTS = {
+    "a common word": "adding",
+    "part of words": "arr",
+    "one completion": "number 123456",
+    "several words": "sum is 4",
+}
 RESET = "document.getElementById('filters').reset()"
+SEARCHED = (
+    f"const [text, done] = arguments; {RESET}; document.getElementById('text').value = text; "
+    "const before = performance.now(); applyFilters(); shown.searching.then(() => { document.body.offsetHeight; "
+    "done([performance.now() - before, document.getElementById('count').textContent]); });"
+)
 MEASURED = (
     "const before = performance.now(); applyFilters(); document.body.offsetHeight; return performance.now() - before;"
 )
@@ -52,6 +62,9 @@ def measure(completions: int, folder: Path) -> dict[str, Any]:
         opens = [_seconds(page.open) for _ in range(3)]
         filters = {name: page.run(f"{RESET}; {change}; {MEASURED}") / 1000 for name, change in FILTERS.items()}
         shown = page.run("return document.getElementById('count').textContent")
+        driver.set_script_timeout(600)
+        loaded = _seconds(lambda: driver.execute_async_script("loadWords().then(arguments[0])"))
+        searches = {name: driver.execute_async_script(SEARCHED, text) for name, text in TEXTS.items()}
     finally:
         driver.quit()
     size = sum(path.stat().st_size for path in [folder / "report.html", *(folder / "report").glob("*")])
@@ -62,6 +75,8 @@ def measure(completions: int, folder: Path) -> dict[str, Any]:
         "written_again": again,
         "opens": opens,
         "filters": filters,
+        "words_loaded": loaded,
+        "searches": {name: {"seconds": spent / 1000, "found": found} for name, (spent, found) in searches.items()},
         "shown": shown,
         "megabytes": {"page": size / 1e6, "rollouts": _size(folder / "rollouts") / 1e6},
     }
@@ -77,6 +92,8 @@ def generate(folder: Path, steps: int) -> None:
             for i, row in enumerate(pool)
         ]
         rng.shuffle(rows)
+        for i, row in enumerate(rows):  # no two texts are the same
+            row["completion"] += f" number {step * PER_STEP + i}"
         rows = [
             row | {"group": i // GROUP, "prompt_id": rows[i - i % GROUP]["prompt_id"]} for i, row in enumerate(rows)
         ]
@@ -94,17 +111,5 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--completions", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(asked.completions, Path(folder) / "run")
-    print(json.dumps(found, indent=2))
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__ or "", lambda asked, folder: measure(asked.completions, folder / "run"), completions=1_000_000)

@@ -146,6 +146,8 @@ class _Handler:
         elif number == signal.SIGINT:  # the watchers of our children see that we are gone
             if os.isatty(2):
                 os.write(2, b"\x1b[?25h")  # the cursor, which a live display hides
+            if "grpo.record.keys" in sys.modules:
+                sys.modules["grpo.record.keys"].give_back()
             os._exit(128 + number)
 
 

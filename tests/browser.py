@@ -1,6 +1,7 @@
 """Headless Chromium for the tests of pages."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MARKS = [
@@ -57,6 +59,31 @@ class Page:
     def ready(self):
         """Whether the page has drawn its data."""
         raise NotImplementedError
+
+    # -- of a page with filters and a list (grpo/page/assets/browse.js)
+
+    def count(self):
+        return self.run("return document.getElementById('count').textContent")
+
+    def choose(self, name, value):
+        Select(self.driver.find_element(By.ID, name)).select_by_value(value)
+
+    def write(self, name, text):
+        box = self.driver.find_element(By.ID, name)
+        box.clear()
+        box.send_keys(text, Keys.TAB)
+
+    def press(self, keys):
+        self.driver.switch_to.active_element.send_keys(keys)
+
+    def text(self, selector="#detail"):
+        return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
+
+    def requested(self):
+        """The addresses asked for since the last call, and what the console says."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return set(sent), self.driver.get_log("browser")
 
     def screenshot(self, selector):
         return Image.open(io.BytesIO(self.driver.find_element(By.CSS_SELECTOR, selector).screenshot_as_png)).convert(

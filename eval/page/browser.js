@@ -2,11 +2,9 @@
 // The list of generations with its filters, and the detail of one of them.
 // Whatever a model wrote reaches the page through textContent alone.
 
-const ROW_HEIGHT = 56; // pixels; the style sheet has the same
 const ORDERS = { problem: "problem", shortest: "shortest first", longest: "longest first" };
 const SEARCHED = ["completion", "question", "answer", "extracted", "problem_id"];
 const CHOICES = ["benchmark", "outcome", "subject", "level", "truncated", "failure"];
-const $ = (id) => document.getElementById(id);
 const state = { all: [], shown: [], selected: null, source: false, sideBySide: false };
 
 // -- data ------------------------------------------------------------------------------------------------------------
@@ -33,13 +31,6 @@ const verdictOf = (row) => verdict(row.verdict, row.failure ? `never came: ${row
 
 // -- filters ---------------------------------------------------------------------------------------------------------
 
-function fill(select, options, label) {
-  const before = select.value;
-  select.replaceChildren(...options.map(([key, text]) => new Option(text, key)));
-  if (options.some(([key]) => key === before)) select.value = before;
-  select.parentElement.hidden = options.length < 3 && label; // "all" and a single value: there is nothing to choose
-}
-
 function fillFilters() {
   const collator = new Intl.Collator("en", { numeric: true });
   for (const name of CHOICES) {
@@ -49,8 +40,8 @@ function fillFilters() {
     for (const row of rows) counts.set(valueOf(row, name), (counts.get(valueOf(row, name)) ?? 0) + 1);
     counts.delete(null);
     const values = [...counts.keys()].sort(collator.compare);
-    const options = values.map((key) => [key, `${inWords(key)} (${counts.get(key).toLocaleString("en")})`]);
-    fill($(name), [["", "all"], ...options], true);
+    fill($(name), [["", "all"], ...values.map((key) => [key, `${inWords(key)} (${counted(counts.get(key))})`])]);
+    $(name).parentElement.hidden = values.length < 2; // there is nothing to choose
   }
 }
 
@@ -69,25 +60,18 @@ function applyFilters() {
     const length = (row) => row.tokens ?? sign * Infinity; // unknown comes last
     state.shown.sort((a, b) => sign * (length(a) - length(b)) || a.index - b.index);
   }
-  const count = (number) => number.toLocaleString("en");
-  $("count").textContent = `${count(state.shown.length)} of ${count(state.all.length)} generations`;
+  $("count").textContent = `${counted(state.shown.length)} of ${counted(state.all.length)} generations`;
   $("list").scrollTop = 0;
   drawList();
 }
 
-// -- the list: only the rows in sight are in the page ------------------------------------------------------------------
+// -- the list ----------------------------------------------------------------------------------------------------------
 
 function drawList() {
-  const list = $("list");
-  const first = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - 5);
-  const last = Math.min(state.shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW_HEIGHT) + 5);
-  $("rows").style.height = `${state.shown.length * ROW_HEIGHT}px`;
-  $("rows").replaceChildren(...state.shown.slice(first, last).map((row, i) => listRow(row, first + i)));
-  const selected = state.selected && document.getElementById(`row-${state.selected.index}`);
-  selected ? list.setAttribute("aria-activedescendant", selected.id) : list.removeAttribute("aria-activedescendant");
+  drawRows(state.shown.length, (place) => listRow(state.shown[place]), state.selected && `row-${state.selected.index}`);
 }
 
-function listRow(row, place) {
+function listRow(row) {
   const facts = [`sample ${row.sample}`];
   if (row.tokens !== null) facts.push(`${row.tokens.toLocaleString("en")} tokens`);
   if (row.cut === "yes") facts.push("cut");
@@ -95,21 +79,8 @@ function listRow(row, place) {
     make("div", "", verdictOf(row), make("span", "muted", ` · ${facts.join(" · ")}`)),
     make("div", "", plain(`${row.problem_id} `), plain(row.question.slice(0, 120), make("span", "muted"))));
   node.id = `row-${row.index}`;
-  node.setAttribute("role", "option");
-  node.setAttribute("aria-selected", String(row === state.selected));
-  node.setAttribute("aria-posinset", String(place + 1));
-  node.setAttribute("aria-setsize", String(state.shown.length));
-  node.style.top = `${place * ROW_HEIGHT}px`;
   node.addEventListener("click", () => select(row, true));
   return node;
-}
-
-function reveal(row) {
-  const [list, place] = [$("list"), state.shown.indexOf(row)];
-  if (place < 0) return;
-  const top = place * ROW_HEIGHT;
-  if (top < list.scrollTop) list.scrollTop = top;
-  else if (top + ROW_HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW_HEIGHT - list.clientHeight;
 }
 
 // -- the detail ------------------------------------------------------------------------------------------------------
@@ -117,7 +88,7 @@ function reveal(row) {
 function select(row, link) {
   state.selected = row;
   if (link) history.replaceState(null, "", `#${row.link}`);
-  reveal(row);
+  revealPlace(state.shown.indexOf(row));
   drawList();
   drawDetail();
 }
@@ -133,27 +104,20 @@ function drawDetail() {
   link.href = `#${row.link}`;
   const samples = samplesOf(row);
   $("detail").replaceChildren(
-    make("h3", "", link), facts(row),
+    make("h3", "", link), known(row),
     ...(row.question ? [make("h4", "", "Question"), rendered(row.question, state.source)] : []),
     ...(samples.length > 1 ? [make("h4", "", `All ${samples.length} samples`), strip(samples)] : []),
     make("h4", "", "Completion ", button(state.source ? "show formulas" : "show source", "source")),
     ...(state.sideBySide ? [grid(samples)] : [completion(row)]));
 }
 
-function facts(row) {
+function known(row) {
   const found = row.completion === "" ? "" : row.extracted;
-  const entries = [["outcome", verdictOf(row)], ["gold answer", answer(row.answer, state.source)], ["extracted", answer(found || null, state.source)],
+  return facts([["outcome", verdictOf(row)], ["gold answer", answer(row.answer, state.source)], ["extracted", answer(found || null, state.source)],
     ["tokens", row.tokens?.toLocaleString("en")],
     ["limit of tokens", row.max_tokens?.toLocaleString("en")],
     ["ended", row.cut === "yes" ? "cut at the limit of tokens" : row.finish_reason],
-    ["subject", row.subject], ["level", row.level], ["benchmark", row.benchmark], ["reason", row.reason]];
-  const list = make("dl", "facts");
-  for (const [name, content] of entries) {
-    if (content === null || content === undefined || content === "") continue;
-    const body = typeof content === "string" ? plain(content, make("dd")) : make("dd", "", content);
-    list.append(make("div", name, make("dt", "", name), body));
-  }
-  return list;
+    ["subject", row.subject], ["level", row.level], ["benchmark", row.benchmark], ["reason", row.reason]]);
 }
 
 function completion(row) {
@@ -177,13 +141,6 @@ function grid(samples) {
   return make("div", "grid", ...cards);
 }
 
-function button(label, flag) {
-  const node = make("button", "toggle", label);
-  node.type = "button";
-  node.addEventListener("click", () => toggle(flag));
-  return node;
-}
-
 function toggle(flag) {
   state[flag] = !state[flag];
   if (state.selected) drawDetail();
@@ -191,41 +148,20 @@ function toggle(flag) {
 
 // -- start -----------------------------------------------------------------------------------------------------------
 
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
-  const actions = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), s: () => toggle("sideBySide"),
-    "/": () => $("text").focus() };
-  if (event.target === $("list")) Object.assign(actions, { ArrowDown: actions.j, ArrowUp: actions.k });
-  if (!Object.hasOwn(actions, event.key)) return;
-  event.preventDefault();
-  actions[event.key]();
-}
+const KEYS = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), s: () => toggle("sideBySide") };
 
 // The generation that the address names, if it names one.
 function linked() {
   return state.all.find((row) => `#${row.link}` === location.hash);
 }
 
-function later(action, milliseconds) {
-  let timer;
-  return () => {
-    clearTimeout(timer);
-    timer = setTimeout(action, milliseconds);
-  };
-}
-
 async function start() {
   state.all = rowsOf(await jsonPart("generations"));
-  fill($("order"), Object.entries(ORDERS), false);
+  fill($("order"), Object.entries(ORDERS));
   fillFilters();
   $("benchmark").addEventListener("change", fillFilters);
-  $("filters").addEventListener("change", applyFilters);
-  $("text").addEventListener("input", later(applyFilters, 150));
-  $("filters").addEventListener("submit", (event) => event.preventDefault());
-  $("filters").addEventListener("reset", () => setTimeout(() => [fillFilters(), applyFilters()]));
-  $("list").addEventListener("scroll", drawList);
-  addEventListener("resize", drawList);
-  addEventListener("keydown", onKey);
+  $("filters").addEventListener("reset", () => setTimeout(fillFilters));
+  listen({ actions: KEYS, filter: applyFilters, draw: drawList, typed: 150 });
   addEventListener("hashchange", () => linked() && select(linked(), false));
   applyFilters();
   if (state.all.length) select(linked() ?? state.shown[0], false);

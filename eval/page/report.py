@@ -67,7 +67,7 @@ def page(results: Results, generations: Sequence[Generation], date: str) -> str:
         f"{date}, {len(generations):,} generations. Rates are means over problems, with 95% intervals. pass@k and "
         "maj@k are undefined below k samples a problem."
     )
-    script = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
+    script = asset("browse.js") + (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
     return shell(
         body,
         title,

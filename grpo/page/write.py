@@ -11,16 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from grpo.page.bundle import in_base64, pack_json
-from grpo.page.index import StepIndex, pack_index, read_index
+from grpo.page.index import StepIndex, pack_index, read_index, step_of
 from grpo.page.shell import BASE, asset, shell
 from grpo.page.state import model_of, state_of
 from grpo.page.texts import StepTexts
 from grpo.page.vocabulary import find_tokenizer, read_vocabulary
+from grpo.page.words import pack_words, word_blocks
 from grpo.record.atomic import write_atomic
 from grpo.record.run import Run
 from grpo.record.stored import ROLLOUTS, RecordError
 
-SCRIPTS = (*BASE, "completions.js", "filters.js", "detail.js", "run.js")
+SCRIPTS = (*BASE, "browse.js", "completions.js", "words.js", "filters.js", "detail.js", "run.js")
 INLINE_BYTES = 3_000_000  # of rollouts, up to which the page is one file
 BLOCK = 200_000  # completions of one part of the index
 MAX_TOKENS = 20_000_000  # whose probabilities a page keeps: they take more room than the texts
@@ -52,6 +53,9 @@ def write_page(run_dir: Path, run: Run) -> Path:
     blocks = {f"index-{i:04d}": pack_index(block) for i, block in enumerate(_blocks(whole))}
     state = state_of(replace(run, unread=[*dict.fromkeys(unread)]), run_dir, "finished" if run.summary else "stopped")
     state |= {"index": list(blocks), "with_tokens": None if len(with_tokens) == len(indexed) else sorted(with_tokens)}
+    if not inline:
+        state["words"] = _write_words(folder, whole, {step_of(path): path for path in files})
+        written |= {name for name, _, _ in state["words"]}
     parts |= {"state": pack_json(state), **blocks}
     if inline:
         parts["vocabulary"] = pack_json({token: vocabulary[token] for token in sorted(ids & vocabulary.keys())})
@@ -107,12 +111,27 @@ def part_name(kind: str, step: int, chunk: int) -> str:
 
 def _write_beside(folder: Path, rollouts: Path, made: _Parts) -> set[str]:
     """Write the step's parts that are not there yet; returns the names of all of them."""
-    names, made_of = made.names(), rollouts.stat().st_mtime_ns
+    names = made.names()
     for name in names:
-        path = folder / f"{name}.js"
-        if not path.is_file() or path.stat().st_mtime_ns <= made_of:
+        if not _is_newer(folder / f"{name}.js", [rollouts]):
             _write_script(folder, name, made.make(name))
     return set(names)
+
+
+def _write_words(folder: Path, whole: list[StepIndex], files: dict[int, Path]) -> list[tuple[str, int, int]]:
+    """Write the parts that find texts and are not there yet; returns each one's name, its first and its last step."""
+    found = []
+    for block in word_blocks(whole):
+        steps = [(files[index.step], index) for index in block]
+        name = f"words-{block[0].step:06d}-{block[-1].step:06d}"
+        if not _is_newer(folder / f"{name}.js", [path for path, _ in steps]):
+            _write_script(folder, name, pack_words(steps))
+        found.append((name, block[0].step, block[-1].step))
+    return found
+
+
+def _is_newer(part: Path, rollouts: list[Path]) -> bool:
+    return part.is_file() and part.stat().st_mtime_ns > max(path.stat().st_mtime_ns for path in rollouts)
 
 
 def _write_script(folder: Path, name: str, part: bytes) -> None:

@@ -17,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo.record.duration import duration
+from grpo.record.keys import Keys, listen
+from grpo.record.latest import Latest
 
 BARS = "▁▂▃▄▅▆▇█"
 TREND_WIDTH = 40
@@ -54,6 +56,10 @@ SUPERVISED_COLUMNS = (
     ("seconds", "seconds", 9, "{:.1f}"),
 )
 HEADING_EVERY = 25  # lines
+# The panel's keys; j and k as on the page.
+MOVES = {"j": 1, "k": -1}
+HINT, READING_HINT = "c: the latest completions", "c: the numbers · j, k: the next one, the one before"
+FRAME = 10  # lines of the panel that are not of the completion: borders, progress, stage, hint; one below it
 
 
 class Display(Protocol):
@@ -61,6 +67,7 @@ class Display(Protocol):
     def note(self, text: str) -> None: ...
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None: ...
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None: ...
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -103,6 +110,9 @@ class LineDisplay:
         of = f" of {result['n']} problems" if result["n"] else ""
         self._print(f"held-out accuracy after step {step}: {interval(result)}{of}")
 
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -111,7 +121,7 @@ class LineDisplay:
 
 
 class LiveDisplay:
-    """A panel that is redrawn four times a second, also while a step computes."""
+    """A panel that is redrawn four times a second, also while a step computes; a key shows the latest completions."""
 
     def __init__(self, console: Console, title: str, total_steps: int) -> None:
         self._console, self._title, self._pace = console, title, Pace(total_steps)
@@ -119,8 +129,11 @@ class LiveDisplay:
         self._metrics: Mapping[str, float | None] = {}
         self._evaluations: dict[int, Mapping[str, Any]] = {}
         self._stage, self._stage_started = "starting", time.monotonic()
+        self._latest, self._reading = Latest(), False
+        self._keys: Keys | None = None
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
         self._live.start()
+        self._keys = listen(self._press)
 
     def stage(self, message: str) -> None:
         self._stage, self._stage_started = message, time.monotonic()
@@ -139,14 +152,35 @@ class LiveDisplay:
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
         self._evaluations[step] = result
 
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._latest.put(step, rows)
+
     def close(self) -> None:
-        self._stage = "ended"
+        self._stage, self._reading = "ended", False
+        if self._keys:
+            self._keys.close()
         self._live.stop()
+
+    def _press(self, key: str) -> None:
+        if key == "c":
+            self._reading = not self._reading
+        elif key in MOVES and self._reading:
+            self._latest.move(MOVES[key])
+        else:
+            return
+        self._live.refresh()
 
     def _render(self) -> RenderableType:
         elapsed = time.monotonic() - self._stage_started
         now = Text("ended" if self._stage == "ended" else f"{self._stage} · {duration(elapsed)}", style="dim")
-        lines: list[RenderableType] = [self._progress(), Text(), self._numbers(), self._held_out(), Text(), now]
+        if self._reading:
+            width, height = self._console.size
+            shown: list[RenderableType] = [self._latest.lines(max(width - 6, 20), max(height - FRAME, 5))]
+        else:
+            shown = [self._numbers(), self._held_out()]
+        lines: list[RenderableType] = [self._progress(), Text(), *shown, Text(), now]
+        if self._keys and self._latest and self._stage != "ended":
+            lines.append(Text(READING_HINT if self._reading else HINT, style="dim"))
         return Panel(Group(*lines), title=self._title, padding=(1, 2))
 
     def _progress(self) -> Table:

@@ -74,12 +74,9 @@ from grpo.record.atomic import append_line, readable, write_atomic, writing
 from grpo.record.display import open_display
 from grpo.record.report import terminal_curve, write_report
 from grpo.record.run import read_run, run_title
-from grpo.record.stored import HELD_OUT, ROLLOUTS, RecordError, missing_steps, read_lines, read_rollouts
+from grpo.record.stored import HELD_OUT, JSON_COLUMNS, ROLLOUTS, RecordError, missing_steps, read_lines, read_rollouts
 from grpo.record.trackers import Trackers
 
-# JSON, such as {"accuracy": 1.0, "format": null}, where keys differ between recipes and tasks: one schema for all lets
-# `datasets` open any mixture of steps and runs.
-JSON_COLUMNS = ("rewards", "messages", "columns", "extra", "episode")
 ROLLOUT_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int32(), nullable=False),
@@ -184,6 +181,7 @@ class RunRecorder:
         """Keep every completion of a step. Keys of a row: ROLLOUT_SCHEMA's, JSON_COLUMNS as plain data."""
         if not rows:  # `datasets` refuses a whole folder for one file without rows
             return
+        self._display.completions(step, rows)
         table = pa.Table.from_pylist([_with_json(row) for row in rows], ROLLOUT_SCHEMA)
         path = self.run_dir / "rollouts" / f"step-{step:06d}.parquet"
         write_atomic(

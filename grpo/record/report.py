@@ -47,29 +47,38 @@ def learning_curve(run: Run) -> Figure:
 
 
 def terminal_curve(run: Run, width: int = 80) -> str:
-    """The accuracy panel of the learning curve in characters, `width` columns wide."""
+    """The accuracy panel of the learning curve in characters, `width` columns wide; its legend is a line above."""
     import plotext
 
     figure = plotext.figure
     figure.clear()
     figure.theme("colorless")
     figure.plot_size(width, 18)
-    figure.title("accuracy (%)")
     figure.label("step")
     figure.ruler("y").lim(0, 100)
     last = max([row["step"] for row in [*run.steps, *run.evaluations]], default=1)
     figure.ruler("x").lim(0, last)
-    figure.legend(x=last, y=0, ha="right", va="bottom", relative=True)
+    whole = whole_steps(last)
+    figure.ruler("x").ticks(whole, list(map(str, whole)))
     steps, accuracy = _series(run, "accuracy")
     if steps:
-        signal = figure.signal(steps, [100 * value for value in accuracy])
-        figure.draw(signal.lines().label("training"))
+        figure.draw(figure.signal(steps, [100 * value for value in accuracy]).lines())
     if run.evaluations:
         x, y = [row["step"] for row in run.evaluations], [100 * row["accuracy"] for row in run.evaluations]
         for row in run.evaluations:
             figure.draw(figure.signal([row["step"]] * 2, [100 * row["low"], 100 * row["high"]], marker="│").lines())
-        figure.draw(figure.signal(x, y, marker="●").label("held-out, 95% interval"))
-    return figure.build().string(colorless=True)
+        figure.draw(figure.signal(x, y, marker="●"))
+    drawn = ["▞ training"] * bool(steps) + ["● held-out, │ its 95% interval"] * bool(run.evaluations)
+    curve = figure.build().string(colorless=True)
+    legend = f"accuracy (%): {', '.join(drawn)}".center(len(curve.partition("\n")[0]))  # no wider than the terminal
+    return f"{legend.rstrip()}\n{curve}"
+
+
+def whole_steps(last: int) -> list[int]:
+    """About eight round numbers from 0 to `last`."""
+    power = 10 ** max(len(str(last)) - 2, 0)
+    apart = next(size for size in (1, 2, 5, 10, 20, 50, 100) if 8 * size * power >= last) * power
+    return list(range(0, last + 1, apart))
 
 
 def _accuracy(axes: Axes, run: Run) -> None:

@@ -11,6 +11,10 @@ from typing import Any
 HELD_OUT = ("accuracy", "low", "high", "n")  # what every line of evaluations.jsonl has, beside its step
 ROLLOUTS = f"step-{'[0-9]' * 6}.parquet"  # pattern of the files in rollouts/
 
+# JSON, such as {"accuracy": 1.0, "format": null}, where keys differ between recipes and tasks: one schema for all lets
+# `datasets` open any mixture of steps and runs.
+JSON_COLUMNS = ("rewards", "messages", "columns", "extra", "episode")
+
 
 class RecordError(ValueError):
     """A file that a run wrote cannot be read. The message names it, and says why."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
 
 
@@ -29,8 +30,9 @@ def compare(
     with train.control) also the gain over the control. Several evaluations are each compared with the first.
     """
     with exit_codes():
-        from recipes.jobs.controls import is_run
-        from recipes.jobs.watch_chain import runs_of
+        with loading("recipes.jobs.controls", "the statistics of comparisons"):
+            from recipes.jobs.controls import is_run
+            from recipes.jobs.watch_chain import runs_of
 
         runs = [run for folder in folders for run in runs_of(folder)]
         _check(folders, runs)
@@ -87,6 +89,8 @@ def _check(folders: Sequence[Path], runs: Sequence[Path]) -> None:
     from eval.stats.compare import CompareError
     from recipes.jobs.controls import is_run
 
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise CompareError(f"{missing[0]} does not exist; expected the folder of an evaluation, or of a run")
     if len(runs) < 2:
         given = f"{folders[0]} alone" if len(folders) == 1 else f"{', '.join(map(str, folders))}, with one run in all"
         raise CompareError(f"got {given}; expected two folders or more, of evaluations or of runs")

@@ -117,8 +117,9 @@ def evaluate(
             raise typer.Exit(grade(generations, samples, output, console))
         if run is None and checkpoint is not None:
             raise InputError("--checkpoint: of which run? Give --run RUN_DIR")
-        wanted = [str(run)] if run else [model if model and not base_url else None]
-        if said := give_up_unless_reachable(wanted):
+        if run is not None and not (run / "recipe.yaml").is_file():
+            raise InputError(f"--run {run}: it has no recipe.yaml; expected the directory of a run")
+        if said := give_up_unless_reachable([model if model and not base_url and not run else None]):
             typer.echo(said, err=True)
         with loading("recipes.jobs.evaluate"):
             from recipes.jobs.evaluate import Request

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recipes.command.loading import working
 from recipes.errors import exit_codes
 
 
@@ -16,10 +17,8 @@ def import_gguf(
 ) -> None:
     """Turn a GGUF file into a transformers checkpoint, for machines that reach no hub."""
     with exit_codes():
-        from rich.console import Console
-
         from recipes.jobs.import_gguf import import_gguf as convert
 
-        with Console(stderr=True).status(f"reading {file.name}, and writing it in bf16"):
+        with working(f"reading {file.name}, and writing it in bf16"):
             parameters = convert(file, folder)
         typer.echo(f"{folder}: {parameters / 1e6:.0f}M parameters")

@@ -1,8 +1,9 @@
-"""What a command shows while the heavy packages are being imported, which takes seconds."""
+"""What a command shows while it does what takes seconds, such as importing the heavy packages."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,30 +12,54 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
+TRAINING = "PyTorch, transformers and datasets"
+LATE = 0.3  # seconds, after which what goes on is worth a line
 # In the order in which they are imported, and what each is for.
 HEAVY = {"numpy": "NumPy", "torch": "PyTorch", "transformers": "transformers", "datasets": "datasets", "vllm": "vLLM"}
 
 
 @contextmanager
-def loading(module: str, on_terminal_only: bool = False) -> Iterator[None]:
+def loading(module: str, what: str = TRAINING, on_terminal_only: bool = False) -> Iterator[None]:
     """Say what is going on while the block imports `module`; nothing where it is there already.
 
-    A terminal gets a spinner that names the package being read; a file or a pipe gets one line, on stderr, unless
-    `on_terminal_only`.
+    A terminal gets a spinner that names the package being read; a file or a pipe gets one line, on stderr, that names
+    `what` it is, unless `on_terminal_only`: at once before what takes seconds, else if it turns out to last.
     """
     if module in sys.modules:
         yield
         return
+    with _shown(_Progress(), "" if on_terminal_only else f"loading {what}", 0 if what is TRAINING else LATE):
+        yield
+
+
+@contextmanager
+def working(sentence: str) -> Iterator[None]:
+    """Say what the block does: a spinner on a terminal, a line on stderr elsewhere, if it lasts."""
+    with _shown(sentence, sentence, LATE):
+        yield
+
+
+@contextmanager
+def _shown(moving: str | _Progress, line: str, after: float) -> Iterator[None]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        if not on_terminal_only:
-            print("loading PyTorch, transformers and datasets", file=sys.stderr, flush=True)
+    if console.is_terminal:
+        with console.status(moving):
+            yield
+        return
+    if not line or not after:
+        if line:
+            print(line, file=sys.stderr, flush=True)
         yield
         return
-    with console.status(_Progress()):
+    say = threading.Timer(after, print, (line,), {"file": sys.stderr, "flush": True})
+    say.start()
+    try:
         yield
+    finally:
+        say.cancel()
+        say.join()
 
 
 class _Progress:

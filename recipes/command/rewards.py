@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from recipes.command.loading import loading, working
 from recipes.errors import exit_codes
 
 if TYPE_CHECKING:
@@ -70,14 +71,15 @@ def check(
     with exit_codes():
         from rich.console import Console
 
-        from recipes.jobs.rows import read_rows
-        from recipes.jobs.score import reward_settings
-        from rewards.check import check_reward
+        with loading("recipes.jobs.score", "the rewards, and what they are tried on"):
+            from recipes.jobs.rows import read_rows
+            from recipes.jobs.score import reward_settings
+            from rewards.check import check_reward
 
         (settings,) = reward_settings([spec], [], arg or [], column or [], completions)
         settings = settings.model_copy(update={"timeout": timeout})
         rows = read_rows(data) if data else []
-        with Console(stderr=True).status(f"checking {spec}"):
+        with working(f"checking {spec}"):
             report = check_reward(settings, rows)
         if as_json:
             typer.echo(json.dumps(report.to_dict(), indent=2))
@@ -99,10 +101,11 @@ def golds(
 ) -> None:
     """Say what can grade a data set's gold answers, and make them ready: labels, sentences, broken characters."""
     with exit_codes():
-        from eval.problems.data import open_splits, read_rows
-        from grpo.record.atomic import readable, write_atomic
-        from rewards.verifier.golds import normal_gold, summary
-        from rewards.verifier.math import as_text
+        with loading("eval.problems.data", "the verifier"):
+            from eval.problems.data import open_splits, read_rows
+            from grpo.record.atomic import readable, write_atomic
+            from rewards.verifier.golds import normal_gold, summary
+            from rewards.verifier.math import as_text
 
         splits = open_splits(str(data), None, None, "give a .jsonl or .parquet file")
         rows = [row for split in splits for _, row in read_rows(splits, split, str(data), [column])]

@@ -59,6 +59,7 @@ def run(
         settings, folder = _prepare(recipe, overrides or [], output, resume)
         train = getattr(settings, "train", None)  # a run that only samples has none
         if settings.kind == "grpo" and settings.cluster.address and rank() is None:
+            typer.echo(f"loading Ray, to connect to {settings.cluster.address}", err=True)
             from recipes.jobs.cluster import launch_on_cluster
 
             code = launch_on_cluster(settings, _arguments(recipe, folder.resolve(), resume, overrides or []), folder)
@@ -125,6 +126,7 @@ def _dry_run(recipe: str, overrides: list[str], output: Path | None, resume: boo
 
 def _launch(train: TrainSettings, recipe: str, folder: Path, resume: bool, overrides: list[str]) -> int:
     arguments = _arguments(recipe, folder, resume, overrides)
+    typer.echo(f"loading PyTorch, to start {train.processes} trainer processes", err=True)
     return launch(arguments, train.processes, train.max_restarts, folder / "logs" / "ranks")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from recipes.command.loading import loading
 from recipes.errors import exit_codes
 
 
@@ -36,6 +37,7 @@ def score(
 ) -> None:
     """Score completions of a file, or of a run again under another reward."""
     with exit_codes():
-        from recipes.jobs.score import score as score_data
+        with loading("recipes.jobs.score", on_terminal_only=True):
+            from recipes.jobs.score import score as score_data
 
         typer.echo(score_data(reward, data, output, weight or [], arg or [], column or [], completions))

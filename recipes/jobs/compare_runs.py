@@ -96,6 +96,9 @@ def render(members: Sequence[Member], pairs: Sequence[Pair]) -> str:
     else:
         lines.append("the recipes are the same")
     lines += [f"{pair.b} - {pair.a}: {in_words(pair)}" for pair in pairs]
+    tasks = [one.recipe.get("task") for one in members]
+    if any(not pair.paired for pair in pairs) and all(isinstance(one, dict) and one == tasks[0] for one in tasks):
+        lines.append("  runs of one task.seed hold out the same problems, which shows smaller differences")
     lines += [f"{one.name} has no evaluation on held-out problems" for one in members if not one.last]
     lines += [f"{one.name}: {sentence}" for one in members for sentence in one.run.unread]
     return "\n".join(lines)

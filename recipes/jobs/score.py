@@ -25,8 +25,7 @@ from typing import Any
 import yaml
 
 from grpo.record.atomic import readable, write_atomic
-from grpo.record.recorder import JSON_COLUMNS
-from grpo.record.stored import ROLLOUTS, RecordError, read_rollouts
+from grpo.record.stored import JSON_COLUMNS, ROLLOUTS, RecordError, read_rollouts
 from grpo.signal.advantage import load_advantage
 from grpo.signal.scoring import earned, reward_inputs
 from grpo.types import Completion, Episode, Prompt, RewardsOfGroup

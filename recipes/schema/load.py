@@ -177,7 +177,8 @@ def _find(spec: str) -> Path:
     builtins = builtin_recipes()
     if spec in builtins:
         return builtins[spec][0]
-    hint = did_you_mean(spec, builtins)
+    there = [str(one) for one in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    hint = did_you_mean(spec, [*builtins, *there])
     raise RecipeError(f"{spec}: no such file and no built-in recipe{hint}. Built-in: {', '.join(builtins)}")
 
 

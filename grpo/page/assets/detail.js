@@ -7,7 +7,7 @@ let drawing = 0; // the latest drawing; one whose texts come too late is dropped
 function select(group, link) {
   shown.selected = group;
   if (link) history.replaceState(null, "", linkOf(group));
-  reveal(group);
+  revealPlace(shown.groups.indexOf(group));
   drawList();
   return drawDetail();
 }
@@ -40,13 +40,6 @@ function heading(group) {
   return make("div", "", make("h3", "", link), make("p", "buttons", ...buttons));
 }
 
-function button(label, flag) {
-  const node = make("button", "toggle", label);
-  node.type = "button";
-  node.addEventListener("click", () => toggle(flag));
-  return node;
-}
-
 function toggle(flag) {
   view[flag] = !view[flag];
   drawDetail();
@@ -75,16 +68,6 @@ const asText = (value) => (typeof value === "string" ? value : JSON.stringify(va
 
 function folded(summary, ...content) {
   return make("details", "", make("summary", "", summary), ...content);
-}
-
-function facts(entries) {
-  const list = make("dl", "facts");
-  for (const [name, content] of entries) {
-    if (content === null || content === undefined || content === "") continue;
-    const body = typeof content === "string" ? plain(brief(content), make("dd")) : make("dd", "", content);
-    list.append(make("div", "", plain(brief(name), make("dt")), body));
-  }
-  return list;
 }
 
 function card(group, i, row, tokens, vocabulary) {
@@ -140,7 +123,7 @@ const MOST_VISITS = 200;
 async function throughTime(group) {
   const visits = groupsOfPrompt(index.prompt[group]);
   const lines = visits.slice(0, MOST_VISITS).map((visit) => {
-    const go = make("button", "chip", `step ${index.step[visit].toLocaleString("en")} `, strip(visit), ` reward ${short(meanOf(rewardsOf(visit)))}`);
+    const go = make("button", "chip", `step ${counted(index.step[visit])} `, strip(visit), ` reward ${short(meanOf(rewardsOf(visit)))}`);
     go.type = "button";
     go.setAttribute("aria-pressed", String(visit === group));
     go.addEventListener("click", () => [(view.time = false), select(visit, true)]);
@@ -149,7 +132,7 @@ async function throughTime(group) {
   const [first, last] = await Promise.all([textsOf(visits[0]), textsOf(visits.at(-1))]);
   const both = visits.length > 1 ? [[visits[0], first, "before"], [visits.at(-1), last, "now"]] : [[visits[0], first, "its only visit"]];
   const sides = both.map(([visit, texts, when]) => make("div", "side",
-    make("h4", "", `step ${index.step[visit].toLocaleString("en")}, ${when}`),
+    make("h4", "", `step ${counted(index.step[visit])}, ${when}`),
     ...texts.rows.slice(0, 4).map((row, i) => card(visit, i, row))));
   return [...shared(first), make("h4", "", `Asked ${visits.length === 1 ? "once" : `${visits.length.toLocaleString("en")} times`}`),
     make("ol", "visits", ...lines), make("div", "grid sides", ...sides)];

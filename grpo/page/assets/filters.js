@@ -1,14 +1,12 @@
 "use strict";
 // Which groups are listed: filters over the index at once, over the texts as their parts are read.
 
-const ROW_HEIGHT = 56; // pixels; the style sheet has the same
 const ORDERS = { last: "last step first", first: "first step first", best: "highest reward first",
   worst: "lowest reward first", longest: "longest first", shortest: "shortest first", spread: "most contrast first" };
 const FLAGS = { cut: "cut at the limit", ended: "not cut", trained: "trained on", untrained: "not trained on", dropped: "dropped" };
 const CONTRASTS = { mixed: "with contrast", alike: "all rewards alike" };
 const AT_ONCE = 4; // parts that are read at a time while texts are searched
 
-const $ = (id) => document.getElementById(id);
 const shown = { groups: new Int32Array(0), matches: new Uint8Array(0), completions: 0, selected: -1, search: 0 };
 
 const numberOf = (id) => ($(id).value === "" ? null : Number($(id).value));
@@ -16,18 +14,12 @@ const numberOf = (id) => ($(id).value === "" ? null : Number($(id).value));
 function fillFilters() {
   const counts = new Array(OUTCOMES.length).fill(0);
   for (const outcome of index.outcome) counts[outcome] += 1;
-  const outcomes = OUTCOMES.map((name, i) => [name, `${inWords(name)} (${counts[i].toLocaleString("en")})`])
+  const outcomes = OUTCOMES.map((name, i) => [name, `${inWords(name)} (${counted(counts[i])})`])
     .filter((_, i) => counts[i]);
   fill($("outcome"), [["", "all"], ...outcomes]);
   fill($("flag"), [["", "all"], ...Object.entries(FLAGS)]);
   fill($("contrast"), [["", "all"], ...Object.entries(CONTRASTS)]);
   fill($("order"), Object.entries(ORDERS));
-}
-
-function fill(select, options) {
-  const before = select.value;
-  select.replaceChildren(...options.map(([key, text]) => new Option(text, key)));
-  if (options.some(([key]) => key === before)) select.value = before;
 }
 
 // Whether a completion is wanted, as a function of its row: what is not asked for costs nothing.
@@ -94,7 +86,7 @@ function applyFilters() {
   }
   Object.assign(shown, { groups: ordered(groups), matches, completions });
   shown.search += 1; // ends a search that is going on
-  if ($("text").value) searchTexts($("text").value.toLowerCase(), shown.search);
+  if ($("text").value) shown.searching = searchTexts($("text").value.toLowerCase(), shown.search);
   else say();
   $("list").scrollTop = 0;
   drawList();
@@ -131,18 +123,21 @@ function lastStepFirst(groups) {
 }
 
 function say(more = "") {
-  const count = (number) => number.toLocaleString("en");
-  $("count").textContent = `${count(shown.completions)} of ${count(index.completions)} completions, in ` +
-    `${count(shown.groups.length)} of ${count(index.groups)} groups${more}`;
+  $("count").textContent = `${counted(shown.completions)} of ${counted(index.completions)} completions, in ` +
+    `${counted(shown.groups.length)} of ${counted(index.groups)} groups${more}`;
 }
 
-// Of the groups that the other filters leave, those in whose texts `text` is; they appear as they are found.
+// Of the groups that the other filters leave, those in whose texts `text` is. Where the words do not settle it the texts
+// are read, and groups appear as they are found.
 async function searchTexts(text, search) {
   const [among, before] = [shown.groups, shown.matches];
-  const found = [];
+  const found = new Set();
   Object.assign(shown, { groups: new Int32Array(0), matches: new Uint8Array(index.completions), completions: 0 });
   let [next, read, failed] = [0, 0, ""];
-  const runs = chunkRuns(among);
+  say(", reading the texts …");
+  const held = await heldBy(text).catch((error) => [(failed = `; ${error.message}`), new Uint8Array(index.completions).fill(PERHAPS)][1]);
+  if (shown.search !== search) return;
+  const runs = chunkRuns(among.filter((group) => matchHeld(group, held, before, found)));
   const one = async () => {
     while (next < runs.length && shown.search === search) {
       const run = runs[next];
@@ -150,7 +145,7 @@ async function searchTexts(text, search) {
       try {
         const texts = await jsonPart(partName("texts", run[0]));
         if (shown.search !== search) return;
-        for (const group of run) if (matchTexts(group, texts[placeInChunk(group)], text, before)) found.push(group);
+        for (const group of run) if (matchTexts(group, texts[placeInChunk(group)], text, before)) found.add(group);
       } catch (error) {
         failed = `; ${error.message}`;
       }
@@ -158,9 +153,19 @@ async function searchTexts(text, search) {
       later(() => shown.search === search && read < runs.length && showFound(found, among, `, ${Math.round(100 * read / runs.length)}% of the texts read${failed}`));
     }
   };
-  say(", reading the texts …");
   await Promise.all(Array.from({ length: AT_ONCE }, one));
   if (shown.search === search) showFound(found, among, failed);
+}
+
+// Mark what the words settle; returns whether the group's texts have to be read.
+function matchHeld(group, held, before, found) {
+  let open = false;
+  for (let row = index.first[group]; row < index.first[group] + index.size[group]; row += 1) {
+    if (!before[row] || held[row] === NOT_THERE) continue;
+    if (held[row] === PERHAPS) open = true;
+    else shown.matches[row] = 1, shown.completions += 1, found.add(group);
+  }
+  return open;
 }
 
 // Groups that follow each other and have their texts in one part.
@@ -195,44 +200,24 @@ function later(action) { // at most ten times a second, however many parts arriv
 }
 
 function showFound(found, among, more) {
-  const wanted = new Set(found);
-  shown.groups = among.filter((group) => wanted.has(group));
+  shown.groups = among.filter((group) => found.has(group));
   say(more);
   drawList();
 }
 
-// -- the list: only the rows in sight are in the page ------------------------------------------------------------------
-
-const MOST_HEIGHT = 8e6; // pixels that browsers can scroll; beyond, a pixel of the bar is more than one of the list
+// -- the list ----------------------------------------------------------------------------------------------------------
 
 function drawList() {
-  const list = $("list");
-  const whole = shown.groups.length * ROW_HEIGHT;
-  const height = Math.min(whole, MOST_HEIGHT);
-  const scale = height > list.clientHeight ? (whole - list.clientHeight) / (height - list.clientHeight) : 1;
-  const top = list.scrollTop * scale;
-  const first = Math.max(0, Math.floor(top / ROW_HEIGHT) - 5);
-  const last = Math.min(shown.groups.length, Math.ceil((top + list.clientHeight) / ROW_HEIGHT) + 5);
-  $("rows").style.height = `${height}px`;
-  const offset = list.scrollTop - top;
-  $("rows").replaceChildren(...Array.from(shown.groups.subarray(first, last), (group, i) => listRow(group, first + i, offset)));
-  list.scale = scale;
-  const selected = document.getElementById(`group-${shown.selected}`);
-  selected ? list.setAttribute("aria-activedescendant", selected.id) : list.removeAttribute("aria-activedescendant");
+  drawRows(shown.groups.length, (place) => listRow(shown.groups[place]), `group-${shown.selected}`);
 }
 
-function listRow(group, place, offset) {
+function listRow(group) {
   const mean = meanOf(rewardsOf(group));
   const node = make("div", "row",
-    make("div", "", make("b", "", `step ${index.step[group].toLocaleString("en")} `),
+    make("div", "", make("b", "", `step ${counted(index.step[group])} `),
       plain(promptOf(group).slice(0, 120), make("span", "muted"))),
     make("div", "", strip(group), make("span", "muted", Number.isNaN(mean) ? " not scored" : ` reward ${short(mean)}`)));
   node.id = `group-${group}`;
-  node.setAttribute("role", "option");
-  node.setAttribute("aria-selected", String(group === shown.selected));
-  node.setAttribute("aria-posinset", String(place + 1));
-  node.setAttribute("aria-setsize", String(shown.groups.length));
-  node.style.top = `${place * ROW_HEIGHT + offset}px`;
   node.addEventListener("click", () => select(group, true));
   return node;
 }
@@ -246,27 +231,4 @@ function strip(group) {
   node.setAttribute("role", "img");
   node.setAttribute("aria-label", counts.map(([name, n]) => `${n} ${inWords(name)}`).join(", "));
   return node;
-}
-
-function reveal(group) {
-  const [list, place] = [$("list"), shown.groups.indexOf(group)];
-  if (place < 0) return;
-  const [scale, top] = [list.scale ?? 1, place * ROW_HEIGHT];
-  const seen = list.scrollTop * scale;
-  if (top < seen) list.scrollTop = top / scale;
-  else if (top + ROW_HEIGHT > seen + list.clientHeight) list.scrollTop = (top + ROW_HEIGHT - list.clientHeight) / scale;
-}
-
-function startFilters() {
-  fillFilters();
-  const soon = (action, milliseconds) => {
-    let timer;
-    return () => [clearTimeout(timer), (timer = setTimeout(action, milliseconds))];
-  };
-  $("filters").addEventListener("change", applyFilters);
-  $("filters").addEventListener("input", soon(applyFilters, 200));
-  $("filters").addEventListener("submit", (event) => event.preventDefault());
-  $("filters").addEventListener("reset", () => setTimeout(applyFilters));
-  $("list").addEventListener("scroll", drawList);
-  addEventListener("resize", drawList);
 }

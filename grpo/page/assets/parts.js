@@ -9,7 +9,12 @@ function zeroPart(name, text) {
   arriving.get(name)?.resolve(bytesOf(text));
 }
 
-const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+function bytesOf(text) {
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i += 1) bytes[i] = characters.charCodeAt(i);
+  return bytes;
+}
 
 async function bytesOfPart(name) {
   const inline = document.getElementById(`part-${name}`);

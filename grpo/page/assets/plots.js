@@ -80,7 +80,7 @@ function axesOf(steps, lines, options) {
 
 function grid(axes, options) {
   const form = options.share ? percent : short;
-  const across = ticks(axes.low, axes.high, 4).flatMap((value) => [
+  const across = ticks(axes.low, axes.high, 5).flatMap((value) => [
     draw("line", { class: "grid", x1: PLOT.left, x2: PLOT.width - PLOT.right, y1: axes.y(value), y2: axes.y(value) }),
     draw("text", { class: "tick", x: PLOT.left - 6, y: axes.y(value) + 4, "text-anchor": "end" }, form(value))]);
   const below = ticks(axes.first, axes.last, 5, true).map((step) =>

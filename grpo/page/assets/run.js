@@ -2,8 +2,8 @@
 // The page of a run: its state, its curves, what it said, and how a live page goes on.
 
 const CURVES = [
-  ["Accuracy", "held out with its 95% interval, and of the training samples", { share: true }, "accuracy"],
-  ["Training reward", "mean of the step, and of each part before its weight", {}, "reward"],
+  ["Accuracy", "held out with its 95% interval, and in training", { share: true }, "accuracy"],
+  ["Training reward", "mean, and of each part before its weight", {}, "reward"],
   ["Loss", "nats", {}, "supervised"],
   ["Outcomes", "share of the step's completions", { share: true, stacked: true }, "outcomes"],
   ["Completion length", "tokens, mean", {}, ["length"]],
@@ -159,27 +159,20 @@ async function follow() {
 
 // -- start ----------------------------------------------------------------------------------------------------------------
 
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, svg")) return;
-  const actions = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), t: () => toggle("time"),
-    p: () => toggle("tokens"), "/": () => $("text").focus() };
-  if (event.target === $("list")) Object.assign(actions, { ArrowDown: actions.j, ArrowUp: actions.k });
-  if (!Object.hasOwn(actions, event.key)) return;
-  event.preventDefault();
-  actions[event.key]();
-}
+const KEYS = { j: () => step(1), k: () => step(-1), r: () => toggle("source"), t: () => toggle("time"), p: () => toggle("tokens") };
 
 async function start() {
-  addEventListener("keydown", onKey);
+  listen({ actions: KEYS, filter: applyFilters, draw: drawList, typed: 200 });
   addEventListener("hashchange", () => groupOfLink(location.hash) >= 0 && select(groupOfLink(location.hash), false));
   if (SOURCE === "live") {
-    startFilters();
+    fillFilters();
     return follow();
   }
   run = await jsonPart("state");
   for (const part of await Promise.all(run.index.map(arraysPart))) addToIndex(part);
+  $("text").addEventListener("focus", () => loadWords().catch(() => {})); // who searches is told of what is missing
   drawState();
-  startFilters();
+  fillFilters();
   applyFilters();
   const linked = groupOfLink(location.hash);
   if (index.groups) await select(linked >= 0 ? linked : shown.groups[0], false);

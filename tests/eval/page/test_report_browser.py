@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from eval.page.charts import WIDTH
@@ -36,26 +35,9 @@ class Page(browser.Page):
     def ready(self):
         return "of" in self.count()
 
-    def count(self):
-        return self.run("return document.getElementById('count').textContent")
-
-    def choose(self, name, value):
-        Select(self.driver.find_element(By.ID, name)).select_by_value(value)
-
-    def write(self, name, text):
-        box = self.driver.find_element(By.ID, name)
-        box.clear()
-        box.send_keys(text, Keys.TAB)
-
     def clear(self):
         self.driver.find_element(By.CSS_SELECTOR, "#filters button").click()
         self.wait(lambda: self.count() == expected_count(len(self.run("return state.all")), self))
-
-    def press(self, keys):
-        self.driver.switch_to.active_element.send_keys(keys)
-
-    def text(self, selector="#detail"):
-        return self.run("return document.querySelector(arguments[0]).textContent", selector)
 
     def selected(self):
         """Place of the selected generation among the stored ones."""
@@ -315,16 +297,15 @@ def test_hidden_characters_are_shown_by_their_names(page, rows):
 
 
 def test_nothing_is_requested_and_the_console_stays_empty(page):
-    page.driver.get_log("browser"), page.driver.get_log("performance")
+    page.requested()
     page.open()
     for _ in range(30):
         page.press("j")
     page.press("s")
-    messages = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
-    requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert set(requested) <= {page.path.as_uri(), "about:blank"}
+    requested, console = page.requested()
+    assert requested <= {page.path.as_uri(), "about:blank"}
     assert page.path.as_uri() in requested
-    assert page.driver.get_log("browser") == []
+    assert console == []
 
 
 def test_the_policy_stops_what_would_slip_through(page):

@@ -1,15 +1,11 @@
 """The page of a run in headless Chromium: opened from its file, filtered, read and attacked."""
 
-import json
-
 import pytest
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
 
 from grpo.page import index as page_index
-from grpo.page import write
+from grpo.page import words, write
 from grpo.record.run import read_run
 from grpo.record.stored import read_rollouts
 from tests import browser, run_samples
@@ -26,25 +22,8 @@ class Page(browser.Page):
             "return drawing > 0 && document.querySelector('#detail h3') !== null"
         )
 
-    def count(self):
-        return self.run("return document.getElementById('count').textContent")
-
-    def choose(self, name, value):
-        Select(self.driver.find_element(By.ID, name)).select_by_value(value)
-
-    def write(self, name, text):
-        box = self.driver.find_element(By.ID, name)
-        box.clear()
-        box.send_keys(text, Keys.TAB)
-
     def select(self, group):
         self.driver.execute_async_script("select(arguments[0], true).then(arguments[1])", group)
-
-    def press(self, key):
-        self.driver.switch_to.active_element.send_keys(key)
-
-    def text(self, selector):
-        return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
 
 
 @pytest.fixture(scope="module", params=["inline", "beside"])
@@ -55,6 +34,8 @@ def run_dir(request, tmp_path_factory):
         patch.setattr(write, "INLINE_BYTES", 0)
         patch.setattr(write, "BLOCK", 60)
         patch.setattr(page_index, "CHUNK_BYTES", 4000)
+        patch.setattr(words, "LEAST_CHUNKS", 0)
+        patch.setattr(words, "BLOCK_CHUNKS", 20)
     folder = run_samples.write_run(tmp_path_factory.mktemp("page") / "run", STEPS, GROUPS, SIZE, hostile=True)
     write.write_page(folder, read_run(folder))
     patch.undo()
@@ -76,6 +57,34 @@ def counted(rows, wanted):
     groups = {(row["step"], row["group"]) for row in found}
     every = {(row["step"], row["group"]) for row in rows}
     return f"{len(found):,} of {len(rows):,} completions, in {len(groups):,} of {len(every):,} groups"
+
+
+SEARCHED = ("prompt_id", "prompt", "answer", "completion", "extracted", "reason")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "so",
+        "SO THEN",
+        "4",
+        "7 + 25$",
+        "= 42 \\]</think>",
+        "er",
+        "\u202e",
+        "é",
+        "+",
+        " ",
+        "no such word",
+        "41 is not 42",
+    ],
+)
+def test_a_text_is_found_wherever_it_stands(page, rows, text):
+    """By the words where they settle it, else in the texts: part of a word, several words, none at all."""
+    assert page.run("return (run.words ?? []).length") == (2 if page.run("return SOURCE") == "beside" else 0)
+    page.run("document.getElementById('text').value = arguments[0]; applyFilters()", text)
+    expected = counted(rows, lambda row: any(text.lower() in (row[name] or "").lower() for name in SEARCHED))
+    page.wait(lambda: page.count() == expected)
 
 
 @pytest.mark.parametrize(
@@ -218,19 +227,18 @@ def test_whatever_a_model_wrote_is_text(page, rows):
 
 
 def test_nothing_is_requested_but_the_pages_own_parts_and_the_console_stays_empty(page, run_dir):
-    page.driver.get_log("browser"), page.driver.get_log("performance")
+    page.requested()
     page.open()
     for key in "jjkptr":
         page.press(key)
     page.write("text", "adding")
     page.wait(lambda: "read" not in page.count())
-    messages = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
-    requested = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    requested, console = page.requested()
     assert (run_dir / "report.html").as_uri() in requested
     beside = (run_dir / "report").as_uri()
     others = {url for url in requested if not url.startswith((beside, (run_dir / "report.html").as_uri()))}
     assert others <= {"about:blank"}
-    assert page.driver.get_log("browser") == []
+    assert console == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])

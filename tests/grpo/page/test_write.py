@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from grpo.page import index as page_index
-from grpo.page import write
+from grpo.page import words, write
 from grpo.page.bundle import as_json
-from grpo.page.index import CUT, DROPPED, OUTCOMES, UNTRAINED, read_index
+from grpo.page.index import CUT, DROPPED, OUTCOMES, UNTRAINED, StepIndex, read_index
 from grpo.page.shell import ASSETS
 from grpo.page.texts import StepTexts
 from grpo.page.vocabulary import read_vocabulary
+from grpo.page.words import pack_words, word_blocks
 from grpo.record.run import read_run
 from grpo.record.stored import RecordError, read_rollouts
 from tests import run_samples
@@ -170,3 +171,41 @@ def parts_beside(path):
 def arrays(part):
     (length,) = struct.unpack("<I", part[:4])
     return json.loads(part[4 : 4 + length])
+
+
+def test_the_words_of_a_block_name_every_completion_that_holds_them(run_dir):
+    steps = [(rollouts(run_dir, step), read_index(rollouts(run_dir, step))) for step in (2, 3)]
+    packed = gzip.decompress(pack_words(steps))
+    (length,) = struct.unpack("<I", packed[:4])
+    header, start = json.loads(packed[4 : 4 + length]), -(-(4 + length) // 8) * 8
+    arrays = {name: (count, start + offset) for name, _, count, offset in header["arrays"]}
+    bytes_W = np.frombuffer(packed, "<i4", *arrays["bytes"])
+    places = packed[arrays["places"][1] :][: arrays["places"][0]]
+    found, at = {}, 0
+    for word, size in zip(header["words"].split("\n"), bytes_W, strict=True):
+        rows, row, step, shift = [], 0, 0, 0
+        for byte in places[at : at + size]:
+            step, shift = step | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                row, step, shift = row + step, 0, 0
+                rows.append(row)
+        found[word], at = rows, at + size
+    expected = {}
+    for number, row in enumerate([row for path, _ in steps for row in read_rollouts(path)]):
+        texts = [row[name] or "" for name in ("prompt_id", "prompt", "answer", "completion", "extracted", "reason")]
+        for word in sorted({w for text in texts for w in re.findall(r"[a-z]+|[0-9]+|[^\x00-\x7f]+", text.lower())}):
+            expected.setdefault(word, []).append(number)
+    assert found == expected
+    assert list(found) == sorted(found)
+    assert any(len(rows) > 1 and rows[0] > 0 for rows in found.values())
+
+
+def test_words_are_of_the_newest_steps_in_blocks_that_fit(monkeypatch):
+    steps = [StepIndex(n, 2 if n == 4 else 1, [], *(np.zeros(5) for _ in range(7))) for n in range(1, 9)]
+    assert word_blocks(steps) == []  # so few are read in a moment
+    monkeypatch.setattr(words, "LEAST_CHUNKS", 0)
+    monkeypatch.setattr(words, "MOST_CHUNKS", 7)
+    monkeypatch.setattr(words, "BLOCK_CHUNKS", 3)
+    assert [[one.step for one in block] for block in word_blocks(steps)] == [[3], [4, 5], [6, 7, 8]]
+    monkeypatch.setattr(words, "BLOCK_COMPLETIONS", 9)
+    assert [[one.step for one in block] for block in word_blocks(steps)] == [[3], [4], [5], [6], [7], [8]]

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from grpo.record.atomic import append_line, write_atomic
 from grpo.record.recorder import RunRecorder
-from grpo.record.report import learning_curve, terminal_curve, write_report
+from grpo.record.report import learning_curve, terminal_curve, whole_steps, write_report
 from grpo.record.rows import rollout_metrics
 from grpo.record.run import read_run, run_title
 from grpo.record.stored import RecordError, read_lines, read_rollouts
@@ -416,7 +416,7 @@ def test_a_finished_run_has_its_summary_curve_and_page(finished):
     run_dir, printed = finished
     assert json.loads((run_dir / "summary.json").read_text())["after"] == AFTER
     assert (run_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert "held-out, 95% interval" in printed
+    assert "held-out, │ its 95% interval" in printed
     assert printed.endswith(f"report: {run_dir / 'report.html'}\n")
 
 
@@ -448,6 +448,16 @@ def test_the_terminal_curve_rises_from_the_first_to_the_last_evaluation(finished
     (right, top), (left, bottom) = marks
     assert left < right
     assert top < bottom
+    assert lines[0].strip() == "accuracy (%): ▞ training, ● held-out, │ its 95% interval"
+    assert lines[-2].split() == ["0", "1", "2", "3", "4"]  # whole steps, and no legend within the frame
+    assert not any("held-out" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("last", "shown"), [(1, [0, 1]), (9, [0, 2, 4, 6, 8]), (60, range(0, 61, 10)), (1234, range(0, 1201, 200))]
+)
+def test_the_axis_of_steps_has_whole_round_numbers(last, shown):
+    assert whole_steps(last) == list(shown)
 
 
 def test_a_report_says_what_it_cannot_read_and_shows_the_rest(finished):

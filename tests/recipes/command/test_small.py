@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from eval.problems.csv_file import CSVError, read_csv
 from recipes import hub
+from recipes.command import loading
 from recipes.command.complete import recipe_names
+from recipes.command.loading import working
 from recipes.command.main import main
 from recipes.jobs.resumed import changed_otherwise
 from recipes.schema.load import builtin_recipes, load_recipe
@@ -125,6 +127,13 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_then_given_up(monkeypatch)
     assert hub.give_up_unless_reachable(["owner/name"]) == ""
 
 
+def test_a_run_to_be_evaluated_is_a_folder_and_never_asked_of_the_hub(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    refused = zero("eval", "--run", "runs/none")
+    assert refused.exit_code == 2
+    assert refused.stderr == "error: --run runs/none: it has no recipe.yaml; expected the directory of a run\n"
+
+
 @pytest.mark.parametrize(
     ("key", "engine", "may"),
     [
@@ -170,3 +179,15 @@ def test_a_command_says_that_it_loads_before_it_imports_anything_heavy(arguments
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout == "loading PyTorch, transformers and datasets []\n", done.stderr
+
+
+def test_what_lasts_longer_than_a_moment_is_said_on_stderr_and_what_does_not_is_not(monkeypatch, capsys):
+    with working("a moment"):
+        pass
+    monkeypatch.setattr(loading, "LATE", 0.001)
+    said = ""
+    with working("checking mine.py:f"):
+        while not said:  # for ever, if it is not said
+            said = capsys.readouterr().err
+    assert said == "checking mine.py:f\n"
+    assert capsys.readouterr() == ("", "")

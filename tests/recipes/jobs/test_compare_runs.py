@@ -67,11 +67,13 @@ def test_the_command_compares_any_runs_and_writes_their_page(runs, tmp_path):
     assert "dapo - grpo: +" in result.output
     assert "(paired on 200 problems, p = " in result.output
     assert "not the same problems" in result.output
+    assert "runs of one task.seed hold out the same problems" in result.output
     assert "train.learning_rate: 1e-06 | 2e-06 | 1e-06 | 1e-06" in result.output
     assert "<b>begun has no evaluation on held-out problems" in result.output
     assert (tmp_path / "page.html").is_file()
     two = CliRunner().invoke(main, ["compare", *map(str, runs[:2])])  # no control of each other
     assert two.exit_code == 0
+    assert "task.seed" not in two.output
     assert f"page: {runs[0].parent.resolve() / 'compare.html'}" in two.output
 
 
@@ -89,6 +91,8 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(runs, tmp_path):
     (tmp_path / "empty" / "recipe.yaml").write_text("{}")
     alone = CliRunner().invoke(main, ["compare", str(runs[0])])
     assert (alone.exit_code, "expected two folders or more" in alone.output) == (2, True)
+    missing = CliRunner().invoke(main, ["compare", str(runs[0]), str(tmp_path / "none")])
+    assert (missing.exit_code, f"{tmp_path}/none does not exist" in missing.output) == (2, True)
     with pytest.raises(CompareError, match="a folder is given twice"):
         read_members([runs[0], runs[0]])
     with pytest.raises(CompareError, match=r"no metrics\.jsonl; a comparison needs at least one step of each run"):

@@ -257,6 +257,12 @@ def test_an_unknown_recipe_lists_the_built_in_ones_and_the_nearest():
     assert all(name in line for name in NAMES)
 
 
+def test_a_recipe_that_is_nearly_a_file_of_that_folder_is_told_its_name(tmp_path):
+    (tmp_path / "mine.yaml").touch()
+    (line,) = problems(str(tmp_path / "mine.yml"))
+    assert f"(did you mean '{tmp_path}/mine.yaml'?)" in line
+
+
 def test_a_reward_file_is_found_next_to_the_recipe_before_the_working_directory(tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):

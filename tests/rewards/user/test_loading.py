@@ -126,3 +126,17 @@ def test_errors_are_of_the_functions_own_purpose(folder: Path) -> None:
 def test_the_nearest_name_is_a_hint_and_a_far_one_is_none() -> None:
     assert did_you_mean("acuracy", ["accuracy", "format"]) == " (did you mean 'accuracy'?)"
     assert did_you_mean("brevity", ["accuracy", "format"]) == ""
+
+
+def test_a_script_that_imports_grpo_stands_beside_a_rewards_py_of_its_own(folder: Path) -> None:
+    (folder / "grpo.py").unlink()  # a program's own `grpo` is what it imports
+    needs_ours = "import grpo, rewards.types; print(rewards.__path__[0], grpo.GRPOConfig().steps)"
+    (folder / "rewards.py").write_text("def f(completions): return [0.0 for _ in completions]\n")
+    for script, said in (
+        (needs_ours, f"{ROOT / 'rewards'} "),
+        ("import rewards\nfrom grpo import GRPOConfig", f"`rewards` is {folder}/rewards.py in this program, not the"),
+    ):
+        (folder / "script.py").write_text(script)
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "script.py"], cwd=folder, env=env, capture_output=True, text=True)
+        assert said in (done.stdout + done.stderr.splitlines()[-1] if done.returncode else done.stdout)
