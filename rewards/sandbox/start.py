@@ -35,9 +35,9 @@ def start(
     job = _job(program, limits, inputs, data)
     disk = limits.disk_mib * 2**20 + 4 * max(map(len, inputs), default=0)
     if host := host_of(tool):
-        own = {"driver": host.driver(driver) if driver else "", "channel": None if channel is None else CHANNEL}
         descriptors = [errors.fileno(), *([] if channel is None else [channel])]
         try:
+            own = {"driver": host.driver(driver) if driver else "", "channel": None if channel is None else CHANNEL}
             with _memory_file(marshal.dumps(job | own, 2)) as given, _pipe() as (output, theirs):
                 return host.start(disk, [given, theirs, *descriptors]), os.dup(output)
         except (HostError, OSError) as error:
