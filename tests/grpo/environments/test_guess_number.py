@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
-from typing import Any
+from itertools import permutations
 
 import pytest
 
@@ -34,12 +33,6 @@ def seed_of(secret: int, low: int = 1, high: int = 10) -> int:
     raise AssertionError(secret)
 
 
-def game_of_the_recipe(**changes: Any) -> GuessNumber:
-    environment = load_recipe("guess_number_cpu").task.environment
-    assert environment
-    return GuessNumber(**environment.config, **changes)
-
-
 def test_what_is_said_is_what_is_left_and_a_number_that_is_ruled_out_or_none_loses_the_turn():
     said, score = played(
         GuessNumber(first="{low}-{high}", higher="> {guess} {low}-{high}", lower="< {guess} {low}-{high}"),
@@ -61,23 +54,26 @@ def test_a_lost_game_is_worth_what_it_ruled_out_and_never_a_success():
 
 
 def test_in_the_recipes_game_no_fixed_guesses_find_more_than_four_of_ten_and_halving_finds_all():
-    game = game_of_the_recipe()
-    secrets = range(1, 11)
-    seeds = [seed_of(secret) for secret in secrets]
+    environment = load_recipe("guess_number_cpu").task.environment
+    assert environment
+    config = environment.config
+    game, secrets = GuessNumber(**config), range(config["low"], config["high"] + 1)
+    assert len(secrets) == 10
+    seeds = [seed_of(secret, config["low"], config["high"]) for secret in secrets]
     found = {
         sum(played(game, seed, *map(str, guesses))[1].outcome == "correct" for seed in seeds)
-        for guesses in product(secrets, repeat=4)
-        if len(set(guesses)) == 4
+        for guesses in permutations(secrets, 4)
     }
     assert found == {4}
 
     def halving(seed: int) -> str:
-        said = game.start({"seed": seed})
-        replies = []
+        said, replies = game.start({"seed": seed}), []
+        assert said == "0 + 0"  # which says nothing of the number
+        low, high = config["low"], config["high"]
         while said is not None:
-            high, low = map(int, said.split(" - "))
             replies.append({"role": "assistant", "content": f"{(low + high) // 2}</answer>"})
-            said = game.step(replies[-1]["content"])
+            if (said := game.step(replies[-1]["content"])) is not None:
+                low, high = map(int, said.split(" + "))
         return game.score(Episode(tuple(replies), "done")).outcome
 
     assert [halving(seed) for seed in seeds] == ["correct"] * 10
