@@ -6,7 +6,8 @@
     inputs      a program with ten inputs, in one sandbox; plainly, a process for each input
     calls       a function that is called ten times: two sandboxes, the program's and its tests'; plainly, one process
 
-Both sides run as many at once as there are cores. After a warm-up the two take turns; a ratio is that of one round.
+A round's sandboxes share a host, as a reward's do (rewards/sandbox/host.py): its start is in the time. Both sides run
+as many at once as there are cores. After a warm-up the two take turns; a ratio is that of one round.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from rewards.code.formats import Calls, Stdio
 from rewards.code.judge import judge
-from rewards.sandbox import AT_ONCE, Limits, Program, describe
+from rewards.sandbox import AT_ONCE, Limits, Program, describe, together
 from rewards.sandbox.tools import find
 
 SOURCE = "print(sum(map(int, input().split())))"
@@ -51,7 +52,7 @@ KINDS: dict[str, tuple[int, Callable[[], bool], Callable[[], bool]]] = {  # runs
 
 def seconds(one: Callable[[], bool], n: int) -> float:
     started = time.perf_counter()
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with together(n), ThreadPoolExecutor(AT_ONCE) as threads:
         passed = sum(threads.map(lambda _: one(), range(n)))
     assert passed == n, f"{passed} of {n} passed"
     return time.perf_counter() - started

@@ -23,7 +23,7 @@ from recipes.schema.recipe import GENERATED, TaskSettings
 from recipes.task_data import TaskError, TaskRow, from_dataset, normal
 from rewards import Score, grader
 from rewards.code.formats import TestsError, read_tests
-from rewards.sandbox import AT_ONCE, SandboxError, describe
+from rewards.sandbox import AT_ONCE, SandboxError, describe, together
 from rewards.verifier.golds import normal_gold, summary
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say
@@ -141,7 +141,8 @@ def _with_normal_golds(rows: list[TaskRow], keep_text: bool, rejected: list[tupl
 def _checked(rows: Iterable[TaskRow], grade: Grade, verifier: str, rejected: list[tuple[str, str]]) -> list[TaskRow]:
     """The rows whose gold answer passes as a model would write it. A problem that no answer solves teaches noise."""
     rows, passed = list(rows), []
-    with ThreadPoolExecutor(AT_ONCE if verifier == "code" else 1) as threads:  # programs take processes of their own
+    programs = len(rows) if verifier == "code" else 0  # which take processes of their own
+    with together(programs), ThreadPoolExecutor(AT_ONCE if programs else 1) as threads:
         faults = list(threads.map(lambda row: _fault(row, grade, verifier), rows))
     for row, fault in zip(rows, faults, strict=True):
         if fault is None:

@@ -38,7 +38,7 @@ from eval.problems.puzzles import puzzles
 from eval.types import Problem
 from rewards.code.formats import COLUMNS as TESTS_COLUMNS
 from rewards.nearest import did_you_mean
-from rewards.sandbox.run import AT_ONCE
+from rewards.sandbox import AT_ONCE, together
 from rewards.verifier.extract import STRICT
 from rewards.verifier.golds import normal_gold
 
@@ -230,7 +230,8 @@ def load_problems(benchmark: Benchmark, data_dir: Path | None = None, limit: int
     grade = grader(replace(benchmark.protocol, read=STRICT))  # gold answers are handed over in <answer> tags
     verifier = benchmark.protocol.verifier
     problems = list(_problems(benchmark, data_dir, limit))
-    with ThreadPoolExecutor(AT_ONCE if verifier == "code" else 1) as threads:  # programs take processes of their own
+    programs = len(problems) if verifier == "code" else 0  # which take processes of their own
+    with together(programs), ThreadPoolExecutor(AT_ONCE if programs else 1) as threads:
         reasons = list(threads.map(lambda problem: _unsolvable(problem, verifier, grade), problems))
     for problem, reason in zip(problems, reasons, strict=True):
         if reason:

@@ -36,6 +36,8 @@ BUILT_IN: Mapping[str, Callable[..., Any]] = {
     "guess_number": GuessNumber,
     "python": Python,
 }
+# Built in, too, but made of other people's code: it runs where a user's does.
+ADAPTERS = {"verifiers": "grpo.environments.builtin.verifiers:Verifiers"}
 SUCCESS = 1.0  # the least score that counts as success in accuracy and evaluation
 _ROLES = ("system", "user", "tool")
 _MESSAGES = 'text, a message such as {"role": "user", "content": "higher"}, or a list of messages'
@@ -65,14 +67,15 @@ LOADED = Purpose("task.environment", EnvironmentRefusedError)
 
 def load_environment(name: str, config: Mapping[str, Any], base_dir: Path | None = None) -> Environment:
     """Make the environment. Raises EnvironmentRefusedError, with the nearest valid name, if that cannot be done."""
-    if ":" in name:
-        made_by: Callable[..., Any] = load_function(name, LOADED, base_dir)
+    if ":" in name or name in ADAPTERS:
+        made_by: Callable[..., Any] = load_function(ADAPTERS.get(name, name), LOADED, base_dir)
     elif name in BUILT_IN:
         made_by = BUILT_IN[name]
     else:
+        named = (*BUILT_IN, *ADAPTERS)
         raise EnvironmentRefusedError(
-            f"task.environment {name!r}: no built-in has this name{did_you_mean(name, BUILT_IN)}. "
-            f"Give one of {', '.join(BUILT_IN)}, path/to/file.py:Class or package.module:Class"
+            f"task.environment {name!r}: no built-in has this name{did_you_mean(name, named)}. "
+            f"Give one of {', '.join(named)}, path/to/file.py:Class or package.module:Class"
         )
     with user_code(name, made_by, f"being made with task.environment.config {dict(config)}", LOADED):
         environment = made_by(**config)

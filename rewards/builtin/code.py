@@ -15,6 +15,7 @@ from rewards.code.extract import read_program
 from rewards.code.formats import COLUMNS, Tests, TestsError, read_tests
 from rewards.code.judge import Judgement, judge
 from rewards.graded import Completion, Graded, text_of
+from rewards.sandbox.host import together
 from rewards.sandbox.languages import Language, language_named
 from rewards.sandbox.run import AT_ONCE
 from rewards.sandbox.tools import SandboxError, SandboxName, find
@@ -60,7 +61,7 @@ def code(
         if key not in tests:
             tests[key] = _read(row, tests_format)
         jobs.append((text_of(completion), tests[key]))
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with together(len(jobs)), ThreadPoolExecutor(AT_ONCE) as threads:
         return list(threads.map(grader.score, jobs))
 
 

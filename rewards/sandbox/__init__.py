@@ -1,5 +1,6 @@
 """Run programs that a model wrote, where they can do no harm."""
 
+from rewards.sandbox.host import together
 from rewards.sandbox.languages import Language
 from rewards.sandbox.run import AT_ONCE, run, run_all, run_each
 from rewards.sandbox.tools import SandboxError, describe
@@ -17,4 +18,5 @@ __all__ = [
     "run",
     "run_all",
     "run_each",
+    "together",
 ]

@@ -9,18 +9,21 @@ this file needs Python 3.9, and imports nothing but the standard library, little
 """
 
 import _signal as signal  # without the enums of `signal`, which take a millisecond to make
+import atexit
 import contextlib
+import gc
 import marshal
 import os
 import resource
 import select
 import sys
 import types
-from typing import Any
 
 CHANNEL = 3  # the descriptor of a driver's connection to the outside
 PIECE = 64 * 1024  # bytes read at once
+_exit = os._exit
 _FIRST_PROCESS = os.getpid() == 1
+DRIVERS = globals().get("DRIVERS", {})  # of a host, where a job has a number in the place of a text
 
 
 def main():
@@ -86,12 +89,12 @@ def _run(job, argv, given, cpu_seconds):
 def _collected(child, out, err, most):
     """What came through both pipes until the child ended, at most so much of each; the child is killed at more."""
     texts, ended = {out: b"", err: b""}, os.pidfd_open(child)
-    status: Any = None
+    status: object = ""
     poll = select.poll()
     for fd in (out, err, ended):
         poll.register(fd, select.POLLIN)
     poll.register(1, 0)  # POLLERR: who started all this is gone
-    while status is None:
+    while status == "":
         ready = dict(poll.poll())
         if 1 in ready:
             os._exit(1)
@@ -198,7 +201,7 @@ def _frame(what, status, spent, output, errors):
 
 
 def program(job):
-    """Run a Python program as `python3 main.py` does."""
+    """Run a Python program as `python3 main.py` does. Returns what it leaves, and its exit code."""
     module = types.ModuleType("__main__")
     module.__file__ = job["file"]
     sys.modules["__main__"] = module
@@ -206,18 +209,58 @@ def program(job):
     sys.path.insert(0, os.getcwd())
     try:
         exec(job["code"], module.__dict__)
-    except SystemExit:
-        raise
+    except SystemExit as stop:
+        return module.__dict__, _code_of(stop)
     except BaseException as error:
         if error.__traceback__:
             error.__traceback__ = error.__traceback__.tb_next  # without this file
         sys.excepthook(type(error), error, error.__traceback__)
-        sys.exit(1)
+        return module.__dict__, 1
+    return module.__dict__, 0
+
+
+def drive(job):
+    """Run the driver in the program's place."""
+    driver, space = job["driver"], {"__name__": "driver", "job": job, "CHANNEL": CHANNEL}
+    code = compile(driver, "driver", "exec") if isinstance(driver, str) else DRIVERS[driver]
+    try:
+        exec(code, space)
+    except SystemExit as stop:
+        return space, _code_of(stop)
+    return space, 0
+
+
+def _code_of(stop):
+    if stop.code is None or isinstance(stop.code, int):
+        return (stop.code or 0) & 0xFF
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+def _leave(space, code):
+    """End as the interpreter does, but for taking it apart, which takes longer than most programs."""
+    with contextlib.suppress(BaseException):
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()  # waits for threads
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    with contextlib.suppress(BaseException):
+        space.clear()  # files that are open are written
+        gc.collect()
+    written = [_flushed(sys.stdout), _flushed(sys.stderr), _flushed(sys.__stdout__), _flushed(sys.__stderr__)]
+    _exit(code if written[0] else code or 120)
+
+
+def _flushed(stream):
+    try:
+        if stream is not None and not stream.closed:
+            stream.flush()
+    except BaseException:
+        return False
+    return True
 
 
 if __name__ == "__main__":
     todo = main()
-    if todo["driver"]:
-        exec(compile(todo["driver"], "driver", "exec"), {"__name__": "driver", "job": todo, "CHANNEL": CHANNEL})
-    else:
-        program(todo)
+    gc.freeze()  # what is here already is left alone
+    _leave(*(program(todo) if todo["driver"] == "" else drive(todo)))

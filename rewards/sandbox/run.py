@@ -11,22 +11,19 @@ its first process, and with it the kernel ends the rest. When the output ends, n
 from __future__ import annotations
 
 import contextlib
-import marshal
 import os
 import select
-import shlex
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewards.sandbox.seccomp import program as seccomp_program
+from rewards.sandbox.host import together
+from rewards.sandbox.start import start
 from rewards.sandbox.tools import SandboxName, Tool, find
 from rewards.sandbox.types import Execution, Limits, Program, RunOutcome
 from rewards.sandbox.watch import use_of
@@ -37,7 +34,6 @@ LOOK_SECONDS = 0.05  # between two looks at what a sandbox uses
 END_SECONDS = 10.0  # that the kernel may need to end one
 REASON = 300  # characters of a program's last words that a reason quotes
 LATEST = 2**20  # bytes of a frame's head that come at once
-_INSIDE = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
 _slots = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -62,8 +58,9 @@ def run_all(
     sandbox: SandboxName = "auto",
 ) -> list[Execution]:
     """`run` for many (program, stdin), in order, as many at once as there are cores."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        return list(threads.map(lambda one: run(one[0], one[1], limits, sandbox), programs))
+    jobs = list(programs)
+    with together(len(jobs)), ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(lambda one: run(one[0], one[1], limits, sandbox), jobs))
 
 
 def run_each(
@@ -117,23 +114,10 @@ class Box:
     ):
         self.limits, self._unread = limits, b""
         self._folder = tempfile.mkdtemp(prefix="zero-program-") if tool.name == "none" else None
-        job = marshal.dumps(_job(program, limits, inputs, driver, channel, data), 2)
-        filter_bytes = seccomp_program() if tool.name == "bubblewrap" else None
-        with contextlib.ExitStack() as stack:
-            given = stack.enter_context(_memory_file(job))
-            filter_fd = stack.enter_context(_memory_file(filter_bytes)) if filter_bytes else None
-            command = tool.command(_disk(limits, inputs), self._folder or "/", filter_fd)
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the sandbox
-            self._process = subprocess.Popen(
-                [*command, "-I", "-X", "utf8", "-c", _INSIDE],
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=self._said,
-                pass_fds=[fd for fd in (filter_fd, channel) if fd is not None],
-                start_new_session=True,
-            )
-        assert self._process.stdout
-        self._output = self._process.stdout.fileno()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the sandbox
+        self._process, self._output = start(
+            program, limits, tool, inputs, driver, channel, data, self._said, self._folder
+        )
         self.renew()
         self._ready = False
 
@@ -201,8 +185,7 @@ class Box:
         while time.monotonic() < deadline and self._more(LOOK_SECONDS):
             self._unread = b""
         self._process.wait()
-        assert self._process.stdout
-        self._process.stdout.close()
+        os.close(self._output)
         self._said.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -287,45 +270,6 @@ def _last_words(errors: str) -> str:
     return (with_error[0] if with_error and len(lines) > 1 and " error: " in with_error[0] else (lines or [""])[-1])[
         :REASON
     ]
-
-
-def _job(
-    program: Program, limits: Limits, inputs: Sequence[str], driver: str, channel: int | None, data: Any
-) -> dict[str, Any]:
-    language = program.spoken
-    return {
-        "files": {language.file: language.wrap.replace("@", program.source).encode(errors="replace")},
-        "file": language.file,
-        "compile": shlex.split(language.compile) if language.compile else None,
-        "run": None if language.in_process else shlex.split(language.run),
-        "inputs": [text.encode(errors="replace") for text in inputs],
-        "cpu_seconds": float(limits.cpu_seconds),
-        "compile_seconds": float(limits.compile_seconds),
-        "memory_bytes": limits.memory_mib * 2**20,
-        "disk_bytes": limits.disk_mib * 2**20,
-        "output_bytes": limits.output_kib * 1024,
-        "processes": limits.processes,
-        "driver": driver,
-        "channel": channel,
-        "data": data,
-    }
-
-
-def _disk(limits: Limits, inputs: Sequence[str]) -> int:
-    return limits.disk_mib * 2**20 + 4 * max(map(len, inputs), default=0)
-
-
-@contextlib.contextmanager
-def _memory_file(content: bytes) -> Iterator[int]:
-    """A descriptor of a file in memory, at its start."""
-    fd = os.memfd_create("zero", 0)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(content)
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _kill(processes: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from contextlib import closing
@@ -12,15 +13,16 @@ import pytest
 import yaml
 from pyarrow import parquet
 
-from grpo.environments.environment import BUILT_IN
+from grpo.environments.environment import ADAPTERS, BUILT_IN, LOADED
 from grpo.environments.host import EnvironmentHost
 from grpo.environments.settings import EnvironmentSettings
 from recipes.jobs.train import run
 from recipes.schema.load import load_recipe
+from rewards.user.loading import load_function
 
 PAGE = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
 GAME, TOOL = re.findall(r"^```python\n(.*?)^```", PAGE, re.S | re.M)
-RECIPE, PART = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.S | re.M)
+RECIPE, PART, ADAPTED = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.S | re.M)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,15 @@ def test_a_tool_of_ones_own_answers(tmp_path):
     assert end == ()
 
 
+def test_the_recipe_of_an_adapted_environment_is_one(tmp_path):
+    (tmp_path / "adapted.yaml").write_text(yaml.safe_dump({**yaml.safe_load(RECIPE), **yaml.safe_load(ADAPTED)}))
+    settings = load_recipe(str(tmp_path / "adapted.yaml")).task.environment
+    assert settings
+    assert settings.name in ADAPTERS
+    assert set(settings.config) <= set(inspect.signature(load_function(ADAPTERS["verifiers"], LOADED)).parameters)
+
+
 def test_the_page_names_all_that_there_is():
-    assert all(f"| `{name}` |" in PAGE for name in BUILT_IN)
+    assert all(f"| `{name}` |" in PAGE for name in (*BUILT_IN, *ADAPTERS))
     settings = set(EnvironmentSettings.model_fields) - {"name", "config"}
     assert settings == {name for name in settings if f"| `{name}` |" in PAGE}

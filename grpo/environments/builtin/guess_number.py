@@ -21,6 +21,7 @@ class GuessNumber:
 
     Args:
         guesses: after which the game is lost.
+        near: what a lost game is worth for each share of the numbers that was ruled out; below 1, for 1 is success.
         first, higher, lower: what is said; {guess} and the bounds {low} and {high} of what is left are replaced.
     """
 
@@ -29,6 +30,7 @@ class GuessNumber:
         low: int = 1,
         high: int = 10,
         guesses: int = 4,
+        near: float = 0.0,
         first: str = "Guess my number between {low} and {high}.",
         higher: str = "It is higher than {guess}.",
         lower: str = "It is lower than {guess}.",
@@ -36,7 +38,9 @@ class GuessNumber:
     ) -> None:
         if low >= high or guesses < 1:
             raise ValueError(f"got low {low}, high {high}, guesses {guesses}; expected low < high, and a guess or more")
-        self._bounds, self._guesses = (low, high), guesses
+        if not 0 <= near < 1:
+            raise ValueError(f"near: got {near}, expected a number from 0 up to below 1")
+        self._bounds, self._guesses, self._near = (low, high), guesses, near
         self._first, self._higher, self._lower, self._unread = first, higher, lower, unread
 
     def start(self, row: Mapping[str, Any]) -> str:
@@ -49,22 +53,19 @@ class GuessNumber:
         self._made += 1
         guess = read_guess(reply)
         self._found = guess == self._secret
-        if self._found or self._made >= self._guesses:
-            return None
-        if guess is None or not self._low <= guess <= self._high:
-            return self._say(self._unread)
-        if guess < self._secret:
-            self._low = guess + 1
-            return self._say(self._higher, guess)
-        self._high = guess - 1
-        return self._say(self._lower, guess)
+        said = self._unread
+        if guess is not None and self._low <= guess < self._secret:
+            self._low, said = guess + 1, self._higher
+        elif guess is not None and self._secret < guess <= self._high:
+            self._high, said = guess - 1, self._lower
+        return None if self._found or self._made >= self._guesses else self._say(said, guess)
 
     def score(self, episode: Episode) -> Score:
         guesses = ", ".join(str(read_guess(reply)) for reply in episode.replies)
-        found = "found" if self._found else "not found"
-        return Score(
-            float(self._found), guesses, "correct" if self._found else "wrong", f"{self._secret} {found} by {guesses}"
-        )
+        if self._found:
+            return Score(1.0, guesses, "correct", f"{self._secret} found by {guesses}")
+        left = (self._high - self._low + 1) / (self._bounds[1] - self._bounds[0] + 1)
+        return Score(self._near * (1 - left), guesses, "wrong", f"{self._secret} not found by {guesses}")
 
     def _say(self, what: str, guess: int | None = None) -> str:
         return what.format(guess=guess, low=self._low, high=self._high)

@@ -12,6 +12,7 @@ from eval.problems.benchmarks import benchmark, load_problems
 from eval.problems.data import DataError
 from eval.problems.puzzle_maker import normal
 from eval.problems.puzzles import Entry, _made, entries, puzzles
+from recipes.schema.load import load_recipe
 
 pytest.importorskip("reasoning_gym")
 
@@ -169,3 +170,11 @@ def test_a_benchmark_of_puzzles_is_four_lines(tmp_path):
     with pytest.raises(DataError, match="did you mean 'chain_sum'") as error:
         benchmark(str(file))
     assert "problem: unknown key (did you mean 'problems'?)" in str(error.value)
+
+
+def test_the_mixture_of_the_recipe_for_a_gpu_has_every_generator_at_each_of_its_levels():
+    config = load_recipe("puzzles_1.7b_1gpu").task.config
+    rows = puzzles(config, {"train": 72, "held_out": 9}, seed=0).rows["train"]
+    assert {(row["subject"], row["level"]) for row in rows} == {
+        (one["dataset"], level) for one in config["datasets"] for level in one["levels"]
+    }

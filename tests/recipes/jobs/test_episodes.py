@@ -5,25 +5,31 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pyarrow import parquet
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from grpo.policy.checkpoint import checkpoints
 from recipes.command.main import main
 from recipes.jobs.train import run
-from recipes.schema.load import load_recipe
+from recipes.schema.load import TINY, load_recipe
 from tests import forked
 
 ROOT = Path(__file__).parents[3]
+ENVIRON = os.environ | {"PYTHONPATH": str(ROOT)}
 GAMES = """
 import random, time
 
@@ -96,6 +102,10 @@ def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def zero(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from recipes.command.main import main; main()", *arguments]
+
+
 def rollouts(output: Path) -> list[dict[str, Any]]:
     return [row for path in sorted((output / "rollouts").glob("*")) for row in parquet.read_table(path).to_pylist()]
 
@@ -136,15 +146,13 @@ def test_the_tokens_that_are_trained_are_those_that_the_model_wrote(whole):
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(recipe_file, whole, tmp_path):
     output = tmp_path / "run"
-    program = "from recipes.command.main import main; main()"
-    line = [sys.executable, "-c", program, "run", str(recipe_file), "--output", str(output)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with forked.Popen(line, env=env, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    line = zero("run", str(recipe_file), "--output", str(output))
+    with forked.Popen(line, env=ENVIRON, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         while len(checkpoints(output)) < 2:
             assert process.poll() is None
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
-    forked.run([*line, "--resume"], env=env, check=True)
+    forked.run([*line, "--resume"], env=ENVIRON, check=True)
     weights = [(checkpoints(one)[-1][1] / "model.safetensors").read_bytes() for one in (output, whole)]
     assert weights[0] == weights[1]
     assert rollouts(output) == rollouts(whole)
@@ -201,7 +209,6 @@ def test_a_mistake_is_one_error_before_the_start(recipe_file, tmp_path, monkeypa
     assert not Path("run/checkpoints").exists()
 
 
-@pytest.mark.slow
 def test_one_that_hangs_is_ended_and_one_that_never_ends_is_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("games.py").write_text(GAMES)
@@ -235,13 +242,80 @@ def test_what_does_not_go_together_is_refused(tmp_path, monkeypatch, change, exp
     assert expected in " ".join(result.output.split())
 
 
+CHAT = "{% for m in messages %}{{ m.content + ('=' if m.role == 'user' else eos_token) }}{% endfor %}"
+PREFILL = "<think>easy</think><answer>"
+
+
+@pytest.fixture(scope="module")
+def chat_recipe(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The game as a chat, with the built-in model."""
+    folder = tmp_path_factory.mktemp("chat")
+    (folder / "games.py").write_text(GAMES)
+    shutil.copytree(TINY, folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder / "model")
+    # Where a gradient is 0 but for rounding, Adam without eps would step by the sign of the rounding.
+    train = RECIPE["train"] | {"steps": 2, "optimizer": {"eps": 0.01}}
+    changes = {"model": RECIPE["model"] | {"path": str(folder / "model")}, "train": train}
+    task = RECIPE["task"] | {"template": "chat", "prefill": PREFILL}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **changes, "task": task}))
+    return folder / "recipe.yaml"
+
+
+@pytest.mark.slow
+def test_a_chat_is_trained_on_what_its_template_writes_and_two_processes_train_what_one_does(chat_recipe, tmp_path):
+    run(load_recipe(str(chat_recipe)), "test", tmp_path / "one", False)
+    rows, tokenizer = rollouts(tmp_path / "one"), AutoTokenizer.from_pretrained(chat_recipe.parent / "model")
+    end = tokenizer.eos_token
+    assert sum(check_tokens(row) for row in rows) == sum(line["tokens"] for line in metrics(tmp_path / "one"))
+    assert any(row["trained"] for row in rows), "no episode of several turns"
+    for row in rows:
+        question = {"role": "user", "content": row["prompt"].removesuffix("=" + PREFILL)}
+        said = tokenizer.apply_chat_template([question, *json.loads(row["episode"])["messages"]], tokenize=False)
+        written = row["prompt"] + tokenizer.decode(row["token_ids"], skip_special_tokens=False)
+        assert written.removesuffix(end) == said.removesuffix(end)  # a reply that was cut has no end
+    assert all(line["logprob_diff"] < 1e-4 for line in metrics(tmp_path / "one"))
+
+    line = zero("run", str(chat_recipe), "--output", str(tmp_path / "two"), "--set", "train.processes=2")
+    forked.run(line, env=ENVIRON, check=True)
+    alike = ("step", "prompt_id", "token_ids", "trained", "reward", "episode")
+    assert [[row[key] for key in alike] for row in rollouts(tmp_path / "two")] == [
+        [row[key] for key in alike] for row in rows
+    ]
+    one, two = (load_file(checkpoints(tmp_path / name)[-1][1] / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-6) for name in one)
+
+
 @pytest.mark.server
-def test_through_the_server_while_weights_are_updated(recipe_file, tmp_path):
+def test_killed_in_mid_step_and_resumed_on_its_server_every_prompt_is_trained_once(recipe_file, tmp_path):
     """Stale samples are drawn while a step trains: the tokens are still those that the server was asked for."""
-    changes = ["rollout.engine=vllm", "rollout.max_staleness=1", "train.steps=3", "train.proof=false"]
-    run(load_recipe(str(recipe_file), changes), "test", tmp_path / "run", False)
-    rows = rollouts(tmp_path / "run")
-    assert sum(check_tokens(row) for row in rows) == sum(line["tokens"] for line in metrics(tmp_path / "run"))
+    output = tmp_path / "run"
+    changes = ["rollout.engine=vllm", "rollout.max_staleness=1", "train.proof=false"]
+    serve = zero("serve", str(recipe_file), "--port", "0", *(part for one in changes for part in ("--set", one)))
+    with forked.Popen(serve, env=ENVIRON, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        url = next(line for line in server.stdout if " at http://" in line).partition(" at ")[2].partition(",")[0]
+        changes.append(f"rollout.server.urls=[{url}]")
+        settings = [part for one in changes for part in ("--set", one)]
+        line = zero("run", str(recipe_file), "--output", str(output), *settings)
+        with forked.Popen(line, env=ENVIRON, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+            log = output / "logs" / "run.log"
+            while not (log.exists() and "step 3: training" in log.read_text()):
+                assert process.poll() is None
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+        assert not (output / "summary.json").exists()
+        run(load_recipe(str(recipe_file), changes), "test", output, True)
+        server.terminate()
+    rows, lines = rollouts(output), metrics(output)
+    assert "resuming from step-" in log.read_text()
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    # 16 problems, 4 a step, 6 episodes each
+    assert set(Counter(row["prompt_id"] for row in rows).values()) == {6}
+    assert len(rows) == 16 * 6
+    assert all(line["failed"] == 0 for line in lines)
+    assert sum(check_tokens(row) for row in rows) == sum(line["tokens"] for line in lines)
     assert any(row["trained"] for row in rows)
     assert {row["step"] - 1 - version for row in rows for version in row["versions"]} == {0, 1}
-    assert metrics(tmp_path / "run")[0]["logprob_diff"] < 1e-3
+    assert lines[0]["logprob_diff"] < 1e-3

@@ -13,6 +13,7 @@ from recipes.schema.plan import _sampler_gib as sampler_gib
 
 SMOLLM2 = ModelSize(parameters=134_515_008, adapter_parameters=0, hidden=576, layers=30, kv_width=192)
 QWEN_1_5B = ModelSize(parameters=1_543_714_304, adapter_parameters=0, hidden=1536, layers=28, kv_width=256)
+QWEN3_1_7B = ModelSize(parameters=1_720_574_976, adapter_parameters=0, hidden=2048, layers=28, kv_width=1024)
 QWEN_7B = ModelSize(7_615_616_512, 0, hidden=3584, layers=28, kv_width=512, outside_layers=1_089_998_336)
 QWEN_32B = ModelSize(32_763_876_352, 0, hidden=5120, layers=64, kv_width=1024, outside_layers=1_557_140_480)
 LAPTOP = Machine(cores=2, ram_gib=23.0, gpu_gib={})
@@ -120,6 +121,8 @@ def test_too_little_memory_is_refused_with_what_to_reduce():
     ("recipe", "size", "machine", "trainer", "sampler"),
     [
         ("dr_grpo_1.5b_math_1gpu", QWEN_1_5B, gpus(1), "GPU 0,", "vllm: GPU 0,"),
+        ("puzzles_1.7b_1gpu", QWEN3_1_7B, gpus(1), "GPU 0,", "vllm: GPU 0,"),
+        ("qwen2.5_coder_1.5b_mbpp_1gpu", QWEN_1_5B, gpus(1), "GPU 0,", "vllm: GPU 0,"),
         ("qwen2.5_7b_math_8gpu", QWEN_7B, gpus(8), "GPU 4, 5, 6, 7,", "vllm: GPU 0, 1, 2, 3,"),
         ("qwen2.5_0.5b_gsm8k", SMOLLM2, gpus(4), "GPU 0,", "vllm: GPU 1, 2, 3,"),
     ],

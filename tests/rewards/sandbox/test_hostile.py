@@ -96,15 +96,19 @@ def filled(source, places):
     )
 
 
-def test_every_program_ends_as_it_must_and_nothing_is_left(machine):
+@pytest.mark.parametrize("honest_ones", [HONEST, 10])
+def test_every_program_ends_as_it_must_and_nothing_is_left(machine, monkeypatch, honest_ones):
+    """All in a host's sandboxes; once more with a few honest ones, each in a sandbox that is started by itself."""
+    if honest_ones < HONEST:
+        monkeypatch.setattr("rewards.sandbox.start.host_of", lambda tool: None)
     places, reached = machine
     before = sandboxes()  # engines and servers that other tests of this process keep
     hostile = [filled(one["source"], places) for one in HOSTILE]
-    jobs = [(program, given, ("ok",), output) for program, given, output in honest()]
+    jobs = [(program, given, ("ok",), output) for program, given, output in honest()[:honest_ones]]
     jobs += [
         (Program(source, one["language"]), "", one["ends"], None) for source, one in zip(hostile, HOSTILE, strict=True)
     ]
-    names = [*(f"honest {i}" for i in range(HONEST)), *(one["name"] for one in HOSTILE)]
+    names = [*(f"honest {i}" for i in range(honest_ones)), *(one["name"] for one in HOSTILE)]
     order = list(range(len(jobs)))
     random.Random(1).shuffle(order)
 
