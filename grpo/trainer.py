@@ -37,9 +37,9 @@ from grpo.rollout.scheduler import Scheduler, ScoredGroup, StepRollouts
 from grpo.rollout.vllm.phases import said_phases
 from grpo.signal.advantage import load_advantage
 from grpo.signal.batch import train_batch
-from grpo.signal.curriculum import prompt_order
 from grpo.signal.null_rewards import null_rewards
 from grpo.signal.scoring import earned, kl_metrics, penalised, reward_inputs
+from grpo.signal.tasks import order_of
 from grpo.types import Group, Prompt, RewardsOfGroup, Sample
 from rewards import RewardSum
 from rewards.types import TrainerState
@@ -67,6 +67,7 @@ class GRPOTrainer:
         run_dir: gets what docs/reference/files.md lists.
         resume: go on from the newest checkpoint in `run_dir`.
         evaluate: measures the weights that the engine serves; None: held-out accuracy is not measured.
+        shares: of the tasks that the prompts name, see grpo/signal/tasks.py; None: one task.
         learner, tokenizer, engine, recorder: made from the settings where None. Of several ranks, the leader's learner.
     """
 
@@ -86,6 +87,7 @@ class GRPOTrainer:
         engine: RolloutEngine | None = None,
         recorder: RunRecorder | None = None,
         evaluate: Evaluate | None = None,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
         self.config, self.rollout = config, rollout = config or GRPOConfig(), rollout or RolloutSettings()
         self.model_settings = model = parts.given_model(model_settings)
@@ -97,8 +99,7 @@ class GRPOTrainer:
         self.recorder = recorder = recorder or parts.open_recorder(run_dir, model, config, rollout, resume)
         self.learner = learner = learner or parts.make_learner(config, model, rollout)
         self.engine = engine = engine or parts.make_engine(model, rollout, config, tokenizer, run_dir)
-        columns = [prompt.columns for prompt in prompts]
-        self._order = prompt_order(config.curriculum, columns, rollout.prompts_per_step, config.seed)
+        self._order = order_of(config.curriculum, prompts, rollout.prompts_per_step, config.seed, shares)
         self.scheduler = Scheduler(
             engine, prompts, self._order, rollout, self._score, config.seed, config.steps, self._has_contrast
         )
@@ -248,8 +249,8 @@ class GRPOTrainer:
         epoch = (step - 1) * self.rollout.prompts_per_step / self._n_prompts
         state = TrainerState(step - 1, self.config.steps, epoch)
         logged: list[tuple[str, float]] = []
-        rewards = self.rewards.score(texts, columns, state, lambda name, value: logged.append((name, value)))
-        return ScoredGroup(group, tuple(rewards), tuple(logged))
+        scored = self.rewards.score(texts, columns, state, lambda *one: logged.append(one), group.prompt.task)
+        return ScoredGroup(group, tuple(scored), tuple(logged))
 
     def _has_contrast(self, scored: ScoredGroup) -> bool:
         """Whether the group can teach anything.
@@ -285,8 +286,7 @@ class GRPOTrainer:
     # -- weights, checkpoints, evaluation ----------------------------------------------------------
 
     async def _sync(self, version: int) -> SyncReport:
-        what = f"weights, version {version}" if version >= 0 else "perturbed weights"  # of the proof
-        self.recorder.stage(f"sending {what}")
+        self.recorder.stage(f"sending {f'weights, version {version}' if version >= 0 else 'perturbed weights'}")
         lora = self.model_settings.lora
         if lora is None or lora.sync != "adapter":
             return await self.engine.update_weights(self.learner.weights, version)

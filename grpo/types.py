@@ -58,6 +58,7 @@ class Prompt:
     prefill: str = ""  # the end of `text` that already belongs to the assistant's turn
     columns: Mapping[str, Any] = field(default_factory=dict)  # every other column of the row
     messages: tuple[Message, ...] = ()  # of a chat template: the conversation that `text` renders
+    task: str = ""  # of a run with several, which one it is of
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,13 +53,13 @@ class EpisodesTask:
 
         Raises PromptError if the template cannot be gone on with after a reply.
         """
-        environment = recipe.task.environment
+        environment = recipe.only_task.environment
         if environment is None or self.host is None or self.begun is None:
             return engine
         from grpo.rollout.episodes.engine import EpisodeEngine
         from grpo.rollout.episodes.frame import Frame
 
-        task, rollout = recipe.task, recipe.rollout
+        task, rollout = recipe.only_task, recipe.rollout
         frame = Frame(tokenizer, task.template, environment.turn_template, task.prefill)
         if environment.max_turns > 1:
             frame.check(_conversation(next(iter(self.begun.values())), task))
@@ -74,7 +74,7 @@ def loaded(recipe: Recipe) -> Iterator[EpisodesTask]:
 
     Raises what load_task raises, EnvironmentRefusedError if there is no such environment.
     """
-    settings = recipe.task
+    settings = recipe.only_task
     if settings.environment is None:
         yield EpisodesTask(load_task(settings, recipe.eval.problems, recipe.train.seed))
         return

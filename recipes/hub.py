@@ -11,12 +11,13 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recipes.schema.load import AnyRecipe
+    from recipes.schema.recipe import TaskSettings
 
 DEFAULT = "https://huggingface.co"
 SECONDS = 3.0  # also for a name server that does not answer
@@ -49,10 +50,11 @@ def give_up_unless_reachable(names: Sequence[str | None]) -> str:
 
 def hub_names(recipe: AnyRecipe) -> list[str | None]:
     """What a recipe may take from the hub."""
-    task, sources = recipe.task, getattr(recipe, "data", [])
+    named: Mapping[str, TaskSettings] = getattr(recipe, "tasks", None) or {}
+    tasks, sources = [recipe.task, *named.values()], getattr(recipe, "data", [])
     known = {"gsm8k": "openai/gsm8k", "math": "DigitalLearningGmbH/MATH-lighteval"}
-    of_task = task and (task.dataset or task.path or known.get(task.name or ""))
-    return [recipe.model.path, of_task, *(source.dataset for source in sources)]
+    of_tasks = [task.dataset or task.path or known.get(task.name or "") for task in tasks if task]
+    return [recipe.model.path, *of_tasks, *(source.dataset for source in sources)]
 
 
 def is_hub_id(name: str) -> bool:

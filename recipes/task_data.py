@@ -141,9 +141,11 @@ def _rows(
 
 
 def _answer(columns: Mapping[str, Any], source: TaskSource) -> str | None:
+    if source.answer is None:
+        return ""
     if source.program and not source.answer_pattern:
-        return str(columns[source.answer] or "") if source.answer else ""
-    return gold_answer(columns[str(source.answer)], source.answer_pattern)
+        return str(columns[source.answer] or "")
+    return gold_answer(columns[source.answer], source.answer_pattern)
 
 
 def _split_by_hash(rows: list[TaskRow]) -> tuple[list[TaskRow], list[TaskRow]]:

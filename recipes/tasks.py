@@ -28,6 +28,7 @@ from rewards.verifier.golds import normal_gold, summary
 
 GENERATED_PROBLEMS = 4096  # training problems of a generated task whose recipe does not say
 OWN_VERIFIERS = {"countdown": "countdown", "reasoning_gym": "reasoning_gym"}  # of tasks; all others': math
+NO_VERIFIER = "none"  # its completions are worth what rewards say; nothing is right or wrong
 SHOWN = 3  # rejected rows that an error quotes
 SHOWN_TEXT = 200  # characters of a row that it quotes
 Grade = Callable[[str, Mapping[str, Any]], Score]
@@ -54,7 +55,7 @@ def load_task(settings: TaskSettings, eval_problems: int, seed: int) -> Task:
     seed = seed if settings.seed is None else settings.seed
     verifier, grade = verifier_of(settings), grade_of(settings)
     # Gold answers are handed over in <answer> tags, whatever the model is to write.
-    check = grade if verifier == "code" else grader(verifier)
+    check = grade if verifier in ("code", NO_VERIFIER) else grader(verifier)
     rejected: list[tuple[str, str]] = []
     notes: Sequence[str] = ()
     if verifier == "code":
@@ -111,6 +112,8 @@ def _sandbox_or_say(settings: TaskSettings) -> None:
 def grade_of(settings: TaskSettings) -> Grade:
     """What grades one completion against a row, as the recipe says."""
     verifier = verifier_of(settings)
+    if verifier == NO_VERIFIER:
+        return lambda *_: Score(None, None, "error", "the task has no verifier")
     args = dict(settings.code) if verifier == "code" else {"read": tuple(settings.read)} if settings.read else {}
     return grader(verifier, **args)
 
@@ -154,6 +157,8 @@ def _checked(rows: Iterable[TaskRow], grade: Grade, verifier: str, rejected: lis
 
 def _fault(row: TaskRow, grade: Grade, verifier: str) -> str | None:
     """Why no answer could be right; None where the gold answer passes, or of a program without one, tests are there."""
+    if verifier == NO_VERIFIER:
+        return None
     if verifier == "reasoning_gym" and not row.answer:  # an untrusted generator that gives none
         return None
     if verifier == "code" and not row.answer:

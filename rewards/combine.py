@@ -36,10 +36,12 @@ class RewardSum:
         isolate: bool = False,
         functions: Mapping[str, Callable[..., Any]] | None = None,
     ):
-        names = [one.name.rpartition(":")[2] for one in settings]
+        names = [one.known_as for one in settings]
         if not names or len(set(names)) < len(names):
-            raise RewardError(f"rewards: got {names}, expected at least one, each with a name of its own")
+            fix = "give others an alias" if names else "give one"
+            raise RewardError(f"rewards: got {names}, expected at least one, each with a name of its own; {fix}")
         self.weights = {name: one.weight for name, one in zip(names, settings, strict=True)}
+        self._settings = dict(zip(names, settings, strict=True))
         self._functions: dict[str, RewardFunction | IsolatedReward] = {}
         for name, one in zip(names, settings, strict=True):
             if functions and one.name in functions:
@@ -54,18 +56,24 @@ class RewardSum:
         columns: Mapping[str, Any],
         trainer_state: Any = None,
         log_metric: Callable[[str, float], Any] | None = None,
+        task: str = "",
     ) -> list[Reward]:
         """One Reward for each completion, in order.
 
         completions: texts (what the template opened included), or message lists for a chat.
         columns: the dataset's columns, and `prompts`, `completion_ids`, each as long as completions.
         trainer_state: for rewards that ask for it. log_metric: is given what rewards log with TRL's `log_metric`.
+        task: of a run with several, whose completions these are; a reward of other tasks does not apply.
         Raises RewardError if a column is missing or of another length, or a reward broke its contract.
         """
         for name, column in columns.items():
             if len(column) != len(completions):
                 raise RewardError(f"column {name!r}: got {len(column)} values, expected {len(completions)}")
-        returned = {name: call(completions, columns, trainer_state) for name, call in self._functions.items()}
+        absent = Returned([None] * len(completions))
+        returned = {
+            name: call(completions, columns, trainer_state) if self._settings[name].scores(task) else absent
+            for name, call in self._functions.items()
+        }
         if log_metric:
             for name, value in (metric for one in returned.values() for metric in one.metrics):
                 log_metric(name, value)

@@ -69,12 +69,22 @@ class RewardSettings(BaseModel):
     columns: dict[str, str] = Field(default_factory=dict)  # argument: column it is to take, such as solution: answer
     completions: CompletionForm | None = None  # None: as its annotation says, else as the template has them
     timeout: float = Field(default=120.0, gt=0)  # seconds for one call in training, of a reward that is not built in
+    alias: str | None = None  # what its values are recorded as; needed where two rewards have one name
+    tasks: list[str] | None = Field(default=None, min_length=1)  # of several, those that it scores; None: all
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, settings: Any) -> Any:
         """A name alone is a reward with its defaults, as in rewards: [accuracy]."""
         return {"name": settings} if isinstance(settings, str) else settings
+
+    @property
+    def known_as(self) -> str:
+        return self.alias or self.name.rpartition(":")[2]
+
+    def scores(self, task: str) -> bool:
+        """Whether it scores completions of this task."""
+        return self.tasks is None or task in self.tasks
 
 
 def load_reward(spec: str, base_dir: Path | None = None) -> Callable[..., Any]:

@@ -109,6 +109,8 @@ class LineDisplay:
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
         of = f" of {result['n']} problems" if result["n"] else ""
         self._print(f"held-out accuracy after step {step}: {interval(result)}{of}")
+        for name, one in result.get("tasks", {}).items():
+            self._print(f"  {name}: {interval(one)} of {one['n']} problems")
 
     def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         pass
@@ -206,7 +208,11 @@ class LiveDisplay:
         steps = sorted(self._evaluations)
         ends = dict.fromkeys([*steps[:1], *steps[-1:]])
         shown = "  →  ".join(f"{interval(self._evaluations[step])} at step {step}" for step in ends)
-        return Text.assemble("held-out    ", (shown or "-", "bold green"))
+        text = Text.assemble("held-out    ", (shown or "-", "bold green"))
+        for name in self._evaluations[steps[-1]].get("tasks", {}) if steps else ():
+            of_task = "  →  ".join(interval(self._evaluations[step]["tasks"][name]) for step in ends)
+            text.append(f"\n  {name}: {of_task}")
+        return text
 
 
 class Pace:

@@ -52,6 +52,8 @@ The trainer gives these metrics; others are recorded as they come.
     | reward/NAME            |           | mean of one reward function, before its weight                       |
     | logged/NAME            |           | mean of what rewards logged with `log_metric`                        |
     | level, level/NAME      |           | train.curriculum.order: levels: where each subject stands            |
+    | task/NAME/KEY          |           | reward, accuracy, length, truncated and zero_variance_groups of one  |
+    |                        |           | of several tasks, and its share of the groups                        |
     | epoch                  |           | of `kind: sft`: passes over the examples                             |
     | heldout_loss           | nats      | of `kind: sft`: cross entropy of the held-out examples, a token      |
 """
@@ -164,7 +166,8 @@ class RunRecorder:
         self._track(step, finite)
 
     def evaluation(self, step: int, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Record held-out accuracy after `step`: {"accuracy", "low", "high", "n"}, whatever else it holds beside.
+        """Record held-out accuracy after `step`: {"accuracy", "low", "high", "n"}, whatever else it holds beside;
+        with several tasks the same of each, as {"tasks": {NAME: ...}}.
 
         Its "problems" (problem id -> share of answers that are right) get a file of their own; returns the rest.
         """
@@ -175,6 +178,8 @@ class RunRecorder:
         self._display.evaluation(step, result)
         if result["n"]:  # else there is no accuracy
             self._track(step, {f"heldout/{key}": result[key] for key in HELD_OUT})
+            for name, one in result.get("tasks", {}).items():
+                self._track(step, {f"heldout/{name}/{key}": one[key] for key in HELD_OUT if one["n"]})
         return result
 
     def rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:

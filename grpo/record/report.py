@@ -97,6 +97,12 @@ def _accuracy(axes: Axes, run: Run) -> None:
             axes.annotate(
                 f"{y[i]:.1f}%", (x[i], at), (0, offset), textcoords="offset points", ha="center", va=va, color=BLUE
             )
+    for number, name in enumerate(run.evaluations[-1].get("tasks", {}) if run.evaluations else ()):
+        rows = [(row["step"], row["tasks"][name]) for row in run.evaluations if name in row.get("tasks", {})]
+        x, y = [step for step, _ in rows], [100 * one["accuracy"] for _, one in rows]
+        errors = [[100 * (one["accuracy"] - one["low"]) for _, one in rows]]
+        errors += [[100 * (one["high"] - one["accuracy"]) for _, one in rows]]
+        axes.errorbar(x, y, yerr=errors, color=f"C{number + 2}", linewidth=1, linestyle="--", capsize=2, label=name)
     axes.set(ylabel="accuracy (%)", ylim=(0, 100))
     if steps or run.evaluations:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)  # above: never over a point

@@ -13,11 +13,29 @@ from grpo.rollout.scheduler import ScoredGroup
 from grpo.types import Completion
 from rewards.types import FAILURES
 
+TASK_METRICS = ("reward", "accuracy", "length", "truncated", "zero_variance_groups")
+
 
 def rollout_metrics(
     groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None]], asked: int
 ) -> dict[str, float]:
-    """Of a step's samples, before training. `asked`: completions that were asked for."""
+    """Of a step's samples, before training. `asked`: completions that were asked for.
+
+    Where the run has several tasks, the TASK_METRICS of each are beside them, as task/NAME/accuracy, and its share of
+    the groups.
+    """
+    found = _metrics(groups, advantages, asked)
+    for task in sorted({scored.group.prompt.task for scored in groups} - {""}):
+        own = [place for place, scored in enumerate(groups) if scored.group.prompt.task == task]
+        measured = _metrics([groups[place] for place in own], [advantages[place] for place in own], asked)
+        found |= {f"task/{task}/{name}": measured[name] for name in TASK_METRICS}
+        found[f"task/{task}/share"] = len(own) / len(groups)
+    return found
+
+
+def _metrics(
+    groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None]], asked: int
+) -> dict[str, float]:
     completions = [c for scored in groups for c in scored.group.completions]
     written = [len(c.written) for c in completions]
     causes = Counter(cause for scored in groups for cause in Counter(scored.group.failures).elements())

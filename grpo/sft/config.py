@@ -77,7 +77,5 @@ class SFTConfig(TrainSettings):
 
 def _conflicts(config: SFTConfig) -> Iterator[str]:
     yield from process_conflicts(config)
-    if config.backend == "trl":
-        yield "backend: kind: sft trains by this project's own step alone; leave backend out"
     if config.steps is not None and config.epochs is not None:
         yield "epochs: steps say how long to train, too; keep one of them"

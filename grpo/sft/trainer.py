@@ -147,13 +147,10 @@ class SFTTrainer:
     def batch(self, step: int) -> TrainBatch:
         """What step `step`, counted from 1, trains on."""
         first = (step - 1) * self.config.batch_size
-        chosen = [self._at(place) for place in range(first, first + self.config.batch_size)]
+        places = range(first, first + self.config.batch_size)
+        chosen = [example_at(self.examples, self.config.seed, place) for place in places]
         weights = token_weights("token", [example.n_trained for example in chosen], self.config.max_length)
         return TrainBatch([example.sample for example in chosen], weights)
-
-    def _at(self, place: int) -> Example:
-        epoch, place = divmod(place, len(self.examples))
-        return self.examples[_order(self.config.seed, epoch, len(self.examples))[place]]
 
     async def _loss(self) -> float | None:
         """Cross entropy of the held-out examples, nats a token."""
@@ -187,6 +184,12 @@ class SFTTrainer:
         self.recorder.stage(f"step {step}: writing the checkpoint")
         self._facts["wall_seconds"] = time.monotonic() - self._started
         await self._on_ranks(self._checkpoints.begin, step, self._facts)
+
+
+def example_at(examples: Sequence[Example], seed: int, place: int) -> Example:
+    """The one that the run takes at this place, counted from 0 over its epochs."""
+    epoch, place = divmod(place, len(examples))
+    return examples[_order(seed, epoch, len(examples))[place]]
 
 
 @functools.lru_cache(maxsize=2)

@@ -71,7 +71,7 @@ class PromptOrder(Protocol):
 
 
 def prompt_order(
-    settings: CurriculumSettings, problems: Sequence[Mapping[str, Any]], per_step: int, seed: int
+    settings: CurriculumSettings, problems: Sequence[Mapping[str, Any]], per_step: int, seed: int | str
 ) -> PromptOrder:
     """The order that `train.curriculum` asks for, of problems given as their columns, `per_step` of which make a step.
 
@@ -117,7 +117,7 @@ class ShuffledEpochs:
 class AdaptiveOrder:
     """A `PromptOrder` that prefers problems with a pass rate near `target`, see above."""
 
-    def __init__(self, n: int, seed: int, candidates: int = 16, target: float = 0.5, decay: float = 0.5) -> None:
+    def __init__(self, n: int, seed: int | str, candidates: int = 16, target: float = 0.5, decay: float = 0.5) -> None:
         self._epochs, self._seed = ShuffledEpochs(n, seed), seed
         self._candidates, self._target, self._decay = candidates, target, decay
         self._beliefs: dict[int, tuple[float, float]] = {}  # of the problems that were seen
@@ -170,7 +170,7 @@ class LevelsOrder:
     def __init__(
         self,
         problems: Sequence[Mapping[str, Any]],
-        seed: int,
+        seed: int | str,
         window: int = 16,
         raise_at: float = 0.75,
         lower_at: float = 0.1,

@@ -161,11 +161,20 @@ def _bounds(pair: Pair) -> dict[str, float]:
 
 def _same_problems(a: dict[str, Any], b: dict[str, Any]) -> bool:
     """With another seed the held-out problems are others, whatever their ids, unless the task has its own seed."""
-    task = a.get("task")
-    if not isinstance(task, dict) or task != b.get("task"):
+    tasks = _tasks(a)
+    if not tasks or tasks != _tasks(b):
         return False
     seeds = [train.get("seed") if isinstance(train := one.get("train"), dict) else None for one in (a, b)]
-    return task.get("seed") is not None or seeds[0] == seeds[1]
+    return all(task.get("seed") is not None for task in tasks.values()) or seeds[0] == seeds[1]
+
+
+def _tasks(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name, without their shares; {} where there are none that can be read."""
+    several = recipe.get("tasks")
+    tasks: dict[str, Any] = several if isinstance(several, dict) else {"": recipe.get("task")}
+    if not all(isinstance(task, dict) for task in tasks.values()):
+        return {}
+    return {name: {key: value for key, value in task.items() if key != "share"} for name, task in tasks.items()}
 
 
 def _samples(recipe: dict[str, Any]) -> float:

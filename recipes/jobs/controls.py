@@ -10,7 +10,8 @@ answered the same ones (eval/stats/intervals.py), else that of independent propo
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class Gain:
     over_control: Estimate
     paired: int  # problems that both answered; 0: the interval is of independent proportions
     p_value: float | None  # None if not paired
+    tasks: Mapping[str, Estimate] = field(default_factory=dict)  # of several tasks, the gain on each; paired
 
 
 def is_run(folder: Path) -> bool:
@@ -74,24 +76,34 @@ def gain(a: Path, b: Path) -> Gain:
     if not shared:
         return Gain(run, control, Estimate(value, *independent_difference(control.after, run.after)), 0, None)
     ours, theirs = ([one.problems[key] for key in shared] for one in (run, control))
-    value = (sum(ours) - sum(theirs)) / len(shared)
-    interval = paired_difference(theirs, ours, run.recipe["eval"]["samples"])
     p_value = sign_flip([_share(x) - _share(y) for x, y in zip(ours, theirs, strict=True)])
-    return Gain(run, control, Estimate(value, *interval), len(shared), p_value)
+    by_task = {name: [key for key in shared if key.startswith(f"{name}/")] for name in run.recipe.get("tasks") or ()}
+    tasks = {name: _paired(run, control, keys) for name, keys in by_task.items() if len(keys) > 1}
+    return Gain(run, control, _paired(run, control, shared), len(shared), p_value, tasks)
+
+
+def _paired(run: Trained, control: Trained, problems: Sequence[str]) -> Estimate:
+    ours, theirs = ([one.problems[key] for key in problems] for one in (run, control))
+    interval = paired_difference(theirs, ours, run.recipe["eval"]["samples"])
+    return Estimate((sum(ours) - sum(theirs)) / len(problems), *interval)
 
 
 def render(found: Gain) -> str:
     """The gain in words, for the terminal."""
-    low, high = (f"{100 * bound:+.1f}" for bound in (found.over_control.low, found.over_control.high))
     how = f"paired on {found.paired} problems, p = {found.p_value:.2g}" if found.paired else "not the same problems"
     lines = [
-        f"gain over the control: {100 * found.over_control.value:+.1f} points, 95% interval {low} to {high} ({how})",
+        f"gain over the control: {_points(found.over_control)} ({how})",
+        *(f"  on {name}: {_points(one)}" for name, one in found.tasks.items()),
         f"  {_in_words('run', found.run)}",
         f"  {_in_words(f'control ({found.control.control})', found.control)}",
     ]
     if found.over_control.low <= 0:
         lines.append("  The interval holds 0: that the rewards taught anything beyond the control is not shown.")
     return "\n".join(lines)
+
+
+def _points(one: Estimate) -> str:
+    return f"{100 * one.value:+.1f} points, 95% interval {100 * one.low:+.1f} to {100 * one.high:+.1f}"
 
 
 def _in_words(name: str, run: Trained) -> str:
@@ -144,4 +156,5 @@ def _check_recipes(a: Trained, b: Trained) -> None:
 
 def _same_problems(a: Trained, b: Trained) -> bool:
     """With another seed the held-out problems are others, whatever their ids, unless the task has its own seed."""
-    return a.recipe["train"]["seed"] == b.recipe["train"]["seed"] or a.recipe["task"]["seed"] is not None
+    tasks = [a.recipe["task"]] if a.recipe.get("task") else list(a.recipe["tasks"].values())
+    return a.recipe["train"]["seed"] == b.recipe["train"]["seed"] or all(one["seed"] is not None for one in tasks)

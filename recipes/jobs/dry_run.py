@@ -27,14 +27,15 @@ from recipes.errors import InputError, code_of
 from recipes.jobs import timing
 from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, in_doubt, rehearse, values
 from recipes.jobs.run_dir import check_unused
+from recipes.jobs.task_prompts import task_in_words, task_prompts
 from recipes.jobs.teacher import check_teacher
-from recipes.jobs.train import check_servers, task_in_words, task_prompts
+from recipes.jobs.train import check_servers
 from recipes.schema.disk import disk_gib
 from recipes.schema.load import model_settings
 from recipes.schema.plan import aligned, batch_rows, check_memory, find_machine, model_rows, place_rows
 from recipes.schema.recipe import Recipe
 from recipes.schema.size import ModelSize, model_size
-from recipes.tasks import Task, TaskRow, verifier_of
+from recipes.tasks import NO_VERIFIER, Task, TaskRow, verifier_of
 from rewards import RewardSum, grader
 
 if TYPE_CHECKING:
@@ -92,9 +93,11 @@ class _DryRun:
         tokenizer = self._try(load_tokenizer, model_settings(recipe)) if size else None
         if tokenizer:
             self._try(check_teacher, recipe, tokenizer)
-        episodes = self._try(lambda: self._stack.enter_context(loaded(recipe)))
-        prompts = self._show_task(episodes, tokenizer)
-        self._show_rewards(episodes, prompts, tokenizer)
+        prompts: list[Prompt] = []
+        for name in recipe.named_tasks:
+            prompts += self._show_all(name, tokenizer)
+        if recipe.tasks:
+            self._try(lambda: RewardSum(recipe.rewards).close())  # all of them, as the run has them
         self._try(check_engine, recipe)
         self._try(check_servers, recipe, model_settings(recipe))
         self._show_trackers()
@@ -139,23 +142,34 @@ class _DryRun:
                     "lower train.keep_checkpoints, or name another --output"
                 )
 
-    def _show_task(self, episodes: EpisodesTask | None, tokenizer: PreTrainedTokenizerBase | None) -> list[Prompt]:
-        """The first training prompts; [] where they cannot be made."""
+    def _show_all(self, name: str, tokenizer: PreTrainedTokenizerBase | None) -> list[Prompt]:
+        """A task and what it pays; the first training prompts, [] where they cannot be made."""
+        recipe = self._recipe.of_task(name)
+        if name:
+            self._say(f"\ntask {name}:")
+        episodes = self._try(lambda: self._stack.enter_context(loaded(recipe)))
+        prompts = self._show_task(recipe, episodes, tokenizer)
+        self._show_rewards(recipe, episodes, prompts, tokenizer)
+        return prompts
+
+    def _show_task(
+        self, recipe: Recipe, episodes: EpisodesTask | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> list[Prompt]:
         if episodes is None:
             return []
-        recipe, task = self._recipe, episodes.task
+        task = episodes.task
         prompts: list[Prompt] = []
         if tokenizer is not None and (made := self._try(task_prompts, recipe, task, tokenizer, episodes)):
             prompts, held_out, dropped = made
             self._say("\n" + task_in_words(task, len(prompts), len(held_out), dropped))
         else:
             self._say("\n" + task_in_words(task, len(task.train), len(task.held_out), 0))
-        if recipe.task.template == "chat":
-            system = SYSTEM if recipe.task.system is None else recipe.task.system
-            why = " (task.system is not set; '' is none)" if recipe.task.system is None else ""
+        if recipe.only_task.template == "chat":
+            system = SYSTEM if recipe.only_task.system is None else recipe.only_task.system
+            why = " (task.system is not set; '' is none)" if recipe.only_task.system is None else ""
             self._say(f"\nsystem prompt that template: chat adds{why}: {system or 'none'}")
         self._show_prompts(prompts[:PROBLEMS])
-        self._show_gold(task)
+        self._show_gold(recipe, task)
         return prompts
 
     def _show_prompts(self, prompts: Sequence[Prompt]) -> None:
@@ -165,8 +179,10 @@ class _DryRun:
             if prompt.prefill:
                 self._say(f"  of which the answer's own beginning is {prompt.prefill!r}")
 
-    def _show_gold(self, task: Task) -> None:
-        verifier = verifier_of(self._recipe.task)
+    def _show_gold(self, recipe: Recipe, task: Task) -> None:
+        verifier = verifier_of(recipe.only_task)
+        if verifier == NO_VERIFIER:
+            return
         grade = grader(verifier)
         for row in task.train[: PROBLEMS + 1]:
             if not row.answer:  # of an environment's own problems
@@ -176,28 +192,32 @@ class _DryRun:
             self._say(f"gold answer of {row.id}: {row.answer!r}, read as {score.extracted!r} ({score.reason})")
 
     def _show_rewards(
-        self, episodes: EpisodesTask | None, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase | None
+        self,
+        recipe: Recipe,
+        episodes: EpisodesTask | None,
+        prompts: list[Prompt],
+        tokenizer: PreTrainedTokenizerBase | None,
     ) -> None:
-        rewards = self._try(lambda: RewardSum(self._recipe.rewards, isolate=True))
+        rewards = self._try(lambda: RewardSum(recipe.rewards, isolate=True))
         if rewards is None:
             return
         with closing(rewards):
-            prompts = prompts or self._alike(episodes.task if episodes else None)
+            prompts = prompts or self._alike(recipe, episodes.task if episodes else None)
             if not prompts:
                 self._say("\nthe rewards are there; what columns they lack shows when the data can be read")
                 return
-            rehearsed = self._try(rehearse, self._recipe, prompts, tokenizer, rewards, episodes)
+            rehearsed = self._try(rehearse, recipe, prompts, tokenizer, rewards, episodes)
         if rehearsed:
             self._say(f"\nwhat the rewards pay{' (for a made-up problem)' if prompts[0].id == 'example' else ''}:")
             self._say(_table(rehearsed))
             for sentence in in_doubt(rehearsed):
                 self._say(sentence)
 
-    def _alike(self, task: Task | None) -> list[Prompt]:
+    def _alike(self, recipe: Recipe, task: Task | None) -> list[Prompt]:
         """Prompts without token ids, of the task's own rows or of such as they are; [] where nothing is known."""
-        alike = ALIKE.get(self._recipe.task.name or "")
-        rows = task.train[:PROBLEMS] if task else [alike] if alike and not self._recipe.task.columns else []
-        settings = self._recipe.task
+        settings = recipe.only_task
+        alike = ALIKE.get(settings.name or "")
+        rows = task.train[:PROBLEMS] if task else [alike] if alike and not settings.columns else []
         return render(rows, None, settings.template, settings.system, settings.instruction, settings.prefill)[0]
 
     def _show_trackers(self) -> None:

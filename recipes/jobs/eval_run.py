@@ -33,11 +33,11 @@ from recipes.jobs.eval_curve import CURVE, curve_in_words, write_curve
 from recipes.jobs.eval_model import EvalError, OwnModel
 from recipes.jobs.eval_shown import printer
 from recipes.jobs.evaluate import Questions, Request, ask, default_folder, overridden, read_questions
-from recipes.jobs.train import task_prompts
+from recipes.jobs.task_prompts import task_prompts
 from recipes.schema.load import load_recipe, model_settings
 from recipes.schema.recipe import GENERATED, Recipe
 from recipes.task_data import source_of
-from recipes.tasks import load_task, verifier_of
+from recipes.tasks import NO_VERIFIER, load_task, verifier_of
 from rewards.verifier.extract import STRICT
 
 ALL = "all"
@@ -96,14 +96,20 @@ def _chosen(run_dir: Path, checkpoint: str | None) -> list[tuple[int, Path | Non
 def _questions(recipe: Recipe, request: Request) -> list[Questions]:
     """The run's held-out problems, or the benchmarks of the request, asked as the recipe asks."""
     if not request.benchmarks:
-        return [_held_out(recipe, request)]
+        measured = [name for name, task in recipe.named_tasks.items() if verifier_of(task) != NO_VERIFIER]
+        return [_held_out(recipe.of_task(name), name, request) for name in measured]
+    if recipe.tasks:
+        raise EvalError(
+            f"--benchmark: this run has the tasks {', '.join(recipe.tasks)}, each asked in its own way, and does not "
+            "say how to ask another; give --model RUN_DIR/checkpoints/STEP with --template, or leave --benchmark out"
+        )
     asked = [as_the_recipe(benchmark(name), recipe) for name in request.benchmarks]
     return [read_questions(overridden(one, request), request) for one in asked]
 
 
 def as_the_recipe(chosen: Benchmark, recipe: Recipe) -> Benchmark:
     """The benchmark under the recipe's own prompt, reading and sampling; its verifier stays its own."""
-    task = recipe.task
+    task = recipe.only_task
     system = (SYSTEM if task.system is None else task.system) if task.template == "chat" else ""
     return chosen.override(
         template=task.template,
@@ -118,19 +124,22 @@ def as_the_recipe(chosen: Benchmark, recipe: Recipe) -> Benchmark:
     )
 
 
-def _held_out(recipe: Recipe, request: Request) -> Questions:
-    """The problems that the run measures itself on, those that it drops as too long left out."""
+def _held_out(recipe: Recipe, name: str, request: Request) -> Questions:
+    """The problems that the run measures itself on, those that it drops as too long left out.
+
+    `name`: of one of several tasks, which is the benchmark's name then.
+    """
     if request.shots:
         raise EvalError("--shots: a run is not asked with examples; give a --benchmark to ask it with some")
-    if recipe.task.environment:
+    if recipe.only_task.environment:
         raise EvalError("task.environment: the run's own problems are played, which zero eval does not; the run's "
                         "summary.json has them measured. Give a --benchmark to ask it instead")  # fmt: skip
-    task = load_task(recipe.task, recipe.eval.problems, recipe.train.seed)
+    task = load_task(recipe.only_task, recipe.eval.problems, recipe.train.seed)
     _, prompts, _ = task_prompts(recipe, task, load_tokenizer(model_settings(recipe)))
     fits = {prompt.id for prompt in prompts}
     problems = [Problem(row.id, row.question, row.answer, columns=row.columns) for row in task.held_out]
-    name = Path(task.name).stem
-    own = Benchmark(name, Protocol(_data(recipe), "", max_tokens=1, verifier=verifier_of(recipe.task)))
+    verifier = verifier_of(recipe.only_task)
+    own = Benchmark(name or Path(task.name).stem, Protocol(_data(recipe), "", max_tokens=1, verifier=verifier))
     return Questions(
         overridden(as_the_recipe(own, recipe), request),
         [problem for problem in problems if problem.id in fits][: request.limit],
@@ -139,7 +148,7 @@ def _held_out(recipe: Recipe, request: Request) -> Questions:
 
 
 def _data(recipe: Recipe) -> Source | Generated:
-    task = recipe.task
+    task = recipe.only_task
     seed = recipe.train.seed if task.seed is None else task.seed
     if task.name in GENERATED:
         levels = task.config.get("levels") or list(TASKS[task.name])

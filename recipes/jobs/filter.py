@@ -44,7 +44,8 @@ from recipes.episodes import loaded
 from recipes.errors import InputError, run_async
 from recipes.jobs.draw import graded_group, groups
 from recipes.jobs.run_dir import locked
-from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
+from recipes.jobs.task_prompts import task_in_words, task_prompts
+from recipes.jobs.train import check_servers, rollout_engine
 from recipes.schema.cluster import ClusterSettings
 from recipes.schema.load import differences, model_settings
 from recipes.schema.recipe import Recipe
@@ -92,6 +93,10 @@ def filter_task(recipe: Recipe, request: FilterRequest, console: Console) -> int
     on; OSError that names the file.
     """
     _refuse(request)
+    if recipe.tasks:
+        raise FilterError(
+            f"tasks: pass rates are of one task; give a recipe with one of {', '.join(recipe.tasks)} as its task"
+        )
     if recipe.cluster.address:
         _say(console, "cluster.address: a filter samples on this machine; on others by rollout.server.urls")
     recipe = _for_sampling(recipe)
@@ -208,7 +213,7 @@ def _asked(recipe: Recipe, request: FilterRequest) -> dict[str, Any]:
     sampled = ("max_tokens", "max_prompt_tokens", "temperature", "top_p", "top_k")
     return {
         "model": recipe.model.model_dump(mode="json"),
-        "task": recipe.task.model_dump(mode="json"),
+        "task": recipe.only_task.model_dump(mode="json"),
         "rollout": {name: getattr(rollout, name) for name in sampled},
         "eval": {"problems": recipe.eval.problems},  # chooses the held-out problems, which are not trained on
         "train": {"seed": recipe.train.seed},
@@ -314,9 +319,9 @@ def _as_task(recipe: Recipe, request: FilterRequest) -> str:
     whole = held_out is not None and (output.name, held_out) == ("train.jsonl", output.with_name("test.jsonl"))
     settings: dict[str, Any] = {"dataset": str(output.parent if whole else output)}
     settings["columns"] = {"question": "question", "answer": "answer"}
-    if recipe.task.name in OWN_VERIFIERS:
-        settings["verifier"] = OWN_VERIFIERS[recipe.task.name]
-    settings |= recipe.task.model_dump(mode="json", exclude_defaults=True, include=HOW_ASKED)
+    if recipe.only_task.name in OWN_VERIFIERS:
+        settings["verifier"] = OWN_VERIFIERS[recipe.only_task.name]
+    settings |= recipe.only_task.model_dump(mode="json", exclude_defaults=True, include=HOW_ASKED)
     return yaml.safe_dump(
         settings, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
     ).strip()

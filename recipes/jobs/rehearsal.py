@@ -72,7 +72,7 @@ def rehearse(
     shown, groups, limit = [], [], recipe.rollout.max_tokens
     for prompt, other in zip(prompts[:PROBLEMS], [*prompts[1:PROBLEMS], prompts[0]], strict=False):
         texts = written(prompt, other, recipe)
-        turns = recipe.task.environment.max_turns if recipe.task.environment else 1
+        turns = recipe.only_task.environment.max_turns if recipe.only_task.environment else 1
         played = episodes.rehearse(prompt, texts, turns) if episodes else [None] * len(texts)
         completions = [
             _completion(text, kind, tokenizer, limit, episode)
@@ -80,7 +80,8 @@ def rehearse(
         ]
         size = max(recipe.rollout.group_size, len(KINDS))
         group = [completions[i % len(KINDS)] for i in range(size)]
-        scored = rewards.score(*reward_inputs(prompt, group), TrainerState(0, recipe.train.steps, 0.0))
+        state = TrainerState(0, recipe.train.steps, 0.0)
+        scored = rewards.score(*reward_inputs(prompt, group), state, task=prompt.task)
         groups.append(earned(scored[: recipe.rollout.group_size], rewards.weights))
         shown += [Rehearsed(prompt, *one) for one in zip(KINDS, texts, scored, strict=False)]
     rewards.forget()
@@ -92,12 +93,12 @@ def rehearse(
 
 def written(prompt: Prompt, other: Prompt, recipe: Recipe) -> list[str]:
     """What a model might write after the prompt, of each of KINDS."""
-    verifier = verifier_of(recipe.task)
+    verifier = verifier_of(recipe.only_task)
     gold, wrong = (as_written(one.answer, one.columns, verifier) for one in (prompt, other))
     if gold == wrong:
         wrong = f"{wrong}1"
     opening = "" if "<think>" in prompt.prefill else "<think>"
-    place = (recipe.task.read or ["tag"])[0]
+    place = (recipe.only_task.read or ["tag"])[0]
     frame = FRAMES[place]
     whole = [f"{opening}I think so.</think>\n{frame.format(answer)}" for answer in (gold, wrong)]
     return [*whole, f"{opening}I think", ""]

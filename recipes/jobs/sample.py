@@ -38,7 +38,8 @@ from recipes.errors import InputError, run_async
 from recipes.jobs.draw import graded_group, groups
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.jobs.sample_rules import Apart, kept
-from recipes.jobs.train import check_servers, rollout_engine, task_in_words, task_prompts
+from recipes.jobs.task_prompts import task_in_words, task_prompts
+from recipes.jobs.train import check_servers, rollout_engine
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.sample import SampleRecipe
 from recipes.stages.identity import content_hash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ from grpo.types import Prompt, Sampling
 from recipes.errors import run_async
 from recipes.jobs.learner import device_of, joined_ranks, learner_of
 from recipes.jobs.run_dir import check_unused, locked
-from recipes.jobs.train import how_to_go_on, recording, rollout_engine, task_in_words, task_prompts
+from recipes.jobs.task_prompts import task_in_words, task_prompts
+from recipes.jobs.train import how_to_go_on, recording, rollout_engine
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import sft_plan
 from recipes.schema.sft import SFTRecipe
@@ -50,6 +52,11 @@ def run(recipe: SFTRecipe, source: str, output: Path, resume: bool, overrides: S
     """Train as `recipe` says, into `output`. Returns the exit code 0. As `recipes.jobs.train.run`."""
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    if recipe.train.backend == "trl":
+        warnings.filterwarnings("ignore", "TRL currently supports vLLM")  # which it is not used with here
+        from recipes.jobs.trl_sft import refuse_sft
+
+        refuse_sft(recipe, resume)
     with joined_ranks(recipe) as ranks:
         _run(recipe, source, output, resume, overrides, ranks)
     return 0
@@ -76,6 +83,12 @@ def _run(recipe: SFTRecipe, source: str, output: Path, resume: bool, overrides: 
         with recording(recipe, steps, output, resume) as recorder:
             for text in said:
                 recorder.note(text)
+            if recipe.train.backend == "trl":
+                from recipes.jobs.trl_sft import TRLSupervisedRun
+
+                parts = (model, tokenizer, data.train, data.held_out, task, held_out, recorder, output)
+                recorder.finish(TRLSupervisedRun(recipe, steps, *parts).train())
+                return
             recorder.stage("loading the model")
             ranks.told(steps)  # to those that wait in `follow`
             device = device_of(recipe)

@@ -48,7 +48,7 @@ def why_not(recipe: Recipe, size: ModelSize) -> str:
         return "the trainer is several processes"
     if size.parameters > LARGEST[device]:
         return f"loading {size.parameters / 1e6:,.0f}M parameters would take too long"
-    if recipe.task.environment:
+    if recipe.task and recipe.task.environment:
         return "how long an episode takes is up to task.environment"
     return ""
 

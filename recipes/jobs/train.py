@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,12 @@ import datasets
 import torch
 import transformers
 
-from eval.ask.run import evaluate
 from grpo.config import ModelSettings
 from grpo.losses.registry import policy_loss_of
 from grpo.parts import make_engine
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
 from grpo.policy.load import load_tokenizer, max_positions
 from grpo.policy.shard.ranks import Ranks
-from grpo.prompts import render
 from grpo.record.recorder import RunRecorder
 from grpo.record.trackers import check_trackers
 from grpo.record.warned import warnings_to
@@ -29,22 +26,18 @@ from grpo.rollout.engine import RolloutEngine
 from grpo.rollout.fleet.lease import Tenant, leased
 from grpo.rollout.fleet.ray import Room, connect
 from grpo.signal.advantage import load_advantage
-from grpo.signal.curriculum import prompt_order
 from grpo.trainer import GRPOTrainer
-from grpo.types import Prompt, Sampling
-from recipes.episodes import EpisodesTask, loaded
 from recipes.errors import InputError, run_async
-from recipes.gold import advice
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
-from recipes.jobs.rehearsal import check_engine, in_doubt, rehearse
+from recipes.jobs.rehearsal import check_engine, in_doubt
 from recipes.jobs.run_dir import check_unused, locked
+from recipes.jobs.run_tasks import RunTasks, run_tasks
 from recipes.jobs.teacher import check_teacher
 from recipes.schema.cluster import servers_placed
 from recipes.schema.load import model_settings, save_recipe
 from recipes.schema.plan import plan
 from recipes.schema.recipe import Recipe
 from recipes.schema.sft import SFTRecipe
-from recipes.tasks import Task, TaskError, TaskRow
 from rewards import RewardSum
 
 if TYPE_CHECKING:
@@ -84,12 +77,10 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         tokenizer = load_tokenizer(model)
         check_teacher(recipe, tokenizer)
         check_servers(recipe, model)
-        episodes = stack.enter_context(loaded(recipe))
-        train, held_out, dropped = task_prompts(recipe, episodes.task, tokenizer, episodes)
-        _check_order(recipe, train)
-        in_words = task_in_words(episodes.task, len(train), len(held_out), dropped)
-        said = [f"{source} -> {output}", plan(recipe), in_words]
-        said += in_doubt(rehearse(recipe, train, tokenizer, rewards, episodes))
+        tasks = run_tasks(recipe, tokenizer, stack)
+        tasks.check_order()
+        said = [f"{source} -> {output}", plan(recipe), tasks.words]
+        said += in_doubt(tasks.rehearse(tokenizer, rewards))
         with locked(output / ".lock", f"--output {output}"), held(recipe, tenant_of(recipe, output)):
             if not resume:
                 check_unused(output)
@@ -98,7 +89,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
             with recording(recipe, recipe.train.steps, output, resume) as recorder:
                 for text in said:
                     recorder.note(text)
-                parts = (recipe, model, tokenizer, episodes, train, held_out, rewards, recorder, output, ranks)
+                parts = (recipe, model, tokenizer, tasks, rewards, recorder, output, ranks)
                 try:
                     recorder.finish(_train(*parts))
                 except KeyboardInterrupt:
@@ -111,14 +102,6 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
                         if checkpoints(output):
                             recorder.note(_what_next(recipe, source, output, overrides, "the run failed"))
                     raise
-
-
-def _check_order(recipe: Recipe, train: Sequence[Prompt]) -> None:
-    try:
-        columns = [prompt.columns for prompt in train]
-        prompt_order(recipe.train.curriculum, columns, recipe.rollout.prompts_per_step, recipe.train.seed)
-    except ValueError as error:
-        raise TaskError(f"train.curriculum: {error}") from error
 
 
 @contextmanager
@@ -164,8 +147,9 @@ def _train(*parts: Any) -> dict[str, Any]:
     if parts[0].train.backend == "trl":
         from recipes.jobs.trl import TRLRun
 
-        recipe, model, tokenizer, episodes, *others, _ = parts
-        return TRLRun(recipe, model, tokenizer, episodes.task, *others).train()
+        recipe, model, tokenizer, tasks, *others, _ = parts
+        only = tasks.only
+        return TRLRun(recipe, model, tokenizer, only.episodes.task, only.train, only.held_out, *others).train()
     return run_async(_trainer(*parts).train())
 
 
@@ -173,9 +157,7 @@ def _trainer(
     recipe: Recipe,
     model: ModelSettings,
     tokenizer: PreTrainedTokenizerBase,
-    episodes: EpisodesTask,
-    train: list[Prompt],
-    held_out: list[Prompt],
+    tasks: RunTasks,
     rewards: RewardSum,
     recorder: RunRecorder,
     output: Path,
@@ -186,12 +168,7 @@ def _trainer(
     ranks.told(recipe.train.steps)  # to those that wait in `follow`
     learner = learner_of(recipe, device, ranks)
     engine = rollout_engine(recipe, model, tokenizer, output, device, tenant_of(recipe, output))
-    engine = episodes.playing(engine, recipe, tokenizer)
-
-    async def measure() -> Mapping[str, Any]:
-        sampling = Sampling(recipe.eval.max_tokens or recipe.rollout.max_tokens, recipe.eval.temperature)
-        return dataclasses.asdict(await evaluate(engine, held_out, episodes.task.grade, sampling, recipe.eval.samples))
-
+    engine = tasks.playing(engine, tokenizer)
     return GRPOTrainer(
         config=recipe.train,
         rollout=recipe.rollout,
@@ -200,10 +177,11 @@ def _trainer(
         tokenizer=tokenizer,
         engine=engine,
         rewards=rewards,
-        prompts=train,
+        prompts=tasks.train,
+        shares=tasks.shares,
         recorder=recorder,
         run_dir=output,
-        evaluate=measure,
+        evaluate=lambda: tasks.measure(engine),
     )
 
 
@@ -259,54 +237,3 @@ def rollout_engine(
         connect(room.address)
     trainer_gpus = gpus_of(recipe.train) if device.type == "cuda" else []
     return make_engine(model, rollout, recipe.train, tokenizer, output, device, trainer_gpus, tenant, room, threads)
-
-
-def task_prompts(
-    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase, episodes: EpisodesTask | None = None
-) -> tuple[list[Prompt], list[Prompt], int]:
-    """Training and held-out prompts, and how many were dropped because they are too long.
-
-    `episodes`: of an environment, which says how a chat begins.
-    """
-    room = max_positions(model_settings(recipe)) - recipe.rollout.max_tokens
-    longest = min(recipe.rollout.max_prompt_tokens, room)
-    if longest < 1:
-        raise TaskError(
-            f"rollout.max_tokens: {recipe.rollout.max_tokens} leaves no room for a prompt, the model takes "
-            f"{room + recipe.rollout.max_tokens} tokens in all; reduce it"
-        )
-
-    def prompts(rows: list[TaskRow]) -> tuple[list[Prompt], int]:
-        settings = recipe.task
-        return render(
-            rows,
-            tokenizer,
-            settings.template,
-            settings.system,
-            settings.instruction,
-            settings.prefill,
-            longest,
-            conversations=episodes.conversations(rows, settings) if episodes else None,
-        )
-
-    train, dropped = prompts(task.train)
-    held_out, held_out_dropped = prompts(task.held_out)
-    if not train or not held_out:
-        raise TaskError(
-            f"task {task.name}: every {'held-out' if train else 'training'} prompt is longer than "
-            f"{longest} tokens, the smaller of rollout.max_prompt_tokens and what max_tokens leaves of the model"
-        )
-    return train, held_out, dropped + held_out_dropped
-
-
-def task_in_words(task: Task, train: int, held_out: int, dropped: int) -> str:
-    lines = [f"task {task.name}: {train} problems to train on, {held_out} held out"]
-    if dropped:
-        lines.append(f"  {dropped} dropped: longer than rollout.max_prompt_tokens, or than the model takes")
-    lines += [f"  {line}" for line in task.notes]
-    if found := advice([row.answer for row in task.train]):
-        lines.append(f"  {found}")
-    if task.rejected:
-        lines.append(f"  {len(task.rejected)} rejected, for example:")
-        lines += [f"    {row}: {reason}" for row, reason in task.rejected[:3]]
-    return "\n".join(lines)

@@ -178,20 +178,8 @@ class TRLRun:
     def _evaluate(self, step: int) -> dict[str, Any]:
         """By our evaluator and in-process engine, with a copy of the weights."""
         self._recorder.stage(f"measuring held-out accuracy at step {step}")
-        result = run_async(self._held_out_accuracy(step))
-        return self._recorder.evaluation(step, result)
-
-    async def _held_out_accuracy(self, step: int) -> dict[str, Any]:
-        settings, rollout = self._recipe.eval, self._recipe.rollout
-        engine = TransformersEngine(self._model_settings, self._tokenizer, rollout.max_sequences, self._device)
-        await engine.start()
-        try:
-            await engine.update_weights(ServedWeights(Policy(self._model)), step)
-            sampling = Sampling(settings.max_tokens or rollout.max_tokens, settings.temperature)
-            found = await evaluate(engine, self._held_out, self._task.grade, sampling, settings.samples)
-            return dataclasses.asdict(found)
-        finally:
-            await engine.close()
+        of = (self._recipe, self._model_settings, self._tokenizer, self._device, self._task, self._held_out)
+        return self._recorder.evaluation(step, run_async(held_out_accuracy(*of, self._model, step)))
 
     def _save(self, step: int) -> None:
         self._recorder.stage("writing the checkpoint")
@@ -201,3 +189,25 @@ class TRLRun:
             self._tokenizer.save_pretrained(folder)
 
         write_folder(self._output / "checkpoints" / f"step-{step:06d}", write)
+
+
+async def held_out_accuracy(
+    recipe: Recipe,
+    model_settings: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    task: Task,
+    held_out: Sequence[Prompt],
+    model: PreTrainedModel,
+    step: int,
+) -> dict[str, Any]:
+    """Of `model`'s weights after `step`."""
+    settings, rollout = recipe.eval, recipe.rollout
+    engine = TransformersEngine(model_settings, tokenizer, rollout.max_sequences, device)
+    await engine.start()
+    try:
+        await engine.update_weights(ServedWeights(Policy(model)), step)
+        sampling = Sampling(settings.max_tokens or rollout.max_tokens, settings.temperature)
+        return dataclasses.asdict(await evaluate(engine, held_out, task.grade, sampling, settings.samples))
+    finally:
+        await engine.close()

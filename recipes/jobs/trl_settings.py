@@ -7,7 +7,7 @@ correction for an engine that computes other log-probs) are left out, and the ru
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +96,19 @@ def micro_batch(completions: int, longest: int, max_tokens: int) -> int:
     return max(fitting, default=1)
 
 
+def adamw_arguments(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """`train.optimizer` in transformers' words."""
+    arguments = {ADAMW[key]: value for key, value in optimizer.items() if key in ADAMW}
+    if betas := optimizer.get("betas"):
+        arguments |= {"adam_beta1": betas[0], "adam_beta2": betas[1]}
+    return arguments
+
+
 def trl_config(recipe: Recipe, output: Path, longest_prompt: int) -> trl.GRPOConfig:
     """The recipe in TRL's words."""
     rollout, config = recipe.rollout, recipe.train
     completions = rollout.group_size * rollout.prompts_per_step
     rows = micro_batch(completions, longest_prompt + rollout.max_tokens, config.tokens_per_micro_batch)
-    optimizer = {ADAMW[key]: value for key, value in config.optimizer.items() if key in ADAMW}
-    if betas := config.optimizer.get("betas"):
-        optimizer |= {"adam_beta1": betas[0], "adam_beta2": betas[1]}
     arguments = trl.GRPOConfig(
         output_dir=str(output / "trl"),
         max_steps=config.steps,
@@ -135,7 +140,7 @@ def trl_config(recipe: Recipe, output: Path, longest_prompt: int) -> trl.GRPOCon
         save_strategy="no",
         disable_tqdm=True,
         **LOSSES[config.loss],
-        **optimizer,
+        **adamw_arguments(config.optimizer),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # else transformers spreads the batch over every GPU in sight
     return arguments

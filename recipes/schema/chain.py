@@ -118,7 +118,10 @@ def _stage(
             f"{source_of(where, (*key, 'model'))}: {dotted((*key, 'model'))}: got {show(model)}, "
             "expected base, a stage, a hub id or a folder"
         )
-    settings = _merged(_fitting(common, KINDS[kind]), {**body, "model": own})
+    below = _fitting(common, KINDS[kind])
+    if body.keys() & {"task", "tasks"}:  # a stage with several tasks of its own leaves the chain's one, and the reverse
+        below = {key: value for key, value in below.items() if key not in ("task", "tasks") or key in body}
+    settings = _merged(below, {**body, "model": own})
     settings["model"] = dict(settings["model"])
     path = own.get("path", BASE)
     from_stage = None

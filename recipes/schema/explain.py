@@ -99,17 +99,29 @@ def _all_keys(model: type[BaseModel], prefix: Key) -> Iterator[Key]:
 def _model_at(key: Key, root: type[BaseModel]) -> type[BaseModel] | None:
     """The settings class that the schema has at `key`, None where it has a plain value."""
     model: type[BaseModel] | None = root
+    named: type[BaseModel] | None = None  # of the values of a mapping, whose next key is a name
     for part in key:
-        if isinstance(part, str):
+        if named:
+            model, named = named, None
+        elif isinstance(part, str):
             field = model.model_fields.get(part) if model else None
-            model = inner_model(field.annotation) if field else None
+            model, named = (inner_model(field.annotation), named_model(field.annotation)) if field else (None, None)
     return model
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation if issubclass(annotation, BaseModel) else None
+    if typing.get_origin(annotation) is dict:
+        return None
     return next(filter(None, map(inner_model, typing.get_args(annotation))), None)
+
+
+def named_model(annotation: Any) -> type[BaseModel] | None:
+    """Of a mapping of names to settings: their class."""
+    if typing.get_origin(annotation) is dict:
+        return inner_model(typing.get_args(annotation)[1])
+    return next(filter(None, map(named_model, typing.get_args(annotation))), None)
 
 
 def source_of(where: Mapping[Key, str], key: Key) -> str:

@@ -266,7 +266,8 @@ def _anchor_files(data: dict[str, Any], folder: Path, where: Mapping[Key, str], 
         train["chat_template"] = str(_existing(train["chat_template"], folder) or train["chat_template"])
     _anchor_environment(data.get("task"), folder, source_of(where, (*key, "task", "environment")))
     sources = data.get("data")
-    for section in (data.get("task"), *(sources if isinstance(sources, list) else [])):
+    tasks = [task for _, task in _mappings(data.get("tasks"))]
+    for section in (data.get("task"), *tasks, *(sources if isinstance(sources, list) else [])):
         for name in ("path", "dataset"):
             if isinstance(section, dict) and isinstance(section.get(name), str):
                 section[name] = str(_existing(section[name], folder) or section[name])  # else it may be a hub id

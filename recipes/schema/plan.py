@@ -81,9 +81,10 @@ def batch_rows(recipe: Recipe) -> list[tuple[str, str]]:
     rollout, train = recipe.rollout, recipe.train
     completions = rollout.prompts_per_step * rollout.group_size
     longest = rollout.max_prompt_tokens + rollout.max_tokens
-    played = recipe.task.environment
+    played = recipe.task and recipe.task.environment
     return [
         ("step", f"{rollout.prompts_per_step} prompts x {rollout.group_size} = {completions} completions"),
+        *([("tasks", _shares(recipe))] if recipe.tasks else []),
         *([("episodes", f"with {played.name}, at most {played.max_turns} replies each")] if played else []),
         (
             "tokens a step",
@@ -92,6 +93,12 @@ def batch_rows(recipe: Recipe) -> list[tuple[str, str]]:
         ("updates", f"{train.steps} steps x {train.updates_per_batch} = {train.steps * train.updates_per_batch}"),
         ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
     ]
+
+
+def _shares(recipe: Recipe) -> str:
+    tasks = recipe.tasks or {}
+    total = sum(task.share for task in tasks.values())
+    return "of the prompts " + ", ".join(f"{name} {task.share / total:.1%}" for name, task in tasks.items())
 
 
 def place_rows(recipe: Recipe, size: ModelSize, machine: Machine) -> list[tuple[str, str]]:
@@ -110,7 +117,7 @@ def place_rows(recipe: Recipe, size: ModelSize, machine: Machine) -> list[tuple[
 
 def _programs(recipe: Recipe) -> list[tuple[str, str]]:
     """What keeps the model's programs in, of a recipe that runs them."""
-    settings = [recipe.task.code] if recipe.task.verifier == "code" else []
+    settings = [task.code for task in recipe.named_tasks.values() if task.verifier == "code"]
     settings += [reward.args for reward in recipe.rewards if reward.name == "code"]
     try:
         return [("programs", describe(settings[0].get("sandbox", "auto")))] if settings else []

@@ -5,10 +5,11 @@ Each package owns its part; this module adds the task and what the parts must ag
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +21,7 @@ from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Se
 from grpo.environments.settings import EnvironmentSettings
 from recipes.schema import cluster
 from recipes.schema.cluster import ClusterSettings
+from recipes.schema.mixture import mixture_conflicts
 from rewards import RewardSettings
 from rewards.nearest import did_you_mean
 from rewards.registry import reads_answers
@@ -56,8 +58,8 @@ class TaskSettings(Settings):
     environment: EnvironmentSettings | None = None  # of several turns; its name alone is {name: NAME}
     config: dict[str, Any] = Field(default_factory=dict)  # of a generated task (eval/problems/generated.py, puzzles.py)
     problems: Positive | None = None  # training problems; None: all, or 4096 generated ones
-    # None: the task's own, else math
-    verifier: Literal["math", "countdown", "multiple_choice", "number", "code", "reasoning_gym"] | None = None
+    # None: the task's own, else math; none: of one of several tasks, nothing decides what is right
+    verifier: Literal["math", "countdown", "multiple_choice", "number", "code", "reasoning_gym", "none"] | None = None
     code: dict[str, Any] = Field(default_factory=dict)  # of verifier: code, as its reward's args
     text_golds: bool = True  # false: leave out rows whose gold answer can be compared only as text, letter by letter
     read: list[Place] | None = Field(None, min_length=1)  # where an answer may stand; None: <answer>, \boxed or ####
@@ -104,22 +106,55 @@ class TaskSettings(Settings):
         return self
 
 
+class SharedTask(TaskSettings):
+    """One of several tasks of a run."""
+
+    share: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # of the prompts, next to the other tasks' shares
+    template: str  # as of one task; here it must be given, because the tasks may need different ones
+
+
 class Recipe(Settings):
     """One GRPO run. `zero run` takes its YAML form."""
 
     kind: Literal["grpo"] = "grpo"
     model: ModelSettings
-    task: TaskSettings
+    task: TaskSettings | None
+    tasks: dict[str, SharedTask] | None = Field(default=None, min_length=1)  # several, by name, in the place of task
     rewards: list[RewardSettings] = Field(min_length=1)
     rollout: RolloutSettings = Field(default_factory=RolloutSettings)
     train: GRPOConfig = Field(default_factory=GRPOConfig)
     eval: EvalSettings = Field(default_factory=EvalSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several(cls, recipe: Any) -> Any:
+        """Only tasks may stand in the place of task."""
+        return {"task": None, **recipe} if isinstance(recipe, dict) and recipe.get("tasks") is not None else recipe
+
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
+        _refuse(mixture_conflicts(self.task, self.tasks, self.rewards, self.train.backend))
         _refuse(chain(_conflicts(self), cluster.conflicts(self)))
         return self
+
+    @property
+    def only_task(self) -> TaskSettings:
+        """Of a recipe with one task."""
+        assert self.task is not None
+        return self.task
+
+    @property
+    def named_tasks(self) -> Mapping[str, TaskSettings]:
+        """Every task; the name of an only one is ""."""
+        return self.tasks or {"": self.only_task}
+
+    def of_task(self, name: str) -> Recipe:
+        """As if the named task were the only one."""
+        if not self.tasks:
+            return self
+        rewards = [one.model_copy(update={"tasks": None}) for one in self.rewards if one.scores(name)]
+        return self.model_copy(update={"task": self.tasks[name], "tasks": None, "rewards": rewards})
 
 
 def _refuse(conflicts: Iterator[str]) -> None:
@@ -135,8 +170,10 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
     yield from _environment_conflicts(task)
     if task.dataset and not task.columns:
         yield "columns: required with dataset, as columns: {question: NAME, answer: NAME}"
-    if task.columns and not task.columns.answer and task.verifier != "code":
+    if task.columns and not task.columns.answer and task.verifier not in ("code", "none"):
         yield "columns.answer: required, unless verifier: code, whose tests are in columns of their own"
+    if task.verifier == "none" and not isinstance(task, SharedTask):
+        yield "verifier: none is for one of several tasks (tasks), because with no other nothing would be measured"
     if task.columns and task.columns.tests and task.verifier != "code":
         yield "columns.tests: only verifier: code has tests"
     if task.code and task.verifier != "code":
@@ -181,28 +218,48 @@ def _environment_conflicts(task: TaskSettings) -> Iterator[str]:
                 yield f"{key}: an environment that makes its own problems has none; give a dataset, or no {key}"
 
 
-def _reward_conflicts(recipe: Recipe) -> Iterator[str]:
-    task = recipe.task
+def _reward_conflicts(recipe: Recipe, name: str, task: TaskSettings) -> Iterator[str]:
+    key = f"tasks.{name}" if name else "task"
     for i, reward in enumerate(recipe.rewards):
+        if not reward.scores(name):
+            continue
         if reward.name == "environment" and not task.environment:
             yield f"rewards.{i}: environment is the score of task.environment, and there is none; give one"
         args = {key: value for key, value in reward.args.items() if key != "partial"}
         if task.verifier == reward.name == "code" and args != task.code:
             yield (
-                f"rewards.{i}.args: got {reward.args}, task.code is {task.code}; give both the same, but for partial, "
+                f"rewards.{i}.args: got {reward.args}, {key}.code is {task.code}; give both the same, but for partial, "
                 "so that training and evaluation run programs alike"
             )
         if reads_answers(reward.name) and reward.args.get("read") != task.read:
             yield (
-                f"rewards.{i}.args.read: got {reward.args.get('read')}, task.read is {task.read}; give both the same, "
+                f"rewards.{i}.args.read: got {reward.args.get('read')}, {key}.read is {task.read}; give both the same, "
                 "so that training and evaluation read answers alike"
             )
 
 
+def _too_few_problems(recipe: Recipe, name: str, task: TaskSettings) -> Iterator[str]:
+    per_step = recipe.rollout.prompts_per_step
+    if not name and task.problems and task.problems < per_step:
+        yield (
+            f"task.problems: got {task.problems}, expected at least rollout.prompts_per_step "
+            f"({per_step}): a step takes each problem once"
+        )
+    if recipe.tasks and task.problems:
+        part = recipe.tasks[name].share / sum(one.share for one in recipe.tasks.values())
+        if task.problems < (most := math.ceil(part * per_step)):
+            yield (
+                f"tasks.{name}.problems: got {task.problems}, expected at least {most}, its share of "
+                f"rollout.prompts_per_step ({per_step}): a step takes each problem once"
+            )
+
+
 def _conflicts(recipe: Recipe) -> Iterator[str]:
-    rollout, train, server, task = recipe.rollout, recipe.train, recipe.rollout.server, recipe.task
-    yield from _reward_conflicts(recipe)
-    if task.environment and train.backend == "trl":
+    rollout, train, server = recipe.rollout, recipe.train, recipe.rollout.server
+    for name, task in recipe.named_tasks.items():
+        yield from _reward_conflicts(recipe, name, task)
+        yield from _too_few_problems(recipe, name, task)
+    if recipe.task and recipe.task.environment and train.backend == "trl":
         yield "task.environment: train.backend: trl samples one reply; use backend: zero"
     if rollout.group_size == 1:
         yield "rollout.group_size: a group of 1 is its own baseline, every advantage would be 0; use 2 or more"
@@ -218,11 +275,6 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         )
     if train.warmup_steps > train.steps:
         yield f"train.warmup_steps: got {train.warmup_steps}, expected at most train.steps ({train.steps})"
-    if task.problems and task.problems < rollout.prompts_per_step:
-        yield (
-            f"task.problems: got {task.problems}, expected at least rollout.prompts_per_step "
-            f"({rollout.prompts_per_step}): a step takes each problem once"
-        )
     if server.gpus and len(server.gpus) % server.tensor_parallel:
         yield (
             f"rollout.server.tensor_parallel: got {server.tensor_parallel}, expected a divisor of the number of "

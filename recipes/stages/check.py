@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,12 @@ from grpo.losses.registry import policy_loss_of
 from grpo.policy.load import load_tokenizer
 from grpo.record.trackers import check_trackers
 from grpo.signal.advantage import load_advantage
-from recipes.episodes import loaded
 from recipes.errors import InputError
+from recipes.jobs.run_tasks import run_tasks
 from recipes.jobs.sample import in_words as describe_sampling
 from recipes.jobs.sample import prepare as prepare_sampling
 from recipes.jobs.sft import prepare
 from recipes.jobs.teacher import check_teacher
-from recipes.jobs.train import task_in_words, task_prompts
 from recipes.schema.chain import Chain, Stage, stage_recipe
 from recipes.schema.load import model_settings
 from recipes.schema.plan import plan, sft_plan
@@ -85,9 +84,10 @@ def _plan_sft(recipe: SFTRecipe, stage: Stage) -> str:
 
 
 def _task(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> str:
-    with loaded(recipe) as episodes:
-        train, held_out, dropped = task_prompts(recipe, episodes.task, tokenizer, episodes)
-        return task_in_words(episodes.task, len(train), len(held_out), dropped)
+    with ExitStack() as stack:
+        tasks = run_tasks(recipe, tokenizer, stack)
+        tasks.check_order()
+        return tasks.words
 
 
 def in_words(chain: Chain, plans: Mapping[str, str], done: Mapping[str, Artifact], begun: Collection[str]) -> str:

@@ -15,6 +15,7 @@ import ctypes
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from grpo.record.atomic import write_atomic
 from recipes.errors import FAILED, Stopped
 from recipes.jobs.run_dir import locked
 from recipes.schema.chain import Chain, Stage, stage_recipe
-from recipes.schema.load import save_recipe
+from recipes.schema.load import AnyRecipe, save_recipe
+from recipes.schema.sample import SampleRecipe
 from recipes.stages.artifact import Artifact, StageError, finish, read_artifact
 from recipes.stages.check import check, in_words
 from recipes.stages.identity import identities
@@ -60,7 +62,7 @@ def run_chain(chain: Chain, output: Path, resume: bool, overrides: Sequence[str]
                     + _command(chain, output, overrides),
                 )
                 return code
-        write_summary(chain, output, done, console)
+        write_summary(output, console)
     return 0
 
 
@@ -105,11 +107,17 @@ def _run(chain: Chain, stage: Stage, output: Path, identity: str, done: dict[str
     save_recipe(recipe, file)
     write_atomic(folder.with_name(f"{stage.name}.json"), json.dumps({"identity": identity}))
     if not (folder / "summary.json").is_file():
+        if _of_trl(recipe) and folder.exists():  # which keeps nothing to go on from
+            shutil.rmtree(folder)
         resume = ["--resume"] if (folder / "recipe.yaml").is_file() else []
         if code := _zero(["run", str(file), "--output", str(folder), *resume]):
             return code
     done[stage.name] = finish(folder, identity, stage.kind, recipe)
     return 0
+
+
+def _of_trl(recipe: AnyRecipe) -> bool:
+    return not isinstance(recipe, SampleRecipe) and recipe.train.backend == "trl"
 
 
 def _zero(arguments: Sequence[str]) -> int:

@@ -33,7 +33,9 @@ const withPrefix = (prefix) => [...new Set(run.steps.flatMap((row) => Object.key
 function linesOf(keys) {
   if (keys === "accuracy") {
     const held = run.evaluations.map((row) => [row.step, row.accuracy, row.low, row.high]);
-    return [{ name: "held out", kind: "line0", dots: true, points: held }, line("accuracy", "line1", "training")];
+    const tasks = Object.keys(run.evaluations.at(-1)?.tasks ?? {}).map((name, i) => ({ name, kind: `line${i % 6 + 2}`, dots: true,
+      points: run.evaluations.flatMap((row) => (row.tasks?.[name]?.n ? [[row.step, row.tasks[name].accuracy, row.tasks[name].low, row.tasks[name].high]] : [])) }));
+    return [{ name: "held out", kind: "line0", dots: true, points: held }, line("accuracy", "line1", "training"), ...tasks];
   }
   if (keys === "reward") {
     const parts = withPrefix("reward/");

@@ -42,9 +42,3 @@ def test_two_processes_train_what_one_trains(recipe_file, tmp_path) -> None:
     assert "loss" in heading
     assert "reward" not in heading
     assert "accuracy" not in said[1]
-
-
-def test_a_setting_that_would_have_no_effect_is_refused(recipe_file, tmp_path) -> None:
-    code, _, errors = run(recipe_file, tmp_path / "out", 1, "--set", "train.backend=trl")
-    assert code == 2
-    assert "train.backend: kind: sft trains by this project's own step alone" in errors

@@ -25,6 +25,8 @@ NAMES = [
     "qwen2.5_32b_math_2x8gpu",
     "qwen2.5_7b_math_8gpu",
     "qwen2.5_coder_1.5b_mbpp_1gpu",
+    "r1_qwen2.5_1.5b",
+    "r1_smollm2_135m_cpu",
     "r1_tiny_cpu",
     "r1_zero_3b_math_2gpu",
     "smollm2_135m_cpu",
@@ -33,7 +35,7 @@ NAMES = [
     "tiny_arithmetic_cpu",
     "tiny_program_cpu",
 ]
-CHAINS = ["r1_tiny_cpu"]
+CHAINS = ["r1_qwen2.5_1.5b", "r1_smollm2_135m_cpu", "r1_tiny_cpu"]
 
 
 def write(folder: Path, text: str = RECIPE) -> str:
