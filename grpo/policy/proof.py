@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -321,6 +321,7 @@ async def prove(
     if model.rope_scaling:  # into the positions that the checkpoint does not know
         far += min(MOST_FAR, max_positions(model.model_copy(update={"rope_scaling": None})))
     requests = requests_for(learner.vocabulary, *sizes, rollout.temperature, far)
+    requests = [replace(request, experts=rollout.routing_replay) for request in requests]
     prover = Prover(learner, engine, send, requests, compute)
     fresh = version == 0 and not rollout.server.urls and not model.prompted  # those vectors are drawn at random
     served = await prover.prove(version, fresh=fresh)

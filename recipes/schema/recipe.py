@@ -262,6 +262,13 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"train.kl_coef: the reference is the model without its adapter, but init_lora_weights: {start} takes what "
             "the adapter starts with out of the weights; use 0, or another start"
         )
+    if server.quantization and (server.urls or rollout.engine == "transformers"):
+        yield (
+            "rollout.server.quantization: it is for vLLM servers of our own; leave it out, and start a server of yours "
+            "with --quantization"
+        )
+    if rollout.routing_replay and recipe.model.prompted:
+        yield "rollout.routing_replay: vectors that stand before the prompt are routed, too; leave it out"
     if server.urls and rollout.engine == "transformers":
         yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"
     if server.replicas > 1 and (server.urls or rollout.engine == "transformers"):
