@@ -1,8 +1,8 @@
 """Mixtures of experts learn arithmetic: beside a dense model of their active size, with and without routing replay.
 
-    python -m benchmarks.moe FOLDER [--only KIND,KIND] [--seeds 0,1] [--dtype bfloat16] [--engine vllm] [--replay both]
+    python -m benchmarks.moe FOLDER [--only KIND,KIND] [--seeds 0,1] [--dtype bfloat16] [--replay both] [--engine vllm]
 
-Each kind is made from random weights and pretrained as the built-in model was, on fewer levels (FOLDER/KIND/model, once),
+Each kind is made from random weights, pretrained as the built-in model was, on fewer levels (FOLDER/KIND/model, once),
 then trained by GRPO with each seed. What is done in FOLDER is not done again. Printed are held-out accuracy before and
 after, with intervals over problems, and the difference between sampler and trainer, in nats a token, mean of the steps.
 """

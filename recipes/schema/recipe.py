@@ -251,6 +251,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             yield f"model.adapter.peft_type: {adapter.peft_type} {NOT_BY_VLLM}"
         if train.processes > 1:
             yield f"train.processes: the vectors of {adapter.peft_type} are not sharded; use 1"
+    if train.router_bias_update_rate and recipe.model.adapted:
+        yield "train.router_bias_update_rate: the folder of an adapter does not hold the bias; use 0, or no adapter"
     if train.kl_sync_every and recipe.model.adapted:
         yield (
             f"train.kl_sync_every: got {train.kl_sync_every}, but with an adapter the reference is the model without "
