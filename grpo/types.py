@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from grpo.policy.packing.attention import Layout
+    from grpo.policy.packing.layout import Layout
 
 FinishReason = Literal["stop", "length"]
 Message = Mapping[str, str]  # {"role": "user", "content": "higher"}

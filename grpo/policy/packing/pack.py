@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grpo.policy.packing.attention import PackedGroup, lay_out
+from grpo.policy.packing.layout import PackedGroup, lay_out
 from grpo.types import PackedBatch, Sample
 
 
