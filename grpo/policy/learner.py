@@ -22,6 +22,7 @@ from grpo.policy.adapters import served_weights
 from grpo.policy.forward import prove_forward
 from grpo.policy.load import causal_lm, prompted
 from grpo.policy.moe_balance import Balance
+from grpo.policy.names import prediction_heads
 from grpo.policy.noise import rms, rounded_once_more
 from grpo.policy.optim import MasterAdamW
 from grpo.policy.packing.pad import pad
@@ -120,6 +121,18 @@ class Learner:
     def vocabulary(self) -> int:
         """Tokens that the model knows."""
         return int(causal_lm(self.model).config.get_text_config().vocab_size)
+
+    def sentences(self, path: str) -> Iterator[str]:
+        """What a run is to say of how it trains the checkpoint at `path`."""
+        if self.padded:
+            yield f"training computes padded rows, each prompt once a completion: {self.padded}"
+        if heads := prediction_heads(path, int(causal_lm(self.model).config.get_text_config().num_hidden_layers)):
+            yield (
+                f"{len(heads)} tensors of the checkpoint predict tokens further ahead (such as {heads[0]}): they are "
+                "left alone, neither trained nor sent nor in this run's checkpoints"
+            )
+        if why := self.forward.own_logits:
+            yield f"training holds all logits, tokens x vocabulary: {why}"
 
     @property
     def skips_zero_advantage(self) -> bool:
