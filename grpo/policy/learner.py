@@ -162,10 +162,10 @@ class Learner:
         return self._update.measured(samples, temperature)
 
     @_by_all
-    def noise(self, samples: Sequence[Sample]) -> float:
+    def noise(self, samples: Sequence[Sample], eps: float | None = None) -> float:
         """Root mean square, in nats, of what one more rounding a block changes of their log-probs (noise.py)."""
         plain_T = torch.cat(self._update.measured(samples))
-        with rounded_once_more(self._policy.model):
+        with rounded_once_more(self._policy.model, eps):
             return rms(torch.cat(self._update.measured(samples)) - plain_T)
 
     @_by_all

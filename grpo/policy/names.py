@@ -29,8 +29,9 @@ Key = Callable[[str], str]
 
 
 def prediction_heads(path: str, layers: int) -> list[str]:
-    """The checkpoint's tensors of multi-token-prediction heads (DeepSeek-V3, arXiv 2412.19437): of `mtp` modules, and of
-    decoder layers beyond the model's own. transformers loads them for no model. None is known of a model on a hub."""
+    """The checkpoint's tensors of multi-token-prediction heads (DeepSeek-V3, arXiv 2412.19437), which transformers
+    loads for no model: those of `mtp`, and of layers beyond the decoder's. None is known of a model on a hub.
+    """
     folder = Path(path).expanduser()
     index = folder / "model.safetensors.index.json"
     files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else ["model.safetensors"]

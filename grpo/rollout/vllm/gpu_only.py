@@ -3,7 +3,17 @@ Triton) nor kernels that compute with weights which were rounded as they were lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from grpo.config import RolloutSettings
+from grpo.names import Quantization
+
+# Half a step of its numbers, relative: of 3 bits of mantissa, of 127 steps, of 1 bit.
+ROUNDING: Mapping[Quantization, float] = {
+    **dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "mxfp8"), 2**-4),
+    "int8_per_channel_weight_only": 2**-8,
+    "nvfp4_per_token": 2**-2,
+}
 
 
 def needs_gpu(rollout: RolloutSettings) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.families import config_of
 from grpo.config import GRPOConfig, ModelError, ModelSettings, RolloutSettings, ServerSettings
+from grpo.names import Quantization
 from grpo.policy.learner import Learner
 from grpo.policy.load import load_model
 from grpo.policy.packing.pack import pack
@@ -27,9 +29,12 @@ from grpo.policy.update import TrainBatch
 from grpo.rollout.engine import RolloutError
 from grpo.rollout.local import TransformersEngine
 from grpo.rollout.vllm.client import read_answer
+from grpo.rollout.vllm.gpu_only import ROUNDING
 from grpo.rollout.vllm.placement import Placement
 from grpo.rollout.vllm.server import command_line
 from grpo.types import Completion, Prompt, RolloutRequest, Sample, Sampling
+from recipes.jobs.train import run
+from recipes.schema.load import load_recipe
 
 IDS = {"vocab_size": 97, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
 KINDS = ("qwen3_moe", "deepseek_v3", "gpt_oss")
@@ -259,3 +264,29 @@ def test_what_vllm_does_on_a_gpu_alone_is_asked_of_it_there_and_refused_elsewher
     assert argument in " ".join(line)
     with pytest.raises(RolloutError, match=why):
         command_line(folder, ModelSettings(path=folder), settings, Placement((), "shm"))
+
+
+def test_what_a_server_rounds_is_in_the_noise_of_its_proof(folders):
+    assert set(ROUNDING) == set(get_args(Quantization))
+    learner = learner_of(folders["qwen3_moe"], replay=False)
+    samples = [replace(sample, experts=None) for sample in sampled(folders["qwen3_moe"])]
+    noise = [learner.noise(samples, eps) for eps in (None, ROUNDING["int8_per_channel_weight_only"], ROUNDING["fp8"])]
+    assert noise[0] < 1e-4 < noise[1] < noise[2] < 1
+
+
+@pytest.mark.slow
+def test_a_run_replays_what_its_engine_chose(folders, tmp_path):
+    settings = [
+        f"model={{path: {folders['qwen3_moe']}, dtype: float32}}",
+        "rollout={engine: transformers, routing_replay: true, group_size: 4, prompts_per_step: 2, max_tokens: 6}",
+        "train={steps: 2, learning_rate: 1.0e-2, router_aux_loss_coef: 0.01, kl_coef: 0.1}",
+        "rewards=[{name: length}]",
+        "eval.problems=4",
+    ]
+    assert run(load_recipe("tiny_arithmetic_cpu", settings), "test", tmp_path / "out", False) == 0
+    steps = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert len(steps) == 2
+    for step in steps:
+        assert step["routing_diff"] < 0.01  # of the same model in fp32
+        assert step["logprob_diff"] < 1e-4
+        assert step["router_loss"] > 1
