@@ -82,7 +82,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     length = options.length
     model = taught(length, options.steps, options.seed, tokenizer)
-    ids = documents(TEST, 2 * length, "test", options.seed + 1, tokenizer)
+    ids = documents(TEST, 2 * length, "held_out", options.seed + 1, tokenizer)
     print(
         f"| rope_scaling, factor 2 | nats a token up to {length} | {length + 1} to {2 * length} |\n| --- | --- | --- |"
     )
