@@ -13,6 +13,7 @@ not depend on the number of tokens. While such a module computes, its topk answe
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from grpo.config import ModelError
 from grpo.policy.load import FAILS, causal_lm
+from grpo.types import Sample
 
 OWN = -1  # in the place of an expert: the router chooses by itself
 _LENGTHS = (5, 7)  # tokens of the two rows that routers are looked for with
@@ -133,6 +135,17 @@ class Routing:
 
             modules[router.name].register_forward_pre_hook(enter)
             modules[router.name].register_forward_hook(leave, always_call=True)
+
+    def check(self, samples: Sequence[Sample]) -> None:
+        """Raises ModelError if a sample's experts are none of this model's."""
+        shape, most = (self.layers, self.top_k), self.routers[0].experts
+        for experts in (sample.experts for sample in samples if sample.experts is not None):
+            if experts.shape[1:] != shape or not 0 <= experts.min() <= experts.max() < most:
+                raise ModelError(
+                    f"rollout.routing_replay: the sampler's experts are {experts.shape[1:]} of {experts.min()} to "
+                    f"{experts.max()} for each token, expected {shape} (layers, experts of a token) below {most}: it "
+                    "serves another model, or counts its layers otherwise; leave it out"
+                )
 
     @property
     def top_k(self) -> int:

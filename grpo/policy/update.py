@@ -110,6 +110,8 @@ class PolicyUpdate:
     def _run(self, step: int, batch: TrainBatch) -> dict[str, float]:
         torch.manual_seed(hash((self._config.seed, step, *self._other)))  # an adapter's dropout repeats on resume
         training_mode(self._policy, self._config.dropout)
+        if self._policy.routing:
+            self._policy.routing.check(batch.samples)
         watch = Stopwatch(self._device)
         with watch("pack"):
             micros, n_idle = self._micro_batches(batch)

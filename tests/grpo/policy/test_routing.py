@@ -186,6 +186,13 @@ def test_an_update_says_how_many_choices_differ(folders):
     assert "routing_diff" not in learner_of(folders["qwen3_moe"], replay=False).update(1, TrainBatch(plain, [0.1] * 6))
 
 
+@pytest.mark.parametrize("change", [lambda x: x[:, :1], lambda x: x[..., :1], lambda x: x + 3, lambda x: x - 4])
+def test_experts_of_another_model_are_refused(folders, change):
+    samples = [replace(sample, experts=change(sample.experts)) for sample in sampled(folders["qwen3_moe"])]
+    with pytest.raises(ModelError, match=r"routing_replay: .* expected \(2, 2\) .* below 4"):
+        learner_of(folders["qwen3_moe"]).update(1, TrainBatch(samples, [0.1] * len(samples)))
+
+
 def test_a_model_without_routers_is_refused(folders):
     with pytest.raises(
         ModelError, match=r"llama has no router that chooses experts: leave out rollout\.routing_replay"
