@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from grpo.adapter_kinds import PROMPTED, REFUSED
 from grpo.conflicts import loss_conflicts
-from grpo.names import ADVANTAGE_KINDS, NORMALISERS, CorrectionKind, KLEstimator, Normaliser
+from grpo.names import ADVANTAGE_KINDS, NORMALISERS, CorrectionKind, KLEstimator, Normaliser, Quantization
 from grpo.rope import ADAPTED_POSITIONS, RopeScaling
 from rewards.nearest import did_you_mean
 
@@ -120,6 +120,7 @@ class ServerSettings(Settings):
     gpus: list[int] = Field(default_factory=list)  # of all servers; [] : all GPUs that the trainer does not use
     tensor_parallel: Positive = 1
     enforce_eager: bool | None = None  # None: True on CPU, False on GPU
+    quantization: Quantization | None = None  # GPU: what vLLM rounds the served weights to, and them alone
     weight_transfer: Literal["auto", "shm", "files", "gloo", "nccl", "ipc"] = "auto"
     weight_dir: str | None = None  # of weight_transfer: files: a folder that all machines see; None: the run's own
     extra_args: list[str] = Field(default_factory=list)  # appended to vLLM's command line
@@ -149,6 +150,7 @@ class RolloutSettings(Settings):
     max_staleness: NonNegative = 0  # optimizer steps that a sample may be older than the weights it trains
     refill: NonNegative = 0  # groups beyond a step's own, in multiples of them, that replace groups without contrast
     max_sequences: Positive = 64  # sequences that the engine, or each of several servers, decodes at once
+    routing_replay: bool = False  # of a mixture of experts: the trainer routes each token as the sampler did
     server: ServerSettings = Field(default_factory=ServerSettings)
 
     @property
@@ -198,6 +200,8 @@ class TrainSettings(Settings):
     optimizer: dict[str, Any] = Field(default_factory=dict)  # keyword arguments of torch.optim.AdamW
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     dropout: bool = False  # of the model's config.json, in training; a LoRA adapter's own is model.lora.dropout
+    router_aux_loss_coef: Annotated[float, Field(ge=0)] = 0.0  # of the experts' load-balancing loss; 0: none
+    router_bias_update_rate: Annotated[float, Field(ge=0)] = 0.0  # DeepSeek-V3's, of e_score_correction_bias; 0: fixed
     gradient_checkpointing: bool = False
     tokens_per_micro_batch: Positive = 8192  # tokens that one forward may hold
     packing: bool = True  # no padding, a prompt once for its group; a model that cannot do so is padded anyway

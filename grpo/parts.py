@@ -164,7 +164,8 @@ def make_learner(
     reference = None
     if frozen is not None:
         reference = load_model(frozen, where) if ranks.rank == 0 else load_skeleton(frozen)
-    return Learner(config, rollout.temperature, policy, reference, ranks, device, objective)
+    replay = rollout.routing_replay
+    return Learner(config, rollout.temperature, policy, reference, ranks, device, objective, replay)
 
 
 def default_device(config: GRPOConfig) -> torch.device:

@@ -121,10 +121,8 @@ class GRPOTrainer:
         """
         done = self._whole = self._restore()
         self._started = time.monotonic() - self._facts["wall_seconds"]
-        if self.learner.padded:
-            self.recorder.note(f"training computes padded rows, each prompt once a completion: {self.learner.padded}")
-        if why := self.learner.forward.own_logits:
-            self.recorder.note(f"training holds all logits, tokens x vocabulary: {why}")
+        for sentence in self.learner.sentences(self.model_settings.path):
+            self.recorder.note(sentence)
         try:
             starting = f"starting the rollout engine ({self.engine.name})"
             self.recorder.stage(starting)

@@ -7,11 +7,12 @@ Each is frozen; lists that hold one entry a token have one length, checked where
 Dimension suffixes of tensors, everywhere in `grpo`:
 
     T  tokens of a micro-batch (trained    R  rows of a micro-batch
-       ones, or all of a packed row)       L  longest row of a micro-batch
+       ones, or all of a packed row)       L  longest row of a micro-batch; layers of the decoder
     C  tokens of one chunk of T            V  vocabulary
     G  completions of one group            H  hidden size
     S  segments attended to together       B  sequences being decoded
-    N  longest of them
+    N  longest of them; all tokens of a    K  experts that a token goes to
+       forward, row after row              E  experts of a layer
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from rewards.types import Score
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from grpo.policy.packing.attention import Layout
+    from grpo.policy.packing.layout import Layout
 
 FinishReason = Literal["stop", "length"]
 Message = Mapping[str, str]  # {"role": "user", "content": "higher"}
@@ -114,6 +116,8 @@ class Completion:
     finish_reason: FinishReason  # "length": cut at max_tokens
     trained: tuple[bool, ...] | None = None  # which tokens the model wrote; None: all
     episode: Episode | None = None  # of an environment
+    # (tokens of prompt and completion but the last, L, K): the experts that each went to, where the engine was asked
+    experts: np.ndarray | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _same_length(
@@ -141,6 +145,7 @@ class RolloutRequest:
     n: int
     sampling: Sampling
     seed: int = 0
+    experts: bool = False  # whether the completions are to say which experts their tokens went to
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +190,13 @@ class Sample:
     advantage: float
     staleness: tuple[int, ...] | None = None  # optimizer steps since the weights that made each token; None: all 0
     trained: tuple[bool, ...] | None = None  # which tokens of the completion have a loss; None: all
+    experts: np.ndarray | None = field(default=None, compare=False)  # as of the Completion
 
     def __post_init__(self) -> None:
+        if self.experts is not None and len(self.experts) != self.length - 1:
+            raise ValueError(
+                f"Sample: {self.length} tokens have {self.length - 1} choices of experts, got {len(self.experts)}"
+            )
         _same_length(
             "Sample",
             completion_ids=self.completion_ids,
@@ -224,3 +234,4 @@ class PackedBatch:
     weight_T: torch.Tensor  # each token's weight in the loss, see grpo/losses/normaliser.py
     staleness_T: torch.Tensor | None = None  # of each token, see Sample; None: all 0
     layout: Layout | None = None
+    experts_NLK: torch.Tensor | None = None  # that each input token goes to, -1: its router chooses; None: so do all

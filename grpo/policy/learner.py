@@ -21,10 +21,15 @@ from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import served_weights
 from grpo.policy.forward import prove_forward
 from grpo.policy.load import causal_lm, prompted
+from grpo.policy.moe_balance import Balance
+from grpo.policy.names import prediction_heads
 from grpo.policy.noise import rms, rounded_once_more
 from grpo.policy.optim import MasterAdamW
+from grpo.policy.packing.pad import pad
+from grpo.policy.packing.probe import device_of, probe_samples
 from grpo.policy.perturb import Part, Perturbation
 from grpo.policy.policy import Policy
+from grpo.policy.routing import Routing, find_routers
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.policy.shard.shard import shard, whole_state
 from grpo.policy.shard.state import load_state, save_state, staged
@@ -37,6 +42,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def routing_of(policy: Policy) -> Routing:
+    """All ranks call it. Raises ModelError: see Routing and find_routers."""
+    batch = pad(probe_samples(policy)[:1], [1.0], device_of(policy))
+    return Routing(policy.model, policy.asked(find_routers, batch))
 
 
 def _by_all(method: Callable[Concatenate[Learner, P], T]) -> Callable[Concatenate[Learner, P], T]:
@@ -60,6 +71,7 @@ class Learner:
             With train.teacher it is the teacher.
         device: of the shards.
         objective: None: what `config` describes.
+        routing_replay: whether samples say which experts their tokens are to go to.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class Learner:
         ranks: Ranks = ALONE,
         device: torch.device | None = None,
         objective: CrossEntropy | None = None,
+        routing_replay: bool = False,
     ) -> None:
         self.model, self.ranks = model, ranks
         self._policy = Policy(model)
@@ -78,17 +91,23 @@ class Learner:
         if ranks.size > 1:
             for one in (self._policy, frozen) if frozen else (self._policy,):
                 shard(one, ranks, device or torch.device("cpu"))
+        balanced = config.router_aux_loss_coef > 0 or config.router_bias_update_rate > 0
+        if routing_replay or balanced:  # before packing: to look for routers takes padded rows
+            for one in [self._policy, frozen] if frozen and not config.teacher else [self._policy]:
+                one.routing = routing_of(one)
         self.forward = prove_forward(self._policy, config.packing, config.dropout)
         if frozen is not None and config.teacher:
             prove_forward(frozen, config.packing)  # a model of its own, with a head of its own
         elif frozen is not None:
             frozen.head = self._policy.head
+        balance = Balance(self._policy, config, ranks) if balanced else None
         optimizer = MasterAdamW(self._policy.parameters(), **config.optimizer)
         self._update = PolicyUpdate(
-            config, temperature, self._policy, optimizer, frozen, ranks, objective, self.forward
+            config, temperature, self._policy, optimizer, frozen, ranks, objective, self.forward, balance
         )
         self._served = served_weights(self._policy)
-        self.perturbation = Perturbation(dict(self._policy.model.named_parameters()))
+        self._steered = balance.biases if balance else {}
+        self.perturbation = Perturbation(dict(self._policy.model.named_parameters()), self._steered)
         self._calling = threading.Lock()
         self._writing: Future[None] = Future()  # this rank's part of the last checkpoint
         self._writing.set_result(None)
@@ -102,6 +121,18 @@ class Learner:
     def vocabulary(self) -> int:
         """Tokens that the model knows."""
         return int(causal_lm(self.model).config.get_text_config().vocab_size)
+
+    def sentences(self, path: str) -> Iterator[str]:
+        """What a run is to say of how it trains the checkpoint at `path`."""
+        if self.padded:
+            yield f"training computes padded rows, each prompt once a completion: {self.padded}"
+        if heads := prediction_heads(path, int(causal_lm(self.model).config.get_text_config().num_hidden_layers)):
+            yield (
+                f"{len(heads)} tensors of the checkpoint predict tokens further ahead (such as {heads[0]}): they are "
+                "left alone, neither trained nor sent nor in this run's checkpoints"
+            )
+        if why := self.forward.own_logits:
+            yield f"training holds all logits, tokens x vocabulary: {why}"
 
     @property
     def skips_zero_advantage(self) -> bool:
@@ -131,10 +162,10 @@ class Learner:
         return self._update.measured(samples, temperature)
 
     @_by_all
-    def noise(self, samples: Sequence[Sample]) -> float:
+    def noise(self, samples: Sequence[Sample], eps: float | None = None) -> float:
         """Root mean square, in nats, of what one more rounding a block changes of their log-probs (noise.py)."""
         plain_T = torch.cat(self._update.measured(samples))
-        with rounded_once_more(self._policy.model):
+        with rounded_once_more(self._policy.model, eps):
             return rms(torch.cat(self._update.measured(samples)) - plain_T)
 
     @_by_all
@@ -172,7 +203,10 @@ class Learner:
         else:
             # What is not trained stays as it is. What is trained in fp32 is its own master: copied once.
             model = self.model.state_dict(keep_vars=True)
-            moving = {name: tensor for name, tensor in model.items() if getattr(tensor, "requires_grad", False)}
+            steered = set(map(id, self._steered.values()))
+            moving = {
+                name: one for name, one in model.items() if getattr(one, "requires_grad", False) or id(one) in steered
+            }
             copies = staged({**tensors, **{f"model.{name}": tensor for name, tensor in moving.items()}})
             model |= {name: copies.pop(f"model.{name}") for name in moving}
         self._writing = writing = save_state(copies, state_folder, self.ranks)

@@ -8,11 +8,15 @@ gives the same names and shapes as the whole does, which is tried on tensors wit
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -22,6 +26,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Key = Callable[[str], str]
+
+
+def prediction_heads(path: str, layers: int) -> list[str]:
+    """The checkpoint's tensors of multi-token-prediction heads (DeepSeek-V3, arXiv 2412.19437), which transformers
+    loads for no model: those of `mtp`, and of layers beyond the decoder's. None is known of a model on a hub.
+    """
+    folder = Path(path).expanduser()
+    index = folder / "model.safetensors.index.json"
+    files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else ["model.safetensors"]
+    names: set[str] = set()
+    for file in filter(Path.is_file, (folder / name for name in files)):
+        with safe_open(file, "pt") as tensors:
+            names.update(tensors.keys())
+    beyond = re.compile(r"(?:\A|\.)layers\.(\d+)\.")
+    return sorted(
+        name
+        for name in names
+        if re.search(r"(\A|\.)mtp(_|\.)", name) or any(int(found[1]) >= layers for found in beyond.finditer(name))
+    )
 
 
 def checkpointed(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

@@ -98,8 +98,11 @@ def _by_plain_attention(policy: Policy, compute: Callable[[], Tensor]) -> Tensor
 
 
 @contextmanager
-def rounded_once_more(model: nn.Module) -> Iterator[None]:
-    """Within it every block, and the output layer, returns its numbers changed by a rounding of their dtype."""
+def rounded_once_more(model: nn.Module, eps: float | None = None) -> Iterator[None]:
+    """Within it every block, and the output layer, returns its numbers changed by a rounding of their dtype.
+
+    `eps`: relative size of the rounding; None: that of the dtype.
+    """
     layers = [*(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer))]
     layers += [layer] if (layer := causal_lm(model).get_output_embeddings()) is not None else []
     generator = torch.Generator()
@@ -108,7 +111,8 @@ def rounded_once_more(model: nn.Module) -> Iterator[None]:
         first = output[0] if isinstance(output, tuple) else output
         generator.manual_seed(0)
         direction = torch.rand(first.shape, generator=generator).to(first.device) * 2 - 1
-        first = (first.float() * (1 + torch.finfo(first.dtype).eps * direction)).to(first.dtype)
+        relative = torch.finfo(first.dtype).eps if eps is None else eps
+        first = (first.float() * (1 + relative * direction)).to(first.dtype)
         return (first, *output[1:]) if isinstance(output, tuple) else first
 
     hooks = [layer.register_forward_hook(moved) for layer in layers]

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 PERIOD = 65_537  # a prime: no row of a weight has that length, so that rows differ, too
-SMALL = 0.0625  # in the place of a zero
+SMALL, HALF = 0.0625, 0.5  # in the place of a zero; of one that steers a choice
 
 BITS = {
     torch.float32: (torch.int32, 1 << 22),
     torch.bfloat16: (torch.int16, 1 << 6),
     torch.float16: (torch.int16, 1 << 9),
 }
+
+STEERED = {torch.float32: 1 << 26, torch.bfloat16: 1 << 10, torch.float16: 1 << 12}  # bit 3 (2) of the exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,15 @@ class Part:
 
 
 class Perturbation:
-    """Of these parameters, which keep their place. Sharded, each rank flips its own shard."""
+    """Of these parameters, which keep their place. Sharded, each rank flips its own shard.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._parameters = {name: one for name, one in parameters.items() if one.requires_grad and one.dtype in BITS}
+    `steered`: biases of a choice, which is discrete: the first half of each is changed by far more, see STEERED.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], steered: Mapping[str, Tensor] | None = None) -> None:
+        trained: dict[str, Tensor] = {name: one for name, one in parameters.items() if one.requires_grad}
+        self._steered = set(steered or ())
+        self._parameters = {name: one for name, one in (trained | dict(steered or {})).items() if one.dtype in BITS}
         self._zeros: set[Part] = set()  # that are flipped
 
     @property
@@ -63,15 +70,20 @@ class Perturbation:
             tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
             tensor = tensor if part.index is None else tensor[part.index]
             kind, mantissa = BITS[tensor.dtype]
+            steers = part.name in self._steered
             bits = tensor.view(kind)
             if part in self._zeros:
                 self._zeros.remove(part)
-                mask = _bits_of(SMALL, tensor.dtype)
+                mask = _bits_of(HALF if steers else SMALL, tensor.dtype)
             elif not bits.any():
                 self._zeros.add(part)
-                mask = _bits_of(SMALL, tensor.dtype)
+                mask = _bits_of(HALF if steers else SMALL, tensor.dtype)
             else:
-                mask = mantissa
+                mask = STEERED[tensor.dtype] if steers else mantissa
+            if steers:
+                flat = bits.reshape(-1)
+                flat[: len(flat) // 2].bitwise_xor_(mask)
+                continue
             _flip(bits, mask, start=7919 * names.index(part.name) + 104_729 * (part.index or 0))
 
     def blocks(self) -> list[str]:

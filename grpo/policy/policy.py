@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from grpo.policy.load import causal_lm, completion_logprobs
 from grpo.policy.logprobs import PLAIN, Head
+from grpo.policy.routing import Routing
 from grpo.types import PackedBatch
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Policy(nn.Module):
         self.model = model
         self.dtype = causal_lm(model).dtype
         self.head: Head | None = PLAIN  # how it makes logits, see head.py; None: its own forward does
+        self.routing: Routing | None = None  # of a mixture of experts, where its choices matter
         self.dtypes = {name: one.dtype for name, one in [*self.named_parameters(), *self.named_buffers()]}
 
     def forward(
@@ -44,6 +46,8 @@ class Policy(nn.Module):
 
         `compute`: what is asked of the model in their place; it has whole weights here alone, where it is sharded.
         """
+        if self.routing is not None:  # up to the backward: layers may be recomputed there
+            self.routing.given = batch.experts_NLK
         if compute is not None:
             return compute(self.model)
         return completion_logprobs(self.model, batch, temperature, entropy_gradient, self.head)

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from grpo.policy.load import FAILS, max_positions
 from grpo.policy.noise import rms
 from grpo.policy.perturb import Part
 from grpo.rollout.engine import RolloutEngine
+from grpo.rollout.vllm.gpu_only import ROUNDING
 from grpo.types import Group, RolloutRequest, Sample
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Prover:
         send: serves the learner's present weights under a version; the trainer's own way to do so.
         requests: that the log-probs are compared on, see `requests_for`.
         compute: where the learner's work is done; its threads are the only ones that use the learner.
+        rounding: relative, of what the servers quantise; None: they compute in the trainer's dtype.
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class Prover:
         send: Callable[[int], Awaitable[Any]],
         requests: Sequence[RolloutRequest],
         compute: Executor,
+        rounding: float | None = None,
     ) -> None:
         self._learner, self._engine, self._send = learner, engine, send
-        self._requests, self._compute = requests, compute
+        self._requests, self._compute, self._rounding = requests, compute, rounding
         in_process = engine.name == "transformers"
         self._instead = (
             "try another version of transformers, or another model"
@@ -150,7 +153,7 @@ class Prover:
             causes = {cause for group in groups for cause in group.failures}
             raise ModelError(f"the server at {server} answers none of the proof's requests ({', '.join(causes)})")
         trained_T = torch.cat(await self._run(self._learner.measured, samples)).double()
-        noise = await self._run(self._learner.noise, samples)
+        noise = await self._run(self._learner.noise, samples, self._rounding)
         difference_T = trained_T - served_logprobs(samples)
         least = torch.finfo(torch.float32).eps * max(1.0, rms(trained_T))
         return Comparison(
@@ -321,7 +324,9 @@ async def prove(
     if model.rope_scaling:  # into the positions that the checkpoint does not know
         far += min(MOST_FAR, max_positions(model.model_copy(update={"rope_scaling": None})))
     requests = requests_for(learner.vocabulary, *sizes, rollout.temperature, far)
-    prover = Prover(learner, engine, send, requests, compute)
+    requests = [replace(request, experts=rollout.routing_replay) for request in requests]
+    rounding = ROUNDING[kind] if (kind := rollout.server.quantization) else None
+    prover = Prover(learner, engine, send, requests, compute, rounding)
     fresh = version == 0 and not rollout.server.urls and not model.prompted  # those vectors are drawn at random
     served = await prover.prove(version, fresh=fresh)
     seconds, forward = time.monotonic() - started, learner.forward

@@ -45,8 +45,9 @@ class Reference:
         """Call it with each finished step."""
         if self._frozen is None or not self._sync_every or step % self._sync_every:
             return
-        for kept, trained in zip(self._frozen.parameters(), self._trained.parameters(), strict=True):
-            kept.copy_(trained)
+        for tensors in (Policy.parameters, Policy.buffers):  # a bias of experts is a buffer
+            for kept, trained in zip(tensors(self._frozen), tensors(self._trained), strict=True):
+                kept.copy_(trained)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its own, themselves. None of a reference that the start of the run makes again."""

@@ -26,6 +26,7 @@ from grpo.losses.types import LossInputs
 from grpo.policy.forward import ForwardProof
 from grpo.policy.load import causal_lm, drops_out, training_mode
 from grpo.policy.memory import keep_freed_memory
+from grpo.policy.moe_balance import Balance
 from grpo.policy.optim import MasterAdamW, learning_rate
 from grpo.policy.packing.pack import pack, packed_micro_batches
 from grpo.policy.packing.pad import pad, padded_micro_batches
@@ -58,6 +59,7 @@ class PolicyUpdate:
         ranks: that the policy is sharded over.
         objective: None: what `config` describes.
         proof: of the way that the policy computes; None: it has a plain head.
+        balance: of a mixture of experts, where it is asked for.
 
     `padded` says why micro-batches are padded; None where they are packed.
     """
@@ -72,9 +74,11 @@ class PolicyUpdate:
         ranks: Ranks = ALONE,
         objective: Objective | CrossEntropy | None = None,
         proof: ForwardProof | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self._config, self._temperature = config, temperature
         self._policy, self._optimizer, self._ranks = policy, optimizer, ranks
+        self._balance = balance
         self.objective = objective or Objective(config)
         self._reference = Reference(policy, reference, config.kl_sync_every if config.kl_coef else 0)
         self._device = next(policy.parameters()).device
@@ -106,6 +110,8 @@ class PolicyUpdate:
     def _run(self, step: int, batch: TrainBatch) -> dict[str, float]:
         torch.manual_seed(hash((self._config.seed, step, *self._other)))  # an adapter's dropout repeats on resume
         training_mode(self._policy, self._config.dropout)
+        if self._policy.routing:
+            self._policy.routing.check(batch.samples)
         watch = Stopwatch(self._device)
         with watch("pack"):
             micros, n_idle = self._micro_batches(batch)
@@ -116,21 +122,30 @@ class PolicyUpdate:
         ref: list[Tensor | None] = []
         sums: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self._device))
         grad_norm = 0.0
+        metrics_of_experts: dict[str, float] = {}
         for update in range(self._config.updates_per_batch):
             self._optimizer.zero_grad()
+            if self._balance:
+                with watch("forward"):
+                    self._balance.begin(micros, self._temperature)
             for i, micro in enumerate(micros):
                 with watch("forward"):
                     logprobs_T, entropy_T = self._logprobs(micro)
+                    extra = self._balance.add(micro) if self._balance else None
                     if update == 0:
                         old.append(self._old_logprobs(micro, logprobs_T))
                         ref.append(self._reference_logprobs(micro) if self.objective.needs_reference else None)
                     terms = self.objective(_loss_inputs(micro, logprobs_T, old[i], entropy_T, ref[i], masks[i]))
                 with watch("backward"):
-                    terms.loss.backward()
+                    (terms.loss if extra is None else terms.loss + extra).backward()
                 for name, value in terms.stats.items() if i < busy else ():
                     sums[name] += value
             with watch("optimizer"):
                 grad_norm += self._optimizer.step(learning_rate(self._config, step), self._config.max_grad_norm)
+            if update == 0:
+                metrics_of_experts |= self._routing_metrics()
+            if self._balance:
+                metrics_of_experts |= self._balance.end()
         self._policy.eval()
         self._reference.after(step)
         counted = {"tokens": sum(len(micro.target_T) for micro in micros[:busy])}
@@ -138,7 +153,13 @@ class PolicyUpdate:
         tokens, updates = int(totals.pop("tokens")), self._config.updates_per_batch
         metrics = self.objective.metrics(totals, tokens, updates)
         self.objective.observe(metrics)
-        return {**metrics, "grad_norm": grad_norm / updates, "trained_tokens": tokens, **watch.seconds()}
+        return {
+            **metrics,
+            **metrics_of_experts,
+            "grad_norm": grad_norm / updates,
+            "trained_tokens": tokens,
+            **watch.seconds(),
+        }
 
     def kl_penalties(self, samples: Sequence[Sample]) -> list[float]:
         """Of each completion, the estimate of the sampler's KL to the reference, summed over its tokens, in nats."""
@@ -180,7 +201,8 @@ class PolicyUpdate:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs beside the weights, themselves: the optimizer's and a synced reference's."""
-        return {**self._optimizer.tensors(), **self._reference.tensors(), **self.objective.tensors()}
+        steered = self._balance.biases if self._balance else {}
+        return {**self._optimizer.tensors(), **self._reference.tensors(), **self.objective.tensors(), **steered}
 
     def loaded(self) -> None:
         """Call it when `tensors` have been overwritten."""
@@ -217,6 +239,13 @@ class PolicyUpdate:
         old_T = self._policy.measured(micro, self._temperature)[0]
         training_mode(self._policy, self._config.dropout)
         return old_T
+
+    def _routing_metrics(self) -> dict[str, float]:
+        """routing_diff: share of the sampler's choices of experts that the trainer's routers would not have made."""
+        if self._policy.routing is None:
+            return {}
+        different, given = torch.stack(self._ranks.gathered(self._policy.routing.difference().cpu())).sum(0).tolist()
+        return {"routing_diff": different / given} if given else {}
 
     def _reference_logprobs(self, micro: PackedBatch) -> Tensor:
         return self._reference.logprobs(micro, self._temperature)

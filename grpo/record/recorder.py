@@ -26,6 +26,11 @@ The trainer gives these metrics; others are recorded as they come.
     | entropy_coef           |           | of the entropy bonus in this step                                    |
     | logprob_diff           | nats      | mean |trainer - server| log-prob before the update                   |
     | proven_noise           | nats      | of it, what the proof at the start found to be rounding              |
+    | routing_diff           | share     | of the sampler's choices of experts, those that the trainer replayed |
+    |                        |           | and would not have made (rollout.routing_replay)                     |
+    | expert_load_max        |           | where train balances experts: load of a layer's busiest expert over  |
+    |                        |           | the mean of its experts, mean of the layers                          |
+    | router_loss            |           | load-balancing loss, before train.router_aux_loss_coef               |
     | kl_sampler             | nats      | k3 estimate of the trainer against the server, before the update     |
     | stale                  | share     | trained tokens that older weights sampled                            |
     | ess                    | share     | effective sample size of the off-policy weights, of the tokens       |

@@ -23,6 +23,7 @@ from grpo.policy.load import FAILS, causal_lm, prompted
 from grpo.policy.noise import measure_noise
 from grpo.policy.packing.probe import probe_samples
 from grpo.policy.policy import Policy
+from grpo.policy.routing import Routing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +42,7 @@ class Growing:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False
+    experts: list[Tensor] = field(default_factory=list)  # (tokens, L, K) of each forward that it was in
 
     @property
     def done(self) -> bool:
@@ -56,6 +58,7 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, eos: Tensor) -> None:
         self._model, self._eos = model, eos
         self.way: Way = "padded"
+        self.routing: Routing | None = None  # whose choices are kept; None: nobody asks for them
 
     def choose_way(self) -> None:
         """Raises ModelError if none computes what the model's forward does."""
@@ -111,6 +114,7 @@ class Decoder:
                 logits_to_keep=1,
             )
             cache = out.past_key_values
+            self._keep_experts(live, mask[:, -input_ids.shape[1] :])
             next_B = _take(out.logits, live, temperature, choose, eos)
             keep = [i for i, row in enumerate(live) if not row.done]
             if not keep:
@@ -133,6 +137,7 @@ class Decoder:
             name = "past_key_values" if "past_key_values" in out else "cache_params"  # Mamba's
             cache = {name: out[name]}
             live = [i for i, row in enumerate(rows) if not row.done]
+            self._keep_experts(rows, torch.ones_like(input_ids))
             next_B = _take(out.logits[live], [rows[i] for i in live], temperature, choose, eos)
             input_ids = torch.zeros_like(input_ids[:, :1])  # rows that are done go on, for nobody
             input_ids[live, 0] = next_B
@@ -140,7 +145,20 @@ class Decoder:
     def _whole(self, rows: Sequence[Growing], temperature: float, choose: Choose, eos: Tensor) -> None:
         while live := [row for row in rows if not row.done]:
             input_ids = torch.tensor([[*row.prompt_ids, *row.tokens] for row in live], device=self._eos.device)
-            _take(self._model(input_ids=input_ids, use_cache=False).logits, live, temperature, choose, eos)
+            logits = self._model(input_ids=input_ids, use_cache=False).logits
+            for row in live:
+                row.experts.clear()
+            self._keep_experts(live, torch.ones_like(input_ids))
+            _take(logits, live, temperature, choose, eos)
+
+    def _keep_experts(self, rows: Sequence[Growing], real_BT: Tensor) -> None:
+        """Of the last forward, in which these rows had `real_BT` tokens that are no padding."""
+        if self.routing is None:
+            return
+        chosen_BTLK = self.routing.stacked().unflatten(0, real_BT.shape)
+        for row, chosen, real in zip(rows, chosen_BTLK, real_BT.bool(), strict=True):
+            if not row.done:
+                row.experts.append(chosen[real].cpu())
 
 
 def _take(logits_BTV: Tensor, live: Sequence[Growing], temperature: float, choose: Choose, eos: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from grpo.config import ModelSettings
 from grpo.policy.adapters import add_adapter
 from grpo.policy.load import causal_lm, load_model
 from grpo.policy.names import checkpointed
+from grpo.policy.routing import Routing, find_routers
 from grpo.rollout.decode import Decoder, Growing
 from grpo.rollout.engine import SyncReport, WeightSyncError
 from grpo.rollout.sync.digest import checksum, differences, digest, values
@@ -47,6 +48,7 @@ class TransformersEngine:
         self._settings, self._device = model, device
         self._tokenizer = tokenizer
         self._max_sequences = max_sequences
+        self._routing: Routing | None = None  # once somebody has asked for the experts
         self._model_lock = asyncio.Lock()  # one batch at a time, and none while weights are copied
 
     async def start(self) -> None:
@@ -110,6 +112,9 @@ class TransformersEngine:
         def choose(logp_BV: Tensor, live: Sequence[Growing]) -> Tensor:
             return logp_BV.argmax(1) if temperature == 0 else self._draw(logp_BV, [streams[row] for row in live])
 
+        if requests[0].experts and self._routing is None:
+            self._routing = Routing(self._model, find_routers(self._model))
+        self._decoder.routing = self._routing if requests[0].experts else None
         self._decoder.fill(list(streams), temperature, choose)
         completions = [
             Completion(
@@ -118,6 +123,7 @@ class TransformersEngine:
                 versions=(self.version,) * len(row.tokens),
                 text=str(self._tokenizer.decode(row.tokens, skip_special_tokens=True)),
                 finish_reason="stop" if row.stopped else "length",
+                experts=torch.cat(row.experts).numpy() if row.experts else None,
             )
             for row in streams
         ]

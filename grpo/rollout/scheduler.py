@@ -129,7 +129,7 @@ class Scheduler:
         rollout = self._settings
         sampling = Sampling(rollout.max_tokens, rollout.temperature, rollout.top_p, rollout.top_k)
         seed = random.Random(f"{self._seed}/sample/{asked.position}").getrandbits(62)
-        return RolloutRequest(self._prompts[asked.index], rollout.group_size, sampling, seed)
+        return RolloutRequest(self._prompts[asked.index], rollout.group_size, sampling, seed, rollout.routing_replay)
 
     async def _sample(self, batch: list[Asked]) -> None:
         async for number, group in self._engine.generate([self._request(asked) for asked in batch]):

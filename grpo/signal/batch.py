@@ -35,6 +35,7 @@ def train_batch(
                     advantage,
                     tuple(step - 1 - version for version in completion.versions),
                     completion.trained,
+                    completion.experts,
                 )
             )
     weights = token_weights(config.normaliser_kind, lengths, max_tokens)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo.rollout.cores import Cores, share_cores
+from grpo.rollout.vllm.gpu_only import needs_gpu
 from grpo.rollout.vllm.kv_cache import ITEMSIZE, SHARE_OF_RAM, kv_bytes
 from recipes.errors import InputError
 from recipes.schema.cluster import servers_placed, trainer_nodes
@@ -260,6 +261,9 @@ def check_memory(recipe: Recipe, size: ModelSize, machine: Machine) -> None:
             f"model.lora.quantize: {recipe.model.lora.quantize} needs a CUDA GPU, and this machine has none; "
             "leave it out"
         )
+    ours = recipe.rollout.engine == "vllm" and not recipe.rollout.server.urls and not servers_placed(recipe)
+    if ours and not machine.gpu_gib and (why := needs_gpu(recipe.rollout)):
+        raise PlanError(why)
     _check_places(recipe, machine, _trainer_gib(recipe, size), _sampler_gib(recipe, size, machine))
 
 

@@ -303,6 +303,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             yield f"model.adapter.peft_type: {adapter.peft_type} {NOT_BY_VLLM}"
         if train.processes > 1:
             yield f"train.processes: the vectors of {adapter.peft_type} are not sharded; use 1"
+    if train.router_bias_update_rate and recipe.model.adapted:
+        yield "train.router_bias_update_rate: the folder of an adapter does not hold the bias; use 0, or no adapter"
     if train.kl_sync_every and recipe.model.adapted:
         yield (
             f"train.kl_sync_every: got {train.kl_sync_every}, but with an adapter the reference is the model without "
@@ -314,6 +316,13 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"train.kl_coef: the reference is the model without its adapter, but init_lora_weights: {start} takes what "
             "the adapter starts with out of the weights; use 0, or another start"
         )
+    if server.quantization and (server.urls or rollout.engine == "transformers"):
+        yield (
+            "rollout.server.quantization: it is for vLLM servers of our own; leave it out, and start a server of yours "
+            "with --quantization"
+        )
+    if rollout.routing_replay and recipe.model.prompted:
+        yield "rollout.routing_replay: vectors that stand before the prompt are routed, too; leave it out"
     if server.urls and rollout.engine == "transformers":
         yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"
     if server.replicas > 1 and (server.urls or rollout.engine == "transformers"):

@@ -63,5 +63,5 @@ class SampleRecipe(Settings):
             model=model,
             task=self.task.model_copy(update={"problems": None}),
             rewards=[RewardSettings(name="accuracy", args={"read": self.task.read} if self.task.read else {})],
-            rollout=self.rollout.model_copy(update={"max_staleness": 0}),
+            rollout=self.rollout.model_copy(update={"max_staleness": 0, "routing_replay": False}),
         )

@@ -38,7 +38,7 @@ class SFTRecipe(Settings):
             model=self.model.model_copy(update={"lora": lora}),
             task=self.task or TaskSettings.model_validate({"name": "arithmetic"}),
             rewards=[RewardSettings(name="accuracy", args={"read": self.task.read} if self.task else {})],
-            rollout=self.rollout.model_copy(update={"temperature": 1.0, "max_staleness": 0}),
+            rollout=self.rollout.model_copy(update={"temperature": 1.0, "max_staleness": 0, "routing_replay": False}),
             train=self.train.for_update(steps),
             eval=self.eval,
         )

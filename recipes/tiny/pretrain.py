@@ -17,11 +17,19 @@ import argparse
 import math
 import random
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from eval.problems.generated import Row, generate
 from recipes.tiny.corpus import LEVELS, PROMPT, careful, quick
@@ -70,14 +78,14 @@ def encode(
     return ids, labels
 
 
-def train_rows(seed: int) -> dict[int, list[Row]]:
+def train_rows(seed: int, levels: Sequence[int] = LEVELS) -> dict[int, list[Row]]:
     """Problems to read, by level: of the train split, so that held-out problems stay unseen."""
-    return {level: generate("arithmetic", "train", n, seed, levels=[level]) for level, n in TRAIN_ROWS.items()}
+    return {level: generate("arithmetic", "train", TRAIN_ROWS[level], seed, levels=[level]) for level in levels}
 
 
 def write_batch(rows: dict[int, list[Row]], careful_share: float, rng: random.Random) -> tuple[list[str], list[str]]:
     """Questions of all levels in equal parts, and for each either a careful solution or a guess."""
-    questions = [rng.choice(rows[rng.choice(LEVELS)])["question"] for _ in range(BATCH)]
+    questions = [rng.choice(rows[rng.choice([*rows])])["question"] for _ in range(BATCH)]
     return questions, [careful(q) if rng.random() < careful_share else quick(q, rng) for q in questions]
 
 
@@ -87,13 +95,18 @@ def learning_rate(step: int, steps: int) -> float:
     return LEARNING_RATE * warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def pretrain(steps: int, seed: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+def pretrain(
+    steps: int,
+    seed: int,
+    build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = build_model,
+    levels: Sequence[int] = LEVELS,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Next-token prediction on completions. Prints the loss every 50 steps."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    rows = train_rows(seed)
+    rows = train_rows(seed, levels)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    model = build(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     started = time.monotonic()
     for step in range(steps):
@@ -114,12 +127,12 @@ def pretrain(steps: int, seed: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokeniz
     return model, tokenizer
 
 
-def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
     """Tensors in fp16, half the size, under a configuration that asks for fp32 on loading."""
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.half().save_pretrained(output)
     tokenizer.save_pretrained(output)
-    config = Qwen3Config.from_pretrained(output)
+    config = AutoConfig.from_pretrained(output)
     config.dtype = torch.float32
     config.save_pretrained(output)
 

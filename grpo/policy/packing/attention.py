@@ -14,14 +14,14 @@ of the whole, it returns each part's gradients exactly, and a prompt's are their
 A sink (gpt-oss) is a score s of each head that everybody sees and whose value is 0: l' = log(e^l + e^s),
 o' = e^(l - l') o. The same backward holds for o' and l', and ds = -e^(s - l') do . o', summed over tokens.
 
-On a GPU the same rule is a mask of FlexAttention, which skips the blocks that nobody sees.
+Capped scores (Gemma 2) have no kernel on a CPU: capped.py. On a GPU the same rule is a mask of FlexAttention, which
+skips the blocks that nobody sees.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,85 +30,19 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from grpo.policy.packing.capped import capped_attention
+from grpo.policy.packing.layout import (
+    Batch,
+    Layout,
+    completions_and_prompt,
+    own_mask,
+    prompt_mask,
+    taken,
+)
+
 NAME = "zero_packed"  # what transformers calls it: model.set_attn_implementation(NAME)
 # PyTorch's bf16 CPU kernel converts at every block: below this many tokens fp32 is up to three times faster.
 FP32_BELOW = 512
-
-
-@dataclass(frozen=True, slots=True)
-class PackedGroup:
-    """Where one group lies in the row: [start, middle) is the prompt, `ends` close its completions one by one.
-
-    Example: PackedGroup(start=0, middle=3, ends=(5, 9)): a prompt of 3 tokens, completions of 2 and of 4.
-    `ends` may be empty: the prompt alone.
-    """
-
-    start: int
-    middle: int
-    ends: tuple[int, ...]
-
-    @property
-    def segments(self) -> Iterator[tuple[int, int]]:
-        yield self.start, self.middle
-        yield from zip((self.middle, *self.ends), self.ends, strict=False)
-
-    @property
-    def end(self) -> int:
-        return self.ends[-1] if self.ends else self.middle
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Segments of about one length, attended to together. `at_SN`: positions in the row, right-padded with any."""
-
-    at_SN: Tensor
-    real_SN: Tensor  # bool: not padding
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The groups of one row, and what attention needs of them, worked out once for all layers.
-
-    `position_T`: each token's position in its own sequence (prompt and completion); `longest`: tokens of the longest.
-    """
-
-    groups: tuple[PackedGroup, ...]
-    position_T: Tensor
-    longest: int
-    batches: tuple[Batch, ...]
-    block_masks: dict[int | None, Any] = field(default_factory=dict)  # GPU: by window
-
-    @property
-    def shared(self) -> list[PackedGroup]:
-        """The groups whose completions have tokens that look back at their prompt."""
-        return [group for group in self.groups if group.ends]
-
-
-def lay_out(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> Layout:
-    position_T = torch.cat(
-        [
-            torch.arange(end - start) + (start >= g.middle) * (g.middle - g.start)
-            for g in groups
-            for start, end in g.segments
-        ]
-    )
-    longest = int(position_T.max()) + 1
-    return Layout(
-        tuple(groups), position_T.to(device), longest, tuple(_batches([s for g in groups for s in g.segments]))
-    )
-
-
-def _batches(segments: Sequence[tuple[int, int]]) -> Iterator[Batch]:
-    """Longest first; a batch pads its segments by a quarter of the longest at most."""
-    ordered = sorted(segments, key=lambda s: s[0] - s[1])
-    while ordered:
-        longest = ordered[0][1] - ordered[0][0]
-        n = sum(end - start >= 0.75 * longest for start, end in ordered)
-        batch, ordered = ordered[:n], ordered[n:]
-        start_S1 = torch.tensor([[start] for start, _ in batch])
-        end_S1 = torch.tensor([[end] for _, end in batch])
-        at_SN = start_S1 + torch.arange(longest)
-        yield Batch(torch.minimum(at_SN, end_S1 - 1), at_SN < end_S1)
 
 
 def packed_attention(
@@ -129,10 +63,12 @@ def packed_attention(
     """transformers' attention interface: query (1, heads, T, D), key and value (1, kv heads, T, D) -> (1, T, heads, D).
 
     Values may have another size than queries. Without `packing`, the model's padded input: PyTorch's attention. Raises
-    NotImplementedError for what is not computed here: dropout, capped scores, and sinks of padded input.
+    NotImplementedError for what is not computed here: dropout; caps and sinks of padded input, and both together.
     """
-    if softcap or (dropout and packing is not None) or (s_aux is not None and packing is None):
-        raise NotImplementedError("packed attention computes no dropout and no softcap, and no sinks of padded rows")
+    if (dropout and packing is not None) or ((softcap or s_aux is not None) and packing is None):
+        raise NotImplementedError("packed attention computes no dropout, and no caps and no sinks of padded rows")
+    if softcap and s_aux is not None:
+        raise NotImplementedError("packed attention computes no cap of scores beside a sink")
     if packing is None:
         plain = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **others}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **plain)
@@ -140,12 +76,14 @@ def packed_attention(
         raise NotImplementedError("its layers choose by themselves what a token sees (a mask of their own)")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window and sliding_window < packing.longest else None
-    if query.device.type == "cpu":
+    if softcap and query.device.type == "cpu":
+        out = capped_attention(query, key, value, packing, scale, window, softcap)
+    elif query.device.type == "cpu":
         size = max(query.shape[-1], value.shape[-1])  # the kernel has one
         qkv = (_filled(x, size) for x in (query, key, value))
         out = _PackedAttention.apply(*qkv, s_aux, packing, scale, window)[..., : value.shape[-1]]
     else:
-        out = _flex(query, key, value, s_aux, packing, scale, window)
+        out = _flex(query, key, value, s_aux, packing, scale, window, softcap)
     return out.transpose(1, 2), None
 
 
@@ -169,12 +107,12 @@ class _PackedAttention(torch.autograd.Function):
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         for batch in layout.batches:
-            part, part_lse = _forward([_take(x, batch) for x in (q, k, v)], scale, _own_mask(batch, window))
+            part, part_lse = _forward([taken(x, batch) for x in (q, k, v)], scale, own_mask(batch, window))
             _put(out, part, batch)
             _put(lse[..., None], part_lse[..., None], batch)
         for group in layout.shared:
-            queries, prompt = _cross(group)
-            mask = _prompt_mask(layout, group, window)
+            queries, prompt = completions_and_prompt(group)
+            mask = prompt_mask(layout, group, window)
             part, part_lse = _forward([q[:, :, queries], k[:, :, prompt], v[:, :, prompt]], scale, mask, causal=False)
             own, own_lse = out[:, :, queries], lse[:, :, queries]
             share = torch.sigmoid(part_lse - own_lse)[..., None]  # of the prompt in the softmax
@@ -195,15 +133,15 @@ class _PackedAttention(torch.autograd.Function):
         layout, scale, window = ctx.layout, ctx.scale, ctx.window
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         for batch in layout.batches:
-            grad_batch = _take(grad, batch) * batch.real_SN[:, None, :, None]
-            inputs = [grad_batch, *(_take(x, batch) for x in (q, k, v, out))]
-            lse_batch = _take(lse[..., None], batch).squeeze(-1)
-            parts = _backward(inputs, lse_batch, scale, _own_mask(batch, window))
+            grad_batch = taken(grad, batch) * batch.real_SN[:, None, :, None]
+            inputs = [grad_batch, *(taken(x, batch) for x in (q, k, v, out))]
+            lse_batch = taken(lse[..., None], batch).squeeze(-1)
+            parts = _backward(inputs, lse_batch, scale, own_mask(batch, window))
             for whole, part in zip((grad_q, grad_k, grad_v), parts, strict=True):
                 _put(whole, part, batch)
         for group in layout.shared:
-            at, prompt = _cross(group)
-            mask = _prompt_mask(layout, group, window)
+            at, prompt = completions_and_prompt(group)
+            mask = prompt_mask(layout, group, window)
             inputs = [grad[:, :, at], q[:, :, at], k[:, :, prompt], v[:, :, prompt], out[:, :, at]]
             part_q, part_k, part_v = _backward(inputs, lse[:, :, at], scale, mask, causal=False)
             grad_q[:, :, at] += part_q
@@ -216,36 +154,8 @@ class _PackedAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_sinks, None, None, None
 
 
-def _cross(group: PackedGroup) -> tuple[slice, slice]:
-    """The completions' tokens, which see the whole prompt, and the prompt's."""
-    return slice(group.middle, group.end), slice(group.start, group.middle)
-
-
-def _take(x: Tensor, batch: Batch) -> Tensor:
-    """(1, heads, T, D) -> (S, heads, N, D)"""
-    return x[0, :, batch.at_SN].transpose(0, 1)
-
-
 def _put(x: Tensor, part: Tensor, batch: Batch) -> None:
     x[0, :, batch.at_SN[batch.real_SN]] = part.transpose(1, 2)[batch.real_SN].transpose(0, 1).to(x.dtype)
-
-
-def _own_mask(batch: Batch, window: int | None) -> Tensor | None:
-    """(N, N), False where a key is out of the window; None where the causal kernel does without."""
-    n = batch.at_SN.shape[1]
-    if window is None or n <= window:
-        return None
-    distance_NN = torch.arange(n)[:, None] - torch.arange(n)
-    return (distance_NN >= 0) & (distance_NN < window)
-
-
-def _prompt_mask(layout: Layout, group: PackedGroup, window: int | None) -> Tensor | None:
-    """(completions' tokens, prompt's tokens), False where the prompt's token is out of the window."""
-    queries, prompt = _cross(group)
-    position_T = layout.position_T[queries]
-    if window is None or int(position_T.max()) < window:
-        return None
-    return position_T[:, None] - layout.position_T[prompt] < window
 
 
 def _forward(qkv: Sequence[Tensor], scale: float, mask: Tensor | None, causal: bool = True) -> tuple[Tensor, Tensor]:
@@ -283,7 +193,14 @@ def _additive(mask: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def _flex(
-    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, layout: Layout, scale: float, window: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sinks: Tensor | None,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+    cap: float | None = None,
 ) -> Tensor:
     from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
@@ -293,10 +210,16 @@ def _flex(
         n = q.shape[2]
         layout.block_masks[window] = make(visible(layout, window, q.device), None, None, n, n, q.device)
     how = {"block_mask": layout.block_masks[window], "scale": scale, "enable_gqa": True}
+    if cap:
+        how["score_mod"] = functools.partial(_capped, cap=cap)
     if sinks is None:
         return attend(q, k, v, **how)
     out, aux = attend(q, k, v, **how, return_aux=AuxRequest(lse=True))
     return (out.float() * torch.sigmoid(aux.lse - sinks.float()[:, None])[..., None]).to(q.dtype)
+
+
+def _capped(score: Tensor, *where: Tensor, cap: float) -> Tensor:
+    return cap * torch.tanh(score / cap)
 
 
 @functools.cache

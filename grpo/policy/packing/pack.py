@@ -10,9 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from grpo.policy.packing.attention import PackedGroup, lay_out
+from grpo.policy.packing.layout import PackedGroup, lay_out
 from grpo.types import PackedBatch, Sample
 
 
@@ -66,13 +67,17 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
     cols: list[int] = []
     groups: list[PackedGroup] = []
     order: list[int] = []
+    routed: list[tuple[Sample, int, int]] = []
     for prompt_ids, indices in _by_prompt(samples).items():
         start = len(ids)
         ids += prompt_ids
+        whole = next((samples[i] for i in indices if samples[i].experts is not None), samples[indices[0]])
+        routed.append((whole, 0, len(prompt_ids)))
         middle, ends = len(ids), []
         for i in indices:
             first, inputs = len(ids), samples[i].completion_ids[:-1]
             ids += inputs
+            routed.append((samples[i], len(prompt_ids), samples[i].length - 1))
             cols += samples[i].of_trained([middle - 1, *range(first, len(ids))])  # the position before predicts it
             if inputs:
                 ends.append(len(ids))
@@ -84,8 +89,26 @@ def pack(samples: Sequence[Sample], weights: Sequence[float], device: torch.devi
         row_T=torch.zeros_like(col_T),
         col_T=col_T,
         layout=lay_out(groups, device),
+        experts_NLK=experts_of(routed, device),
         **flat([samples[i] for i in order], [weights[i] for i in order], device),
     )
+
+
+def experts_of(parts: Sequence[tuple[Sample, int, int]], device: torch.device | str) -> torch.Tensor | None:
+    """(N, L, K) of the tokens from start to end of each (sample, start, end), -1 of those that have none.
+
+    None if no sample has any: the routers choose.
+    """
+    known = next((sample.experts for sample, _, _ in parts if sample.experts is not None), None)
+    if known is None:
+        return None
+    found = []
+    for sample, start, end in parts:
+        part = np.full((end - start, *known.shape[1:]), -1, dtype=np.int64)
+        if sample.experts is not None:
+            part[: len(sample.experts) - start] = sample.experts[start:end]
+        found.append(part)
+    return torch.from_numpy(np.concatenate(found)).to(device)
 
 
 def flat(samples: Sequence[Sample], weights: Sequence[float], device: torch.device | str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from grpo.policy.packing.pack import flat
+from grpo.policy.packing.pack import experts_of, flat
 from grpo.types import PackedBatch, Sample
 
 
@@ -39,9 +39,11 @@ def pad(samples: Sequence[Sample], weights: Sequence[float], device: torch.devic
         before = sample.of_trained(range(len(sample.prompt_ids) - 1, sample.length - 1))  # it predicts the token
         rows += [row] * len(before)
         cols += before
+    longest = input_ids_RL.shape[1]
     return PackedBatch(
         input_ids_RL=input_ids_RL.to(device),
         row_T=torch.tensor(rows, device=device),
         col_T=torch.tensor(cols, device=device),
+        experts_NLK=experts_of([(sample, 0, longest) for sample in samples], device),
         **flat(samples, weights, device),
     )

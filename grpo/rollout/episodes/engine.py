@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from grpo.environments.environment import EpisodeFailedError
 from grpo.environments.host import EnvironmentHost, Session, start_again
@@ -36,6 +36,9 @@ from grpo.rollout.episodes.frame import Frame
 from grpo.rollout.episodes.turns import Asks, AtOnce, Place, Together, Turns
 from grpo.rollout.sync.stream import WeightStream
 from grpo.types import Completion, Episode, FinishReason, Group, Message, RolloutRequest, Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +192,9 @@ class EpisodeEngine:
     ) -> Completion:
         prompt = replace(request.prompt, token_ids=(*request.prompt.token_ids, *tape.token_ids))
         seed = random.Random(f"{request.seed}/{prompt.id}/{place[1]}/{tape.turns}").getrandbits(62)
-        group = await turns.ask(place, RolloutRequest(prompt, 1, _at_most(request.sampling, room), seed))
+        group = await turns.ask(
+            place, replace(request, prompt=prompt, n=1, sampling=_at_most(request.sampling, room), seed=seed)
+        )
         if not group.completions:
             cause = next(iter(group.failures), "missing")
             raise EpisodeFailedError(cause, group.reasons.get(cause, f"the engine gave no reply {tape.turns + 1}"))
@@ -224,10 +229,12 @@ class _Tape:
     trained: list[bool] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     turns: int = 0
+    experts: np.ndarray | None = None  # of all tokens but the last, as the last reply has them
 
     def add(self, reply: Completion, opened: str) -> None:
         """The model's reply; `opened` was given to it."""
         self._extend(reply.token_ids, reply.logprobs, reply.versions, True)
+        self.experts = reply.experts
         self.messages.append({"role": "assistant", "content": opened + reply.text})
         self.turns += 1
 
@@ -248,7 +255,7 @@ class _Tape:
     def completion(self, text: str, finish: FinishReason, episode: Episode) -> Completion:
         trained = None if all(self.trained) else tuple(self.trained)
         tokens = tuple(self.token_ids), tuple(self.logprobs), tuple(self.versions)
-        return Completion(*tokens, text, finish, trained, episode)
+        return Completion(*tokens, text, finish, trained, episode, self.experts)
 
 
 def _at_most(sampling: Sampling, max_tokens: int) -> Sampling:

@@ -6,15 +6,21 @@ tokens' log-probs and the weight version of each (vllm/entrypoints/scale_out/tok
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from grpo.rollout.access import headers
+from grpo.rollout.engine import RolloutError
 from grpo.rollout.sync.adapter import Adapter
 from grpo.rollout.sync.control import parse_version
 from grpo.rollout.vllm.endpoints import Endpoints, RequestRefusedError
-from grpo.types import Completion, Group, RolloutRequest, Sampling
+from grpo.types import Completion, Group, Prompt, RolloutRequest, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +73,7 @@ class RolloutClient:
             body["model"] = adapter.name
         try:
             answer: Any = await self._endpoints.post(GENERATE, body, request.n)
-            completions, failures = read_answer(answer, request.n, self._tokenizer, adapter)
+            completions, failures = read_answer(answer, request, self._tokenizer, adapter)
         except TimeoutError:
             completions, failures = [], Counter(timeout=request.n)
         except RequestRefusedError as error:
@@ -92,9 +98,13 @@ def sampling_params(sampling: Sampling, n: int) -> dict[str, Any]:
 
 
 def read_answer(
-    answer: Any, n: int, tokenizer: Decoder, adapter: Adapter | None = None
+    answer: Any, request: RolloutRequest, tokenizer: Decoder, adapter: Adapter | None = None
 ) -> tuple[list[Completion], Counter[str]]:
-    """The completions of a server's answer, and how many of the `n` are unusable, by cause."""
+    """The completions of a server's answer, and how many of those asked for are unusable, by cause.
+
+    Raises RolloutError if the request asks for experts, and the server does not return them.
+    """
+    n = request.n
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list):
         return [], Counter(malformed=n)
@@ -103,6 +113,8 @@ def read_answer(
     for choice in choices[:n]:
         try:
             completion = read_choice(choice, tokenizer, adapter)
+            if completion is not None and request.experts:
+                completion = replace(completion, experts=read_experts(choice, request.prompt, completion))
         except (KeyError, TypeError, ValueError, IndexError):  # the server's JSON is not what it should be
             failures["malformed"] += 1
             continue
@@ -146,3 +158,21 @@ def read_choice(choice: dict[str, Any], tokenizer: Decoder, adapter: Adapter | N
         text=str(tokenizer.decode(token_ids, skip_special_tokens=True)),
         finish_reason=reason,
     )
+
+
+def read_experts(choice: dict[str, Any], prompt: Prompt, completion: Completion) -> np.ndarray:
+    """(tokens of prompt and completion but the last, L, K): a NumPy file in base64, as vLLM's protocol.py has it.
+
+    Raises RolloutError if there are none, ValueError and its kin if malformed.
+    """
+    if choice.get("routed_experts") is None:
+        raise RolloutError(
+            "rollout.routing_replay: the server does not say which experts it used; start it with vLLM's "
+            "--enable-return-routed-experts (on a GPU), use rollout.engine: transformers, or leave it out"
+        )
+    data = io.BytesIO(base64.b64decode(choice["routed_experts"], validate=True))
+    found = np.lib.format.read_array(data, allow_pickle=False)
+    expected = len(prompt.token_ids) + len(completion.token_ids) - 1
+    if found.ndim != 3 or len(found) != expected or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"experts of {found.shape}, {found.dtype}; expected {expected} tokens, layers, experts")
+    return found

@@ -24,6 +24,7 @@ from grpo.rollout.cores import rest_early, share_cores
 from grpo.rollout.engine import RolloutError, ServerLostError
 from grpo.rollout.sync.transfer import WORKER_BACKEND
 from grpo.rollout.vllm import watch
+from grpo.rollout.vllm.gpu_only import gpu_arguments, needs_gpu
 from grpo.rollout.vllm.kv_cache import SHARE_OF_RAM, kv_bytes, kv_width
 from grpo.rollout.vllm.placement import Placement, place
 
@@ -62,6 +63,9 @@ def command_line(
         line += ["--revision", model.revision]
     if model.trust_remote_code:
         line += ["--trust-remote-code"]
+    if not place.gpus and (why := needs_gpu(rollout)):
+        raise RolloutError(why)
+    line += gpu_arguments(rollout)
     if place.gpus:
         line += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
         line += ["--tensor-parallel-size", str(settings.tensor_parallel)]

@@ -3,11 +3,13 @@
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from grpo.config import GRPOConfig
 from grpo.policy.adapters import ModelWeights, ServedWeights
-from grpo.policy.names import CheckpointStream
+from grpo.policy.learner import Learner
+from grpo.policy.names import CheckpointStream, prediction_heads
 from grpo.policy.policy import Policy
 from grpo.rollout.sync.stream import TensorSpec, TensorStream, read
 
@@ -106,3 +108,20 @@ def test_an_engine_in_process_takes_the_models_own_names():
     own = ServedWeights(Policy(model)).unconverted
     assert isinstance(own, ModelWeights)
     assert [name for name, _ in own] == [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize(
+    "head", ["model.layers.2.eh_proj.weight", "mtp.layers.0.self_attn.q_proj.weight", "mtp_block.w"]
+)
+def test_heads_that_predict_further_ahead_are_found_and_not_loaded(head, tmp_path):
+    model_of("deepseek_v3").save_pretrained(tmp_path)
+    assert prediction_heads(str(tmp_path), 2) == []
+    assert prediction_heads("owner/on-a-hub", 2) == []
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {head: torch.ones(2, 2)}, file, {"format": "pt"})
+    assert prediction_heads(str(tmp_path), 2) == [head]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert head not in model.state_dict()
+    assert head not in [spec.name for spec in ServedWeights(Policy(model)).specs]
+    learner = Learner(GRPOConfig(), 1.0, model)
+    assert [one for one in learner.sentences(str(tmp_path)) if head in one and "neither trained nor sent" in one]

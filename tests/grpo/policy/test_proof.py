@@ -19,7 +19,9 @@ from grpo.policy.compare import requests_for
 from grpo.policy.learner import Learner
 from grpo.policy.load import load_model
 from grpo.policy.proof import Prover, ServedProof, kind_of
+from grpo.policy.update import TrainBatch
 from grpo.rollout.local import TransformersEngine
+from grpo.types import Sample
 
 SIZES = {
     "vocab_size": 97,
@@ -65,8 +67,9 @@ class Sabotaged(TransformersEngine):
         folder: Path,
         start: Callable[[nn.Module], object] = lambda _: None,
         load: Callable[[nn.Module, dict[str, torch.Tensor]], object] = lambda *_: None,
+        dtype: str = "float32",
     ) -> None:
-        settings = ModelSettings(path=str(folder), dtype="float32")
+        settings = ModelSettings(path=str(folder), dtype=dtype)
         super().__init__(settings, AutoTokenizer.from_pretrained(folder), 16)
         self._at_start, self._after_load = start, load
 
@@ -82,11 +85,43 @@ class Sabotaged(TransformersEngine):
         return report
 
 
-def prove(folder: Path, engine: TransformersEngine, lora: LoraSettings | None = None, **settings) -> ServedProof:
-    model_settings = ModelSettings(path=str(folder), dtype="float32", lora=lora)
+class Both(Sabotaged):
+    """Two servers; the second is `other`."""
+
+    def __init__(self, folder: Path, other: Sabotaged) -> None:
+        super().__init__(folder)
+        self._other = other
+
+    async def start(self) -> None:
+        await asyncio.gather(super().start(), self._other.start())
+
+    async def ask_each(self, requests):
+        (first,), (second,) = [
+            list((await TransformersEngine.ask_each(one, requests)).values()) for one in (self, self._other)
+        ]
+        return {"http://first": first, "http://second": second}
+
+    async def update_weights(self, stream, version):
+        await self._other.update_weights(stream, version)
+        return await super().update_weights(stream, version)
+
+
+def prove(
+    folder: Path,
+    engine: TransformersEngine,
+    lora: LoraSettings | None = None,
+    dtype: str = "float32",
+    resumed: bool = False,
+    **settings,
+) -> ServedProof:
+    """`resumed`: the trainer has taken steps since the checkpoint that the engine has loaded."""
+    model_settings = ModelSettings(path=str(folder), dtype=dtype, lora=lora)
     model = load_model(model_settings)
     model = add_adapter(model, model_settings) if lora else model
     learner = Learner(GRPOConfig(**settings), 1.0, model)
+    if resumed:
+        sample = Sample((5, 6, 7), (8, 9, 10, 11), (-4.0,) * 4, 1.0)
+        learner.update(1, TrainBatch([sample], [0.25]))
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
 
     async def proven() -> ServedProof:
@@ -94,7 +129,7 @@ def prove(folder: Path, engine: TransformersEngine, lora: LoraSettings | None = 
         requests = requests_for(learner.vocabulary, 200, 300, 64, 1.0)
         with ThreadPoolExecutor(1) as compute:
             prover = Prover(learner, engine, lambda v: engine.update_weights(learner.weights, v), requests, compute)
-            return await prover.prove(0, fresh=True)
+            return await prover.prove(3 if resumed else 0, fresh=not resumed)
 
     try:
         return asyncio.run(proven())
@@ -194,6 +229,35 @@ def test_a_wrong_scale_of_lora_is_named(folders, monkeypatch):
     monkeypatch.setattr(adapters, "_merged", doubled)
     with pytest.raises(ModelError, match=r"sync: .*lora_[AB].* did not reach the server"):
         prove(folders["llama"], Sabotaged(folders["llama"]), LoraSettings(r=4))
+
+
+def forget_norm(model, before):
+    model.model.norm.weight.copy_(before["model.norm.weight"])
+
+
+NORM = r"sync: model\.norm\.weight did not reach the server at "
+
+
+def test_of_several_servers_the_one_that_serves_something_else_is_named(folders):
+    proof = prove(folders["llama"], Both(folders["llama"], Sabotaged(folders["llama"])))
+    assert proof.servers == 2
+    with pytest.raises(ModelError, match=f"{NORM}http://second"):
+        prove(folders["llama"], Both(folders["llama"], Sabotaged(folders["llama"], load=forget_norm)))
+
+
+def test_a_run_that_goes_on_is_proven_with_the_weights_that_it_has(folders):
+    engine = Sabotaged(folders["llama"])
+    assert prove(folders["llama"], engine, resumed=True, learning_rate=1e-2).true.equal
+    assert engine.version == 3
+    with pytest.raises(ModelError, match="does not compute what is trained: with these very weights"):
+        prove(folders["llama"], Sabotaged(folders["llama"], load=forget_norm), resumed=True, learning_rate=1e-2)
+
+
+def test_in_bf16_too_what_is_not_sent_is_named(folders):
+    proof = prove(folders["llama"], Sabotaged(folders["llama"], dtype="bfloat16"), dtype="bfloat16")
+    assert 1e-3 < proof.true.noise < 0.1
+    with pytest.raises(ModelError, match=NORM):
+        prove(folders["llama"], Sabotaged(folders["llama"], load=forget_norm, dtype="bfloat16"), dtype="bfloat16")
 
 
 def test_dropout_that_nobody_asked_for_is_named(folders, monkeypatch):

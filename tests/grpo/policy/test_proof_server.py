@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from grpo.config import GRPOConfig, ModelError, ModelSettings, RolloutSettings, ServerSettings
+from grpo.config import GRPOConfig, LoraSettings, ModelError, ModelSettings, RolloutSettings, ServerSettings
+from grpo.policy import adapters
+from grpo.policy.adapters import add_adapter
 from grpo.policy.compare import requests_for
 from grpo.policy.learner import Learner
 from grpo.policy.load import load_model
@@ -49,7 +51,10 @@ SHAPE = {
 def folder(tmp_path_factory, tiny_model) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("moe")
-    Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE)).save_pretrained(folder)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE))
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.model.embed_tokens.weight)  # as tied, for who ties them
+    model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     return folder
 
@@ -70,20 +75,30 @@ class Served:
         fresh: bool = True,
         train: Callable[[nn.Module], object] = lambda _: None,
         stream: Callable[[WeightStream], WeightStream] = lambda stream: stream,
+        lora: LoraSettings | None = None,
+        tied: bool = False,
+        engine: VLLMEngine | None = None,
     ) -> ServedProof:
-        """`train`: is done to the learner's model; `stream`: to what is sent."""
+        """`train`: is done to the learner's model; `stream`: to what is sent; `tied`: its output layer, by it alone."""
         model = load_model(self.settings)
+        if tied:
+            model.config.tie_word_embeddings = True
+            model.lm_head.weight = model.model.embed_tokens.weight
+        if lora:
+            model = add_adapter(model, self.settings.model_copy(update={"lora": lora}))
+        engine = engine or self.engine
         learner = Learner(GRPOConfig(), 1.0, model)
         self.version += 1
-        self.runner.run(self.engine.update_weights(learner.weights, self.version))
+        whole = Learner(GRPOConfig(), 1.0, load_model(self.settings)) if tied else learner
+        self.runner.run(engine.update_weights(whole.weights, self.version))
         train(model)
 
         async def send(version: int) -> object:
-            return await self.engine.update_weights(stream(learner.weights), version)
+            return await engine.update_weights(stream(learner.weights), version)
 
         with ThreadPoolExecutor(1) as compute:
             requests = requests_for(learner.vocabulary, 200, 264, 64, 1.0)
-            return self.runner.run(Prover(learner, self.engine, send, requests, compute).prove(self.version, fresh))
+            return self.runner.run(Prover(learner, engine, send, requests, compute).prove(self.version, fresh))
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +114,18 @@ class Changed:
 
     def __init__(self, stream: WeightStream, send: dict[str, Tensor] | None = None, leave_out: str = "") -> None:
         self._stream, self._send, self._leave_out = stream, send or {}, leave_out
+        self._more = {name: self._send[name] for name in self._send.keys() - {spec.name for spec in stream.specs}}
 
     @property
     def specs(self) -> list[TensorSpec]:
-        return [spec for spec in self._stream.specs if spec.name != self._leave_out]
+        kept = [spec for spec in self._stream.specs if spec.name != self._leave_out]
+        return kept + [TensorSpec(name, one.dtype, tuple(one.shape)) for name, one in self._more.items()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._stream:
             if name != self._leave_out:
                 yield name, self._send.get(name, tensor)
+        yield from self._more.items()
 
 
 def test_a_mixture_of_experts_is_served_as_it_is_trained(served):
@@ -161,3 +179,51 @@ def test_a_head_that_is_scaled_in_the_trainer_alone_is_named(served):
 def test_positions_that_are_scaled_in_the_trainer_alone_are_named(served):
     with pytest.raises(ModelError, match=r"The attention: .*rope_scaling"):
         served.prove(train=lambda model: model.model.rotary_emb.inv_freq.mul_(0.5))
+
+
+def test_an_output_layer_that_is_tied_in_the_trainer_alone_and_stays_behind_is_named(served):
+    kept = load_model(served.settings).lm_head.weight.detach().clone()
+    with pytest.raises(ModelError, match=r"sync: model\.embed_tokens\.weight did not reach"):
+        served.prove(tied=True, stream=lambda stream: Changed(stream, {"lm_head.weight": kept}))
+
+
+def test_a_merged_adapter_is_served_as_it_is_trained_and_a_wrong_scale_of_it_is_named(served, monkeypatch):
+    lora = LoraSettings(r=4, target_modules=["q_proj", "o_proj"])
+    assert served.prove(lora=lora).perturbed.equal
+    merged = adapters._merged
+
+    def doubled(layer):
+        layer.scaling["default"] *= 2
+        try:
+            return merged(layer)
+        finally:
+            layer.scaling["default"] /= 2
+
+    monkeypatch.setattr(adapters, "_check_merge", lambda *_: None)
+    monkeypatch.setattr(adapters, "_merged", doubled)
+    with pytest.raises(ModelError, match=r"sync: .*lora_[AB].* did not reach the server"):
+        served.prove(lora=lora)
+
+
+def test_a_server_that_is_named_by_its_url_is_proven_and_named(served, tmp_path):
+    (url,) = served.runner.run(served.engine.ask_each([]))
+    rollout = RolloutSettings(
+        max_tokens=64, max_prompt_tokens=200, max_sequences=16, server=ServerSettings(urls=[url], request_timeout=600)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(served.settings.path)
+    engine = VLLMEngine(served.settings.path, served.settings, rollout, tokenizer, tmp_path)
+    served.runner.run(engine.start())
+    try:
+        assert served.prove(fresh=False, engine=engine).true.difference < 1e-5
+        kept = load_model(served.settings).model.norm.weight.detach().clone()
+        with pytest.raises(ModelError, match=rf"sync: model\.norm\.weight did not reach the server at {url}"):
+            served.prove(fresh=False, engine=engine, stream=lambda s: Changed(s, {"model.norm.weight": kept}))
+    finally:
+        served.runner.run(engine.close())
+
+
+def test_a_run_that_goes_on_is_proven_with_the_weights_that_it_has(served):
+    def step(model: nn.Module) -> None:
+        model.model.layers[0].mlp.gate.weight.data.mul_(1.5)
+
+    assert served.prove(fresh=False, train=step).true.difference < 1e-5
