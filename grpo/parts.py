@@ -18,8 +18,10 @@ from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
 from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import add_adapter
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
+from grpo.policy.kinds import check_kind
 from grpo.policy.learner import Learner
-from grpo.policy.load import enable_gradient_checkpointing, load_model, load_skeleton
+from grpo.policy.load import enable_gradient_checkpointing, load_config, load_model, load_skeleton, load_tokenizer
+from grpo.policy.masks import mask_token
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.prompts import PromptError, render
 from grpo.record.atomic import write_atomic
@@ -153,6 +155,11 @@ def make_learner(
     if config.teacher and teacher is None:
         raise ValueError("teacher: whether it reads the same tokens is checked by `zero run` or recipes.run; use these")
     device = device or default_device(config)
+    read = load_config(model)
+    check_kind(read, model.path, rollout.engine)
+    masked = None
+    if settings := rollout.masked:
+        masked = mask_token(read, load_tokenizer(model), settings), settings
     where = device if ranks.size == 1 else torch.device("cpu")
     policy = load_model(model, where, bool(model.lora and model.lora.quantize)) if ranks.rank == 0 else None
     policy = policy if policy is not None else load_skeleton(model)
@@ -164,7 +171,7 @@ def make_learner(
     reference = None
     if frozen is not None:
         reference = load_model(frozen, where) if ranks.rank == 0 else load_skeleton(frozen)
-    return Learner(config, rollout.temperature, policy, reference, ranks, device, objective)
+    return Learner(config, rollout.temperature, policy, reference, ranks, device, objective, masked)
 
 
 def default_device(config: GRPOConfig) -> torch.device:
@@ -192,6 +199,11 @@ def make_engine(
         room, threads: where Ray places the servers.
     """
     device = device or default_device(config)
+    check_kind(load_config(model), model.path, rollout.engine)
+    if settings := rollout.masked:
+        from grpo.rollout.diffusion import DiffusionEngine
+
+        return DiffusionEngine(model, tokenizer, rollout.max_sequences, settings, device)
     if rollout.engine == "transformers":
         from grpo.rollout.local import TransformersEngine
 

@@ -79,7 +79,7 @@ from grpo.record.trackers import Trackers
 
 # JSON, such as {"accuracy": 1.0, "format": null}, where keys differ between recipes and tasks: one schema for all lets
 # `datasets` open any mixture of steps and runs.
-JSON_COLUMNS = ("rewards", "messages", "columns", "extra", "episode")
+JSON_COLUMNS = ("rewards", "messages", "columns", "extra", "episode", "unmasking")
 ROLLOUT_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int32(), nullable=False),
@@ -105,6 +105,7 @@ ROLLOUT_SCHEMA = pa.schema(
         pa.field("versions", pa.list_(pa.int32())),
         pa.field("trained", pa.list_(pa.bool_())),  # the tokens that the model wrote; null: all of them
         pa.field("episode", pa.string()),  # of an environment: its messages, how it ended, the environment's score
+        pa.field("unmasking", pa.string()),  # of a masked diffusion model: in which pass each token was written
     ]
 )
 

@@ -25,7 +25,7 @@ from grpo.types import Prompt
 from recipes.episodes import EpisodesTask, loaded
 from recipes.errors import InputError, code_of
 from recipes.jobs import timing
-from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, in_doubt, rehearse, values
+from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, check_model, in_doubt, rehearse, values
 from recipes.jobs.run_dir import check_unused
 from recipes.jobs.teacher import check_teacher
 from recipes.jobs.train import check_servers, task_in_words, task_prompts
@@ -91,6 +91,7 @@ class _DryRun:
         self._show_plan(size, output)
         tokenizer = self._try(load_tokenizer, model_settings(recipe)) if size else None
         if tokenizer:
+            self._try(check_model, recipe)
             self._try(check_teacher, recipe, tokenizer)
         episodes = self._try(lambda: self._stack.enter_context(loaded(recipe)))
         prompts = self._show_task(episodes, tokenizer)

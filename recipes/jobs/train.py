@@ -36,7 +36,7 @@ from recipes.episodes import EpisodesTask, loaded
 from recipes.errors import InputError, run_async
 from recipes.gold import advice
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
-from recipes.jobs.rehearsal import check_engine, in_doubt, rehearse
+from recipes.jobs.rehearsal import check_engine, check_model, in_doubt, rehearse
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.jobs.teacher import check_teacher
 from recipes.schema.cluster import servers_placed
@@ -82,6 +82,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
         tokenizer = load_tokenizer(model)
+        check_model(recipe)
         check_teacher(recipe, tokenizer)
         check_servers(recipe, model)
         episodes = stack.enter_context(loaded(recipe))

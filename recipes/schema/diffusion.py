@@ -1,0 +1,43 @@
+"""What a recipe of a masked diffusion model cannot ask for: a sentence for each, what is wrong and what to use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recipes.schema.recipe import Recipe
+
+
+def conflicts(recipe: Recipe) -> Iterator[str]:
+    if (settings := recipe.rollout.masked) is None:
+        return
+    train, model = recipe.train, recipe.model
+    if train.processes > 1:
+        yield f"train.processes: got {train.processes}, but engine: diffusion trains in one process; use 1"
+    if train.backend == "trl":
+        yield "train.backend: trl trains causal models alone; engine: diffusion needs backend: zero"
+    if train.teacher:
+        yield "train.teacher: a teacher is asked token by token from left to right, which engine: diffusion is not"
+    if recipe.task.environment:
+        yield "task.environment: engine: diffusion writes one reply; use engine: vllm, or no environment"
+    if model.prompted:
+        yield "model.adapter.peft_type: vectors before the prompt are not for engine: diffusion; use model.lora"
+    if recipe.cluster.address:
+        yield "cluster.address: engine: diffusion samples and trains in one process; leave it out"
+    block = settings.block_length
+    if block and recipe.eval.max_tokens and recipe.eval.max_tokens % block:
+        yield (
+            f"eval.max_tokens: got {recipe.eval.max_tokens}, expected a multiple of rollout.diffusion.block_length "
+            f"({block})"
+        )
+    if settings.likelihood == "exact":
+        return
+    estimate = "rollout.diffusion.likelihood: one_pass estimates"
+    if train.correction != "none" or train.stale_correction not in (None, "none"):
+        yield (
+            f"train.correction: got {train.correction}, which compares the trainer's log-probs with the sampler's; "
+            f"{estimate} others than were sampled with; use correction: none"
+        )
+    if train.kl_coef and train.kl_place == "reward":
+        yield f"train.kl_place: reward takes the sampler's log-probs, and {estimate} others; use kl_place: loss"
