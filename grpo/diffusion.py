@@ -6,7 +6,7 @@ It writes by grpo/rollout/diffusion.py and is trained by grpo/policy/diffusion.p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -53,3 +53,17 @@ def diffusion_conflicts(settings: DiffusionSettings, engine: str, max_tokens: in
     if settings.tokens_per_pass > (block or max_tokens):
         most = f"block_length ({block})" if block else f"max_tokens ({max_tokens})"
         yield f"diffusion.tokens_per_pass: got {settings.tokens_per_pass}, expected at most {most}"
+
+
+def estimate_conflicts(settings: DiffusionSettings, train: Any) -> Iterator[str]:
+    """Of `train`, a GRPOConfig, what compares the estimate with log-probs that it is none of."""
+    if settings.likelihood == "exact":
+        return
+    estimate = "rollout.diffusion.likelihood: one_pass estimates"
+    if train.correction != "none":
+        yield (
+            f"correction: got {train.correction}, which compares the trainer's log-probs with the sampler's; "
+            f"{estimate} others than were sampled with; use correction: none"
+        )
+    if train.kl_coef and train.kl_place == "reward":
+        yield f"kl_place: reward takes the sampler's log-probs, and {estimate} others; use kl_place: loss"

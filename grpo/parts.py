@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
+from grpo.diffusion import estimate_conflicts
 from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import add_adapter
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
-from grpo.policy.kinds import check_kind
+from grpo.policy.diffusion_kind import check_kind, mask_token
 from grpo.policy.learner import Learner
 from grpo.policy.load import enable_gradient_checkpointing, load_config, load_model, load_skeleton, load_tokenizer
-from grpo.policy.masks import mask_token
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.prompts import PromptError, render
 from grpo.record.atomic import write_atomic
@@ -159,6 +159,8 @@ def make_learner(
     check_kind(read, model.path, rollout.engine)
     masked = None
     if settings := rollout.masked:
+        if found := list(estimate_conflicts(settings, config)):
+            raise ValueError("\n".join(found))
         masked = mask_token(read, load_tokenizer(model), settings), settings
     where = device if ranks.size == 1 else torch.device("cpu")
     policy = load_model(model, where, bool(model.lora and model.lora.quantize)) if ranks.rank == 0 else None

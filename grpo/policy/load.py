@@ -20,8 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.adapter_kinds import PROMPTED
 from grpo.config import ModelError, ModelSettings
+from grpo.policy.diffusion_kind import class_of
 from grpo.policy.folder import model_source
-from grpo.policy.kinds import class_of
 from grpo.policy.logprobs import PLAIN, Head, selected_logprobs
 from grpo.policy.rope import scale_positions
 from grpo.types import PackedBatch
@@ -65,7 +65,7 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
     """
     config = load_config(settings)
     with _loading(settings.path):
-        loaded: Any = class_of(config).from_pretrained(
+        loaded: Any = class_of(config, settings, model_source(settings.path)).from_pretrained(
             model_source(settings.path),
             config=config,
             dtype=getattr(torch, settings.dtype),
@@ -89,7 +89,7 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
     """The model on meta, without its weights, in evaluation mode: what they will be sent to by another process."""
     config = load_config(settings)
     with _loading(settings.path), torch.device("meta"):
-        model = class_of(config).from_config(
+        model = class_of(config, settings, model_source(settings.path)).from_config(
             config,
             dtype=getattr(torch, settings.dtype),
             trust_remote_code=settings.trust_remote_code,

@@ -34,9 +34,9 @@ from torch import Tensor
 from grpo.config import ModelSettings
 from grpo.diffusion import DiffusionSettings
 from grpo.policy.diffusion import MaskedPolicy, masked_logits
+from grpo.policy.diffusion_kind import mask_token
 from grpo.policy.diffusion_proof import prove_masked
 from grpo.policy.load import causal_lm, load_config
-from grpo.policy.masks import mask_token
 from grpo.rollout.local import TransformersEngine, end_tokens, grouped, inverse_transform, mixed
 from grpo.types import Completion, Group, RolloutRequest, Sampling, Unmasking
 

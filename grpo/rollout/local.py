@@ -139,7 +139,7 @@ def inverse_transform(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Of the generation's settings, as a server takes them; else the tokenizer's."""
-    eos = getattr(model.generation_config, "eos_token_id", None)
+    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)  # masked models may have none
     eos = tokenizer.eos_token_id if eos is None else eos
     found = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return torch.tensor(found, dtype=torch.long)

@@ -60,7 +60,7 @@ def own_model(name: str, dtype: str | None) -> OwnModel:
 
     Raises EvalError if there is none, or it is no language model that writes.
     """
-    from grpo.policy.kinds import is_masked
+    from grpo.policy.diffusion_kind import is_masked
     from grpo.policy.load import own_dtype
 
     path = resolve_model(name)
@@ -123,7 +123,7 @@ def _config(name: str, path: str) -> Any:
 
 def _writes(config: Any) -> bool:
     """By what the checkpoint was saved as: transformers would load a bare BertModel as a language model, too."""
-    from grpo.policy.kinds import CAUSAL, is_masked
+    from grpo.policy.diffusion_kind import CAUSAL, is_masked
 
     if config.is_encoder_decoder:
         return False

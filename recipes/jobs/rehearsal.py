@@ -135,9 +135,8 @@ def check_engine(recipe: Recipe) -> None:
 
 def check_model(recipe: Recipe) -> None:
     """Raises ModelError where the engine cannot sample from such a model."""
-    from grpo.policy.kinds import check_kind
+    from grpo.policy.diffusion_kind import check_kind, mask_token
     from grpo.policy.load import load_config, load_tokenizer
-    from grpo.policy.masks import mask_token
 
     model = model_settings(recipe)
     config = load_config(model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from grpo.diffusion import estimate_conflicts
+
 if TYPE_CHECKING:
     from recipes.schema.recipe import Recipe
 
@@ -31,13 +33,4 @@ def conflicts(recipe: Recipe) -> Iterator[str]:
             f"eval.max_tokens: got {recipe.eval.max_tokens}, expected a multiple of rollout.diffusion.block_length "
             f"({block})"
         )
-    if settings.likelihood == "exact":
-        return
-    estimate = "rollout.diffusion.likelihood: one_pass estimates"
-    if train.correction != "none" or train.stale_correction not in (None, "none"):
-        yield (
-            f"train.correction: got {train.correction}, which compares the trainer's log-probs with the sampler's; "
-            f"{estimate} others than were sampled with; use correction: none"
-        )
-    if train.kl_coef and train.kl_place == "reward":
-        yield f"train.kl_place: reward takes the sampler's log-probs, and {estimate} others; use kl_place: loss"
+    yield from (f"train.{conflict}" for conflict in estimate_conflicts(settings, train))

@@ -45,7 +45,7 @@ def serve(
     Raises ModelError if there is no such model, AccessError if it would be open to all, RolloutError if the server
     cannot start or ends.
     """
-    from grpo.policy.kinds import check_kind
+    from grpo.policy.diffusion_kind import check_kind
     from grpo.policy.load import load_config, own_dtype
 
     model_path = model_source(model_path, "MODEL")

@@ -246,7 +246,7 @@ def test_a_head_of_another_form_keeps_all_logits(folder, tmp_path):
     [("<nope>", "the tokenizer has no token '<nope>'"), (None, "neither the tokenizer nor config.json")],
 )
 def test_a_model_without_that_mask_token_is_refused(tmp_path, name, said):
-    from grpo.policy.masks import mask_token
+    from grpo.policy.diffusion_kind import mask_token
     from tests.conftest import character_tokenizer
 
     class Config:

@@ -31,6 +31,7 @@ NAMES = [
     "smollm2_135m_lora_cpu",
     "tiny_arithmetic_2x2_cpu",
     "tiny_arithmetic_cpu",
+    "tiny_diffusion_cpu",
     "tiny_program_cpu",
 ]
 CHAINS = ["r1_tiny_cpu"]
