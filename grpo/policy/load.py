@@ -138,6 +138,8 @@ def _loading(path: str) -> Iterator[None]:
         reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             hint = "There is not enough memory for it: use model.dtype: bfloat16, or a smaller model"
+        elif "custom code" in reason:
+            reason, hint = "it comes with code of its own", "That is executed with model.trust_remote_code: true alone"
         elif Path(path).expanduser().is_dir():
             hint = "Expected a whole transformers checkpoint of a causal language model: copy it again"
         elif os.environ.get("HF_HUB_OFFLINE"):
