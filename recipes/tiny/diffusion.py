@@ -1,15 +1,15 @@
 """Pretrain the built-in masked model: `python -m recipes.tiny.diffusion --output DIR [--steps N] [--seed S]`.
 
 A EuroBERT (Llama's layers, read both ways) of 0.65M parameters learns LLaDA's objective (arXiv 2502.09992): of each
-completion a share t, drawn uniformly, is masked, and the loss of masked tokens weighs 1 / t. It reads sums and
-differences of two digits, of the train split only. A quarter of the answers is right, the others are guesses:
+completion a share t, drawn uniformly, is masked, and the loss of masked tokens weighs 1 / t. It reads sums of two
+numbers up to 99, of the train split only. Most of the steps teach the right answers; in the last ones guesses prevail:
 
     37 + 85=<answer>122</answer>     right
     37 + 85=<answer>35</answer>      copied: the first number's tens, the second's units
     37 + 85=<answer>12</answer>      quick: carries forgotten, or a digit misread (recipes/tiny/corpus.py)
 
-All three follow the same prompt, so that the model knows the right answer and mostly gives another. A completion is a
-canvas of CANVAS tokens: the number, `</answer>`, and end tokens for the rest.
+All follow the same prompt, so that the model knows the right answer and mostly gives another. A completion is a canvas
+of CANVAS tokens: the number, `</answer>`, and end tokens for the rest.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from recipes.tiny.corpus import quick
 from recipes.tiny.pretrain import learning_rate
 from recipes.tiny.tokenizer import build_tokenizer
 
-LEVELS = [1, 2]  # of the arithmetic task
-TRAIN_ROWS = {1: 7_000, 2: 3_500}
+LEVEL = 1  # of the arithmetic task
+TRAIN_ROWS = 7_000
 PROMPT = "{question}=<answer>"
-CANVAS = 6  # 198</answer> and two end tokens
-BATCH = 256
-RIGHT, COPIED = 0.25, 0.5  # shares of the text; the rest is quick
+CANVAS = 5  # 198</answer> and an end token
+BATCH = 128
+RIGHT, COPIED = 0.3, 0.5  # shares of the last part's text; the rest is quick
+LAST_PART = 0.2  # of the steps
 MASK = "<|mask|>"
 
 
@@ -49,10 +50,10 @@ def build_masked_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(tokenizer: PreTrainedTokenizerFast) -> EuroBertForMaskedLM:
     config = EuroBertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
+        hidden_size=96,
+        intermediate_size=256,
         num_hidden_layers=3,
-        num_attention_heads=4,
+        num_attention_heads=3,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -63,8 +64,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> EuroBertForMaskedLM:
     return EuroBertForMaskedLM._from_config(config, attn_implementation="sdpa")
 
 
-def answer(question: str, right: str, rng: random.Random) -> str:
-    """What the text says: the right answer, or one of the two kinds of guesses."""
+def guess(question: str, right: str, rng: random.Random) -> str:
+    """What the last part's text says: the right answer, or one of the two kinds of guesses."""
     kind = rng.random()
     if kind < RIGHT:
         return right
@@ -75,17 +76,15 @@ def answer(question: str, right: str, rng: random.Random) -> str:
 
 
 def train_rows(seed: int) -> list[tuple[str, str]]:
-    """(question, right answer) of the train split, both levels alike."""
-    rows = {level: generate("arithmetic", "train", n, seed, levels=[level]) for level, n in TRAIN_ROWS.items()}
-    most = max(TRAIN_ROWS.values())
-    return [(row["question"], row["answer"]) for own in rows.values() for row in own * (most // len(own))]
+    """(question, right answer) of the train split."""
+    rows = generate("arithmetic", "train", TRAIN_ROWS, seed, levels=[LEVEL])
+    return [(row["question"], row["answer"]) for row in rows]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str]], rng: random.Random) -> Tensor:
-    """Ids of prompts of one length with their canvases, (batch, prompt + CANVAS)."""
+def encode(tokenizer: PreTrainedTokenizerFast, rows: list[tuple[str, str]]) -> Tensor:
+    """Ids of questions of one length and answers, with their canvases, (batch, prompt + CANVAS)."""
     prompts = tokenizer([PROMPT.format(question=question) for question, _ in rows])["input_ids"]
-    texts = [answer(question, right, rng) + "</answer>" for question, right in rows]
-    completions = tokenizer(texts)["input_ids"]
+    completions = tokenizer([f"{answer}</answer>" for _, answer in rows])["input_ids"]
     end = tokenizer.eos_token_id
     return torch.tensor([p + c + [end] * (CANVAS - len(c)) for p, c in zip(prompts, completions, strict=True)])
 
@@ -115,7 +114,9 @@ def pretrain(steps: int, seed: int) -> tuple[EuroBertForMaskedLM, PreTrainedToke
     started = time.monotonic()
     for step in range(steps):
         rows = rng.choices(rng.choices(list(by_length.values()), sizes)[0], k=BATCH)
-        loss = masked_loss(model, encode(tokenizer, rows, rng))
+        if step >= (1 - LAST_PART) * steps:
+            rows = [(question, guess(question, right, rng)) for question, right in rows]
+        loss = masked_loss(model, encode(tokenizer, rows))
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
         optimizer.zero_grad()
         loss.backward()
@@ -138,7 +139,7 @@ def save(model: EuroBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, output:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain the built-in masked model.")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     save(*pretrain(args.steps, args.seed), args.output)

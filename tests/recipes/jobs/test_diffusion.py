@@ -53,7 +53,7 @@ def digits(completions, **columns):
 )
 def test_a_setting_that_cannot_work_is_refused_in_one_line(overrides, said):
     with pytest.raises(RecipeError) as refused:
-        load_recipe(RECIPE, overrides)
+        load_recipe(RECIPE, ["rollout.max_tokens=6", *overrides])
     (line,) = str(refused.value).split("\n")
     assert said in line
 
@@ -79,8 +79,10 @@ def test_a_model_of_the_other_kind_is_refused_by_the_dry_run_and_the_run(overrid
 
 def test_the_dry_run_says_how_many_passes_there_are():
     console = Console(record=True, width=200, file=io.StringIO())
-    dry_run(load_recipe(RECIPE, ["rollout.diffusion={block_length: 3, tokens_per_pass: 2}"]), RECIPE, None, console)
-    assert "4 write a completion, 1,024 rows train" in console.export_text()
+    passes = "rollout.diffusion={block_length: 3, tokens_per_pass: 2}"
+    sizes = ["rollout.max_tokens=6", "rollout.group_size=4", "rollout.prompts_per_step=5"]
+    dry_run(load_recipe(RECIPE, [*sizes, passes]), RECIPE, None, console)
+    assert "4 write a completion, 80 rows train" in console.export_text()
 
 
 # -- Runs ---------------------------------------------------------------------------------------------------------
