@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from grpo.adapter_kinds import PROMPTED, REFUSED
 from grpo.conflicts import loss_conflicts
+from grpo.diffusion import DiffusionSettings, diffusion_conflicts
 from grpo.names import ADVANTAGE_KINDS, NORMALISERS, CorrectionKind, KLEstimator, Normaliser, Quantization
 from grpo.rope import ADAPTED_POSITIONS, RopeScaling
 from rewards.nearest import did_you_mean
@@ -76,7 +77,7 @@ class ModelError(ValueError):
 
 
 class ModelSettings(Settings):
-    path: str  # hub id or folder; "tiny" is the built-in model
+    path: str  # hub id or folder; "tiny" and "tiny_diffusion" are built-in models
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of compute and of the served weights
     lora: LoraSettings | None = None
     adapter: AdapterSettings | None = None  # another kind of peft's
@@ -139,7 +140,7 @@ class ServerSettings(Settings):
 
 
 class RolloutSettings(Settings):
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: Literal["vllm", "transformers", "diffusion"] = "vllm"
     group_size: Annotated[int, Field(ge=1)] = 8
     prompts_per_step: Positive = 8
     max_tokens: Positive = 256
@@ -152,6 +153,12 @@ class RolloutSettings(Settings):
     max_sequences: Positive = 64  # sequences that the engine, or each of several servers, decodes at once
     routing_replay: bool = False  # of a mixture of experts: the trainer routes each token as the sampler did
     server: ServerSettings = Field(default_factory=ServerSettings)
+    diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)  # of engine: diffusion
+
+    @property
+    def masked(self) -> DiffusionSettings | None:
+        """How the policy is sampled, if it is a masked diffusion model."""
+        return self.diffusion if self.engine == "diffusion" else None
 
     @property
     def adapters_served(self) -> int:
@@ -168,6 +175,12 @@ class RolloutSettings(Settings):
                 "top_p < 1 and top_k > 0 bias the log-probs that the loss corrects with; "
                 "use top_p: 1.0 and top_k: 0 for training"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _diffusion(self) -> RolloutSettings:
+        if found := list(diffusion_conflicts(self.diffusion, self.engine, self.max_tokens)):
+            raise ValueError("\n".join(found))
         return self
 
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grpo.config import GRPOConfig, ModelSettings, RolloutSettings
+from grpo.diffusion import estimate_conflicts
 from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import add_adapter
 from grpo.policy.checkpoint import checkpoints, set_damaged_aside
+from grpo.policy.diffusion_kind import check_kind, mask_token
 from grpo.policy.learner import Learner
-from grpo.policy.load import enable_gradient_checkpointing, load_model, load_skeleton
+from grpo.policy.load import enable_gradient_checkpointing, load_config, load_model, load_skeleton, load_tokenizer
 from grpo.policy.shard.ranks import ALONE, Ranks
 from grpo.prompts import PromptError, render
 from grpo.record.atomic import write_atomic
@@ -153,6 +155,13 @@ def make_learner(
     if config.teacher and teacher is None:
         raise ValueError("teacher: whether it reads the same tokens is checked by `zero run` or recipes.run; use these")
     device = device or default_device(config)
+    read = load_config(model)
+    check_kind(read, model.path, rollout.engine)
+    masked = None
+    if settings := rollout.masked:
+        if found := list(estimate_conflicts(settings, config)):
+            raise ValueError("\n".join(found))
+        masked = mask_token(read, load_tokenizer(model), settings), settings
     where = device if ranks.size == 1 else torch.device("cpu")
     policy = load_model(model, where, bool(model.lora and model.lora.quantize)) if ranks.rank == 0 else None
     policy = policy if policy is not None else load_skeleton(model)
@@ -165,7 +174,7 @@ def make_learner(
     if frozen is not None:
         reference = load_model(frozen, where) if ranks.rank == 0 else load_skeleton(frozen)
     replay = rollout.routing_replay
-    return Learner(config, rollout.temperature, policy, reference, ranks, device, objective, replay)
+    return Learner(config, rollout.temperature, policy, reference, ranks, device, objective, replay, masked)
 
 
 def default_device(config: GRPOConfig) -> torch.device:
@@ -193,6 +202,11 @@ def make_engine(
         room, threads: where Ray places the servers.
     """
     device = device or default_device(config)
+    check_kind(load_config(model), model.path, rollout.engine)
+    if settings := rollout.masked:
+        from grpo.rollout.diffusion import DiffusionEngine
+
+        return DiffusionEngine(model, tokenizer, rollout.max_sequences, settings, device)
     if rollout.engine == "transformers":
         from grpo.rollout.local import TransformersEngine
 

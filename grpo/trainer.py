@@ -264,13 +264,7 @@ class GRPOTrainer:
         rewards = [self._trained_rewards(step, scored) for scored in groups]
         if not (self.config.kl_coef and self.config.kl_place == "reward"):
             return rewards
-        samples = [
-            Sample(
-                scored.group.prompt.token_ids, completion.token_ids, completion.logprobs, 0.0, None, completion.trained
-            )
-            for scored in groups
-            for completion in scored.group.completions
-        ]
+        samples = [Sample.of(one.group.prompt, written) for one in groups for written in one.group.completions]
         penalties = iter(await self._computed(self.learner.kl_penalties, samples))
         return [penalised(one, [next(penalties) for _ in one.total_G], self.config.kl_coef) for one in rewards]
 

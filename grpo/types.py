@@ -97,6 +97,24 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmasking:
+    """In which order a masked diffusion model wrote a completion (grpo/rollout/diffusion.py).
+
+    A pass shows the model the prompt, the tokens of all passes before, and mask tokens for the rest of `canvas`
+    positions; the tokens of one pass are drawn independently.
+
+    Example: Unmasking(passes=(1, 0, 2), canvas=4), of which the last block was not written
+    """
+
+    passes: tuple[int, ...]  # of each token, from 0, without a gap
+    canvas: int  # positions after the prompt
+
+    def __post_init__(self) -> None:
+        if set(self.passes) != set(range(max(self.passes, default=-1) + 1)) or len(self.passes) > self.canvas:
+            raise ValueError(f"Unmasking: expected passes 0, 1, ... of at most {self.canvas} tokens, got {self.passes}")
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What the model wrote for one prompt; of several turns, with what the environment said in between.
 
@@ -118,6 +136,7 @@ class Completion:
     episode: Episode | None = None  # of an environment
     # (tokens of prompt and completion but the last, L, K): the experts that each went to, where the engine was asked
     experts: np.ndarray | None = field(default=None, compare=False)
+    unmasking: Unmasking | None = None  # None: written from left to right
 
     def __post_init__(self) -> None:
         _same_length(
@@ -126,6 +145,7 @@ class Completion:
             logprobs=self.logprobs,
             versions=self.versions,
             trained=self.token_ids if self.trained is None else self.trained,
+            unmasking=self.token_ids if self.unmasking is None else self.unmasking.passes,
         )
 
     @property
@@ -191,6 +211,7 @@ class Sample:
     staleness: tuple[int, ...] | None = None  # optimizer steps since the weights that made each token; None: all 0
     trained: tuple[bool, ...] | None = None  # which tokens of the completion have a loss; None: all
     experts: np.ndarray | None = field(default=None, compare=False)  # as of the Completion
+    unmasking: Unmasking | None = None  # None: written from left to right
 
     def __post_init__(self) -> None:
         if self.experts is not None and len(self.experts) != self.length - 1:
@@ -203,6 +224,22 @@ class Sample:
             sampler_logprobs=self.sampler_logprobs,
             staleness=self.completion_ids if self.staleness is None else self.staleness,
             trained=self.completion_ids if self.trained is None else self.trained,
+            unmasking=self.completion_ids if self.unmasking is None else self.unmasking.passes,
+        )
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt, completion: Completion, advantage: float = 0.0, staleness: tuple[int, ...] | None = None
+    ) -> Sample:
+        return cls(
+            prompt.token_ids,
+            completion.token_ids,
+            completion.logprobs,
+            advantage,
+            staleness,
+            completion.trained,
+            completion.experts,
+            completion.unmasking,
         )
 
     @property
@@ -220,7 +257,8 @@ class PackedBatch:
 
     hidden_RLH[row_T, col_T] is the position that predicts target_T; tokens that are not trained are input alone. With a
     `layout` there is one row, packed: a prompt is there once, and the first token of each of its completions is
-    predicted from its one last position. Without one, each row is a prompt and a completion, padded on the right.
+    predicted from its one last position. Without one, each row is a prompt and a completion, padded on the right; of a
+    masked model, one pass over a completion, where a position predicts itself (grpo/policy/diffusion.py).
     """
 
     input_ids_RL: torch.Tensor

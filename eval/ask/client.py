@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -81,6 +81,14 @@ class Failed:
 
     cause: Failure
     reason: str
+
+
+class Asked(Protocol):
+    """What benchmarks ask: servers, or a model in this process."""
+
+    async def complete(self, prompt: Prompt, sampling: Sampling) -> Answer | Failed: ...
+
+    async def count(self, prompt: Prompt) -> int | None: ...
 
 
 class EvalClient:

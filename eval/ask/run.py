@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.ask.client import Answer, EvalClient, Failed
+from eval.ask.client import Answer, Asked, Failed
 from eval.ask.held_out import Evaluation, evaluate
 from eval.ask.progress import Progress, Silent
 from eval.grade import failed, grade_generations, graded
@@ -103,7 +103,7 @@ def prepare(
     return Work(benchmark, problems, prompts)
 
 
-async def count_tokens(work: Work, client: EvalClient, in_flight: int) -> Work:
+async def count_tokens(work: Work, client: Asked, in_flight: int) -> Work:
     """The work with the lengths of prompts that have no token ids, where the server counts. Raises RolloutError."""
     room = asyncio.Semaphore(in_flight)
 
@@ -119,7 +119,7 @@ async def count_tokens(work: Work, client: EvalClient, in_flight: int) -> Work:
 
 async def run_benchmarks(
     works: Sequence[Work],
-    client: EvalClient,
+    client: Asked,
     store: Store,
     in_flight: int,
     context: int | None = None,
@@ -193,7 +193,7 @@ def _items(work: Work, store: Store, context: int | None) -> Iterator[_Item]:
                 yield _Item(work.benchmark, problem, prompt, sample, work.budget(prompt, context), grade)
 
 
-async def _answer(item: _Item, client: EvalClient, room: asyncio.Semaphore, context: int | None) -> Generation | Answer:
+async def _answer(item: _Item, client: Asked, room: asyncio.Semaphore, context: int | None) -> Generation | Answer:
     """What the server wrote, or a failure."""
     protocol, place = item.benchmark.protocol, (item.benchmark.name, item.problem, item.sample)
     if item.max_tokens < 1:

@@ -56,7 +56,8 @@ def add_adapter(model: PreTrainedModel, settings: ModelSettings, seed: int = 0) 
     from peft import get_peft_model
 
     key = "model.lora" if settings.lora else "model.adapter"
-    config = _peft_config(settings)
+    # peft's wrapper of causal models wants what only those that generate have; a masked model has a plain one.
+    config = _peft_config(settings, "CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None)
     torch.manual_seed(seed)
     try:
         policy = get_peft_model(model, config)
@@ -174,7 +175,7 @@ def _dequantized(module: Any) -> Tensor:
 # -- What cannot work ----------------------------------------------------------------------------------------------
 
 
-def _peft_config(settings: ModelSettings) -> PeftConfig:
+def _peft_config(settings: ModelSettings, task_type: str | None) -> PeftConfig:
     from peft import LoraConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -186,7 +187,7 @@ def _peft_config(settings: ModelSettings) -> PeftConfig:
             target_modules=lora.target_modules,
             use_rslora=lora.rslora,
             use_dora=lora.dora,
-            task_type="CAUSAL_LM",
+            task_type=task_type,
         )
     assert settings.adapter is not None
     kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -202,7 +203,7 @@ def _peft_config(settings: ModelSettings) -> PeftConfig:
             f"model.adapter.{unknown}: {kinds[wanted].__name__} has no such key{did_you_mean(unknown, known)}"
         )
     try:
-        return kinds[wanted](**{"task_type": "CAUSAL_LM", **given})
+        return kinds[wanted](**{"task_type": task_type, **given})
     except (ValueError, TypeError) as error:
         raise ModelError(f"model.adapter: {kinds[wanted].__name__} refuses it: {_first_line(error)}") from error
 

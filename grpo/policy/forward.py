@@ -36,7 +36,7 @@ class ForwardProof:
 
     head: str
     own_logits: str | None
-    padded: str | None
+    padded: str | None  # of a masked model: None, as nothing is padded there either
     noise: float
     difference: float
     training: float | None  # training mode against evaluation mode; None: dropout was asked for

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 
 from grpo.config import GRPOConfig
+from grpo.diffusion import DiffusionSettings
 from grpo.losses.cross_entropy import CrossEntropy
 from grpo.policy.adapters import served_weights
-from grpo.policy.forward import prove_forward
+from grpo.policy.diffusion import MaskedPolicy
+from grpo.policy.diffusion_proof import prove_masked
+from grpo.policy.forward import ForwardProof, prove_forward
 from grpo.policy.load import causal_lm, prompted
 from grpo.policy.moe_balance import Balance
 from grpo.policy.names import prediction_heads
@@ -72,6 +75,7 @@ class Learner:
         device: of the shards.
         objective: None: what `config` describes.
         routing_replay: whether samples say which experts their tokens are to go to.
+        masked: a masked diffusion model: its mask token, and how losses see it. None: a causal model.
     """
 
     def __init__(
@@ -84,10 +88,15 @@ class Learner:
         device: torch.device | None = None,
         objective: CrossEntropy | None = None,
         routing_replay: bool = False,
+        masked: tuple[int, DiffusionSettings] | None = None,
     ) -> None:
         self.model, self.ranks = model, ranks
-        self._policy = Policy(model)
-        frozen = None if reference is None else Policy(reference.requires_grad_(False))
+
+        def policy_of(model: PreTrainedModel) -> Policy:
+            return MaskedPolicy(model, *masked, config.tokens_per_micro_batch) if masked else Policy(model)
+
+        self._policy = policy_of(model)
+        frozen = None if reference is None else policy_of(reference.requires_grad_(False))
         if ranks.size > 1:
             for one in (self._policy, frozen) if frozen else (self._policy,):
                 shard(one, ranks, device or torch.device("cpu"))
@@ -95,7 +104,11 @@ class Learner:
         if routing_replay or balanced:  # before packing: to look for routers takes padded rows
             for one in [self._policy, frozen] if frozen and not config.teacher else [self._policy]:
                 one.routing = routing_of(one)
-        self.forward = prove_forward(self._policy, config.packing, config.dropout)
+        self.forward: ForwardProof = (
+            prove_masked(self._policy, config.dropout)
+            if isinstance(self._policy, MaskedPolicy)
+            else prove_forward(self._policy, config.packing, config.dropout)
+        )
         if frozen is not None and config.teacher:
             prove_forward(frozen, config.packing)  # a model of its own, with a head of its own
         elif frozen is not None:
@@ -116,6 +129,13 @@ class Learner:
     def padded(self) -> str | None:
         """Why micro-batches are padded; None where they are packed."""
         return self._update.padded
+
+    @property
+    def rows(self) -> str:
+        """What a row of a micro-batch is, in words."""
+        if isinstance(self._policy, MaskedPolicy):
+            return "a row each pass"
+        return "padded rows" if self.padded else "packed rows"
 
     @property
     def vocabulary(self) -> int:

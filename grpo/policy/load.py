@@ -15,11 +15,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.adapter_kinds import PROMPTED
 from grpo.config import ModelError, ModelSettings
+from grpo.policy.diffusion_kind import class_of
 from grpo.policy.folder import model_source
 from grpo.policy.logprobs import PLAIN, Head, selected_logprobs
 from grpo.policy.rope import scale_positions
@@ -59,12 +60,12 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
     """The checkpoint in the compute dtype, in evaluation mode; `quantized`: its linear layers in 4 bits (QLoRA).
 
     Raises:
-        ModelError: no such folder, no such hub id, a damaged file, a weight that is missing, not a causal language
-            model, or no memory for it.
+        ModelError: no such folder, no such hub id, a damaged file, a weight that is missing, not a causal or masked
+            language model (kinds.py), or no memory for it.
     """
     config = load_config(settings)
     with _loading(settings.path):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = class_of(config, settings, model_source(settings.path)).from_pretrained(
             model_source(settings.path),
             config=config,
             dtype=getattr(torch, settings.dtype),
@@ -88,7 +89,7 @@ def load_skeleton(settings: ModelSettings) -> PreTrainedModel:
     """The model on meta, without its weights, in evaluation mode: what they will be sent to by another process."""
     config = load_config(settings)
     with _loading(settings.path), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model = class_of(config, settings, model_source(settings.path)).from_config(
             config,
             dtype=getattr(torch, settings.dtype),
             trust_remote_code=settings.trust_remote_code,
@@ -137,6 +138,8 @@ def _loading(path: str) -> Iterator[None]:
         reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             hint = "There is not enough memory for it: use model.dtype: bfloat16, or a smaller model"
+        elif "custom code" in reason:
+            reason, hint = "it comes with code of its own", "That is executed with model.trust_remote_code: true alone"
         elif Path(path).expanduser().is_dir():
             hint = "Expected a whole transformers checkpoint of a causal language model: copy it again"
         elif os.environ.get("HF_HUB_OFFLINE"):
@@ -150,7 +153,8 @@ def _loading(path: str) -> Iterator[None]:
 def max_positions(settings: ModelSettings) -> int:
     """The longest sequence, prompt and completion, that the model takes."""
     config = load_config(settings).get_text_config()
-    most = getattr(config, "max_position_embeddings", None) or 0
+    # LLaDA's code has a name of its own.
+    most = getattr(config, "max_position_embeddings", None) or getattr(config, "max_sequence_length", None) or 0
     if most <= 0:  # some architectures have no bound
         return sys.maxsize
     extra = (settings.adapter.model_extra or {}) if settings.adapter and settings.prompted else {}

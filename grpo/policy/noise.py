@@ -18,7 +18,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grpo.config import ModelError
 from grpo.policy.load import FAILS, causal_lm
-from grpo.policy.packing.pad import pad
 from grpo.policy.policy import Policy
 from grpo.types import Sample
 
@@ -60,7 +59,7 @@ def measure_noise(policy: Policy, samples: Sequence[Sample], temperature: float 
 
     def own(some: Sequence[Sample], rounded: bool = False) -> Tensor:
         with rounded_once_more(policy.model) if rounded else nullcontext():
-            return policy.own_logprobs(pad(some, [1.0] * len(some), device), temperature).float()
+            return policy.own_logprobs(policy.batch(some, [1.0] * len(some), device), temperature).float()
 
     try:
         whole_T = own(samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,8 +12,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from grpo.policy.load import causal_lm, completion_logprobs
 from grpo.policy.logprobs import PLAIN, Head
+from grpo.policy.packing.pad import pad
 from grpo.policy.routing import Routing
-from grpo.types import PackedBatch
+from grpo.types import PackedBatch, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,6 +61,10 @@ class Policy(nn.Module):
         """Of the trained tokens, by the model's own logits; without gradient, shape (T,)."""
         own = partial(completion_logprobs, batch=batch, temperature=temperature, head=None)
         return self._without_gradient(batch, temperature, compute=own)[0]
+
+    def batch(self, samples: Sequence[Sample], weights: Sequence[float], device: torch.device | str) -> PackedBatch:
+        """One micro-batch of them, the plain way."""
+        return pad(samples, weights, device)
 
     def asked(self, compute: Callable[[nn.Module], T], batch: PackedBatch) -> T:
         """What `compute` says of the model, whose weights are whole while it does."""

@@ -88,7 +88,7 @@ class Prover:
     ) -> None:
         self._learner, self._engine, self._send = learner, engine, send
         self._requests, self._compute, self._rounding = requests, compute, rounding
-        in_process = engine.name == "transformers"
+        in_process = engine.name != "vllm"
         self._instead = (
             "try another version of transformers, or another model"
             if in_process
@@ -144,11 +144,7 @@ class Prover:
         return max(found, key=lambda one: (not one.equal, one.difference))
 
     async def _compared(self, server: str, groups: Sequence[Group]) -> Comparison:
-        samples = [
-            Sample(group.prompt.token_ids, completion.token_ids, completion.logprobs, 0.0)
-            for group in groups
-            for completion in group.completions
-        ]
+        samples = [Sample.of(group.prompt, completion) for group in groups for completion in group.completions]
         if not samples:
             causes = {cause for group in groups for cause in group.failures}
             raise ModelError(f"the server at {server} answers none of the proof's requests ({', '.join(causes)})")
@@ -330,7 +326,7 @@ async def prove(
     fresh = version == 0 and not rollout.server.urls and not model.prompted  # those vectors are drawn at random
     served = await prover.prove(version, fresh=fresh)
     seconds, forward = time.monotonic() - started, learner.forward
-    ways = f"head {forward.head}, {'padded' if forward.padded else 'packed'} rows"
+    ways = f"head {forward.head}, {learner.rows}"
     note = (
         f"proven in {seconds:.1f} s: training computes the model's own log-probs to {forward.difference:.1g} nats "
         f"({ways}); the server computes the trainer's to {served.true.difference:.1g} nats, and to "

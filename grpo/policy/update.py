@@ -23,6 +23,7 @@ from grpo.losses.entropy import entropy_threshold
 from grpo.losses.kl import kl_penalties
 from grpo.losses.objective import Objective
 from grpo.losses.types import LossInputs
+from grpo.policy.diffusion import MaskedPolicy
 from grpo.policy.forward import ForwardProof
 from grpo.policy.load import causal_lm, drops_out, training_mode
 from grpo.policy.memory import keep_freed_memory
@@ -90,7 +91,7 @@ class PolicyUpdate:
             self.padded = proof.padded
         else:
             self.padded = use_packed_attention(policy) if config.packing else "train.packing: false"
-        if reference is not None:
+        if reference is not None and not isinstance(policy, MaskedPolicy):
             self.padded = self.padded or use_packed_attention(reference)
 
     def run(self, step: int, batch: TrainBatch) -> dict[str, float]:
@@ -189,7 +190,7 @@ class PolicyUpdate:
     def measured(self, samples: Sequence[Sample], temperature: float | None = None) -> list[Tensor]:
         """Log-probs of each sample's completion, in evaluation mode; all ranks compute all of them."""
         self._policy.eval()
-        split, build = self._ways
+        split, build = self._ways(measuring=True)
         found: list[Tensor] = [torch.empty(0)] * len(samples)
         for some in split(samples, self._config.tokens_per_micro_batch):
             some = sorted(some, key=lambda i: (samples[i].prompt_ids, i))  # as they lie in a packed row
@@ -210,7 +211,7 @@ class PolicyUpdate:
 
     def _micro_batches(self, batch: TrainBatch) -> tuple[list[PackedBatch], int]:
         """This rank's, and how many of them, the last ones, are idle: computed for the other ranks' sake."""
-        split, build = self._ways
+        split, build = self._ways()
         limit, width = (
             self._config.tokens_per_micro_batch,
             causal_lm(self._policy.model).config.get_text_config().hidden_size,
@@ -224,8 +225,9 @@ class PolicyUpdate:
         ]
         return micros, chosen.count([])
 
-    @property
-    def _ways(self) -> tuple[Callable[..., list[list[int]]], Callable[..., PackedBatch]]:
+    def _ways(self, measuring: bool = False) -> tuple[Callable[..., list[list[int]]], Callable[..., PackedBatch]]:
+        if isinstance(self._policy, MaskedPolicy):
+            return self._policy.ways(measuring)
         return (packed_micro_batches, pack) if self.padded is None else (padded_micro_batches, pad)
 
     def _logprobs(self, micro: PackedBatch) -> tuple[Tensor, Tensor]:

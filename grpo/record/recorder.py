@@ -109,6 +109,7 @@ ROLLOUT_SCHEMA = pa.schema(
         pa.field("versions", pa.list_(pa.int32())),
         pa.field("trained", pa.list_(pa.bool_())),  # the tokens that the model wrote; null: all of them
         pa.field("episode", pa.string()),  # of an environment: its messages, how it ended, the environment's score
+        pa.field("unmasking", pa.string()),  # of a masked diffusion model: in which pass each token was written
     ]
 )
 

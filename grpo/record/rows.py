@@ -105,6 +105,7 @@ def rollout_rows(
             "logprobs": [None if math.isnan(logprob) else logprob for logprob in completion.logprobs],
             "versions": list(completion.versions),
             "trained": None if completion.trained is None else list(completion.trained),
+            "unmasking": None if completion.unmasking is None else dataclasses.asdict(completion.unmasking),
             "episode": None if completion.episode is None else dataclasses.asdict(completion.episode),
         }
         for number, (scored, advantages_G) in enumerate(zip(groups, advantages, strict=True))

@@ -13,7 +13,7 @@ ROLLOUTS = f"step-{'[0-9]' * 6}.parquet"  # pattern of the files in rollouts/
 
 # JSON, such as {"accuracy": 1.0, "format": null}, where keys differ between recipes and tasks: one schema for all lets
 # `datasets` open any mixture of steps and runs.
-JSON_COLUMNS = ("rewards", "messages", "columns", "extra", "episode")
+JSON_COLUMNS = ("rewards", "messages", "columns", "extra", "episode", "unmasking")
 
 
 class RecordError(ValueError):

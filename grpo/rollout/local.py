@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,7 +54,7 @@ class TransformersEngine:
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._loaded)
-        self._decoder = Decoder(self._model, _end_tokens(causal_lm(self._model), self._tokenizer).to(self._device))
+        self._decoder = Decoder(self._model, end_tokens(causal_lm(self._model), self._tokenizer).to(self._device))
         await asyncio.to_thread(self._decoder.choose_way)
 
     def _loaded(self) -> PreTrainedModel:
@@ -107,7 +108,7 @@ class TransformersEngine:
         for request in requests:
             for i in range(request.n):
                 row = Growing(request.prompt.token_ids, request.sampling.max_tokens)
-                streams[row] = torch.Generator().manual_seed(_mix(request.seed, i))
+                streams[row] = torch.Generator().manual_seed(mixed(request.seed, i))
 
         def choose(logp_BV: Tensor, live: Sequence[Growing]) -> Tensor:
             return logp_BV.argmax(1) if temperature == 0 else self._draw(logp_BV, [streams[row] for row in live])
@@ -127,29 +128,30 @@ class TransformersEngine:
             )
             for row in streams
         ]
-        groups, start = [], 0
-        for request in requests:
-            groups.append(Group(request.prompt, tuple(completions[start : start + request.n])))
-            start += request.n
-        return groups
+        return grouped(requests, completions)
 
     def _draw(self, logp_BV: Tensor, streams: list[torch.Generator]) -> Tensor:
-        """One token a row by inverse transform: one uniform number from each row's own stream."""
+        """One token a row, by one uniform number from each row's own stream."""
         uniform_B = torch.stack([torch.rand((), generator=stream, dtype=torch.float64) for stream in streams])
-        cumulative_BV = logp_BV.double().exp().cumsum(1)
-        threshold_B1 = (uniform_B.to(logp_BV.device) * cumulative_BV[:, -1])[:, None]
-        return torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(1).clamp(max=logp_BV.shape[1] - 1)
+        return inverse_transform(logp_BV, uniform_B)
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def inverse_transform(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
+    """The token of each row whose share of the distribution holds the row's uniform number, (B,)."""
+    cumulative_BV = logp_BV.double().exp().cumsum(1)
+    threshold_B1 = (uniform_B.to(logp_BV.device) * cumulative_BV[:, -1])[:, None]
+    return torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(1).clamp(max=logp_BV.shape[1] - 1)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Of the generation's settings, as a server takes them; else the tokenizer's."""
-    eos = getattr(model.generation_config, "eos_token_id", None)
+    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)  # masked models may have none
     eos = tokenizer.eos_token_id if eos is None else eos
     found = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return torch.tensor(found, dtype=torch.long)
 
 
-def _mix(seed: int, index: int) -> int:
+def mixed(seed: int, index: int) -> int:
     return (seed * 1_000_003 + index) % 2**63
 
 
@@ -160,3 +162,9 @@ def _check(requests: Sequence[RolloutRequest]) -> None:
             raise ValueError(f"engine transformers samples without top_p and top_k, got {sampling}")
         if sampling.temperature != requests[0].sampling.temperature:
             raise ValueError("engine transformers needs one temperature for the requests of one call")
+
+
+def grouped(requests: Sequence[RolloutRequest], completions: Sequence[Completion]) -> list[Group]:
+    """`completions` in the order of the requests, `n` of each."""
+    left = iter(completions)
+    return [Group(request.prompt, tuple(islice(left, request.n))) for request in requests]

@@ -27,17 +27,8 @@ def train_batch(
                 continue
             masked = config.mask_truncated and completion.finish_reason == "length"
             lengths.append(0 if masked else len(completion.written))
-            samples.append(
-                Sample(
-                    scored.group.prompt.token_ids,
-                    completion.token_ids,
-                    completion.logprobs,
-                    advantage,
-                    tuple(step - 1 - version for version in completion.versions),
-                    completion.trained,
-                    completion.experts,
-                )
-            )
+            staleness = tuple(step - 1 - version for version in completion.versions)
+            samples.append(Sample.of(scored.group.prompt, completion, advantage, staleness))
     weights = token_weights(config.normaliser_kind, lengths, max_tokens)
     trained = [i for i, s in enumerate(samples) if lengths[i] and (s.advantage or not skips_zero_advantage)]
     return TrainBatch([samples[i] for i in trained], [weights[i] for i in trained])

@@ -25,7 +25,7 @@ from grpo.types import Prompt
 from recipes.episodes import EpisodesTask, loaded
 from recipes.errors import InputError, code_of
 from recipes.jobs import timing
-from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, in_doubt, rehearse, values
+from recipes.jobs.rehearsal import PROBLEMS, Rehearsed, check_engine, check_model, in_doubt, rehearse, values
 from recipes.jobs.run_dir import check_unused
 from recipes.jobs.task_prompts import task_in_words, task_prompts
 from recipes.jobs.teacher import check_teacher
@@ -92,6 +92,7 @@ class _DryRun:
         self._show_plan(size, output)
         tokenizer = self._try(load_tokenizer, model_settings(recipe)) if size else None
         if tokenizer:
+            self._try(check_model, recipe)
             self._try(check_teacher, recipe, tokenizer)
         prompts: list[Prompt] = []
         for name in recipe.named_tasks:

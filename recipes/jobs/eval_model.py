@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eval.ask.client import EvalClient, Served, ServedError, find_served
+from eval.ask.client import Asked, EvalClient, Served, ServedError, find_served
 from eval.ask.run import Work
 from eval.ask.server import RETRY_DELAYS, OwnServer
 from grpo.config import ModelError, ModelSettings, RolloutSettings, ServerSettings
+from grpo.diffusion import DiffusionSettings
 from grpo.policy.folder import is_folder, model_source
 from grpo.rollout.vllm.phases import said_phases
 from grpo.types import Prompt
@@ -41,6 +42,7 @@ class OwnModel:
     name: str  # in the results
     settings: ModelSettings
     tokenizer: PreTrainedTokenizerBase
+    masked: DiffusionSettings | None = None  # of a masked diffusion model, which is sampled in this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,17 @@ class AttachedModel:
 def own_model(name: str, dtype: str | None) -> OwnModel:
     """The model of that folder or hub id, or the built-in `tiny`; `dtype` None is the checkpoint's own.
 
-    Raises EvalError if there is none, or it is no causal language model.
+    Raises EvalError if there is none, or it is no language model that writes.
     """
+    from grpo.policy.diffusion_kind import is_masked
     from grpo.policy.load import own_dtype
 
     path = resolve_model(name)
     config = _config(name, path)
     dtype = dtype or own_dtype(config)
-    return OwnModel(name, ModelSettings.model_validate({"path": path, "dtype": dtype}), _tokenizer(name, path))
+    settings = ModelSettings.model_validate({"path": path, "dtype": dtype})
+    masked = DiffusionSettings() if is_masked(config) else None
+    return OwnModel(name, settings, _tokenizer(name, path), masked)
 
 
 def attached_model(name: str | None, urls: Sequence[str]) -> AttachedModel:
@@ -108,20 +113,22 @@ def _config(name: str, path: str) -> Any:
         config = load_config(ModelSettings(path=path))
     except ModelError as error:
         raise _no_model(name, error.__cause__ or error) from error
-    if not _is_causal(config):
+    if not _writes(config):
         raise EvalError(
-            f"--model {name} is {', '.join(config.architectures or [])} ({config.model_type}), not a causal language "
-            "model; expected one that writes text, such as LlamaForCausalLM"
+            f"--model {name} is {', '.join(config.architectures or [])} ({config.model_type}), not a causal or masked "
+            "language model; expected one that writes text, such as LlamaForCausalLM"
         )
     return config
 
 
-def _is_causal(config: Any) -> bool:
-    """By what the checkpoint was saved as: transformers would load BERT as a causal model, too."""
+def _writes(config: Any) -> bool:
+    """By what the checkpoint was saved as: transformers would load a bare BertModel as a language model, too."""
+    from grpo.policy.diffusion_kind import CAUSAL, is_masked
+
     if config.is_encoder_decoder:
         return False
     named = config.architectures or []
-    return not named or any(re.search(r"CausalLM|LMHeadModel|ForConditionalGeneration", one) for one in named)
+    return not named or is_masked(config) or any(re.search(CAUSAL, one) for one in named)
 
 
 def _tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
@@ -139,7 +146,7 @@ def _no_model(name: str, error: BaseException) -> EvalError:
 
 
 class Connection(NamedTuple):
-    client: EvalClient
+    client: Asked
     in_flight: int  # requests to keep in flight
     context: int | None  # tokens that the model takes
 
@@ -163,6 +170,10 @@ async def connect(
         async with EvalClient(model.urls, model.served, timeout) as client:
             yield Connection(client, concurrency or ATTACHED_REQUESTS * len(model.urls), model.served.context)
         return
+    if model.masked is not None:
+        async with _in_process(model, works, concurrency, note) as connection:
+            yield connection
+        return
     log = folder / "logs" / "server.log"
     server, sequences = await asyncio.to_thread(own_server, model.settings, works, log, concurrency)
     note(f"starting vLLM for {model.name}; log: {log}")
@@ -173,6 +184,26 @@ async def connect(
         async with EvalClient([own.url], served, timeout, own.restart, RETRY_DELAYS, own.watch) as client:
             # A few more than run at once: whichever ends is followed without a pause.
             yield Connection(client, concurrency or sequences + sequences // 4 + 1, served.context)
+
+
+@asynccontextmanager
+async def _in_process(
+    model: OwnModel, works: Sequence[Work], concurrency: int | None, note: Callable[[str], None]
+) -> AsyncIterator[Connection]:
+    """Of a masked diffusion model, on the first GPU where there is one."""
+    import torch
+
+    from eval.ask.in_process_diffusion import EngineClient
+    from grpo.policy.load import max_positions
+    from grpo.rollout.diffusion import DiffusionEngine
+
+    assert model.masked is not None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sequences = concurrency or (GPU_SEQUENCES if device == "cuda" else CPU_SEQUENCES)
+    note(f"{model.name} is a masked model: sampled in this process, {sequences} completions at once")
+    engine = DiffusionEngine(model.settings, model.tokenizer, sequences, model.masked, device)
+    async with EngineClient(engine, sequences) as client:
+        yield Connection(client, 2 * sequences, max_positions(model.settings))
 
 
 def own_server(

@@ -175,7 +175,8 @@ def _one(
         if request.dtype:
             settings = settings.model_copy(update={"dtype": request.dtype})
         name = f"{run_dir.resolve().name}/step-{step:06d}"
-        return ask(request, OwnModel(name, settings, load_tokenizer(settings)), questions, folder, console)
+        model = OwnModel(name, settings, load_tokenizer(settings), recipe.rollout.masked)
+        return ask(request, model, questions, folder, console)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def _for_sampling(recipe: Recipe) -> Recipe:
 
 def _device(recipe: Recipe) -> torch.device:
     """Of the in-process engine; a server may have every GPU."""
-    return torch.device("cuda" if recipe.rollout.engine == "transformers" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if recipe.rollout.engine != "vllm" and torch.cuda.is_available() else "cpu")
 
 
 # -- Sampling and grading -----------------------------------------------------------------------------------------

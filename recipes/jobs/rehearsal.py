@@ -22,6 +22,7 @@ from grpo.signal.scoring import earned, reward_inputs
 from grpo.types import Completion, Episode, FinishReason, Prompt
 from recipes.episodes import EpisodesTask
 from recipes.errors import InputError
+from recipes.schema.load import model_settings
 from recipes.schema.recipe import Recipe
 from recipes.tasks import verifier_of
 from rewards import Reward, RewardSum
@@ -131,6 +132,18 @@ def check_engine(recipe: Recipe) -> None:
             "rollout.engine: vllm is not installed here; use engine: transformers, give a server in "
             "rollout.server.urls, or install it (docs/install.md)"
         )
+
+
+def check_model(recipe: Recipe) -> None:
+    """Raises ModelError where the engine cannot sample from such a model."""
+    from grpo.policy.diffusion_kind import check_kind, mask_token
+    from grpo.policy.load import load_config, load_tokenizer
+
+    model = model_settings(recipe)
+    config = load_config(model)
+    check_kind(config, model.path, recipe.rollout.engine)
+    if settings := recipe.rollout.masked:
+        mask_token(config, load_tokenizer(model), settings)
 
 
 def check_loss(config: GRPOConfig) -> None:

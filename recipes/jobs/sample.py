@@ -108,7 +108,7 @@ def _ask(
     if not todo:
         return
     model, tenant = model_settings(shared), Tenant.once(f"sampling, {output}")
-    in_process = recipe.rollout.engine == "transformers" and torch.cuda.is_available()
+    in_process = recipe.rollout.engine != "vllm" and torch.cuda.is_available()
     engine = rollout_engine(
         shared, model, load_tokenizer(model), output, torch.device("cuda" if in_process else "cpu"), tenant
     )

@@ -48,6 +48,8 @@ def why_not(recipe: Recipe, size: ModelSize) -> str:
         return "the trainer is several processes"
     if size.parameters > LARGEST[device]:
         return f"loading {size.parameters / 1e6:,.0f}M parameters would take too long"
+    if recipe.rollout.masked:
+        return "passes of a masked model are not measured ahead"
     if recipe.task and recipe.task.environment:
         return "how long an episode takes is up to task.environment"
     return ""

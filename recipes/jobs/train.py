@@ -29,7 +29,7 @@ from grpo.signal.advantage import load_advantage
 from grpo.trainer import GRPOTrainer
 from recipes.errors import InputError, run_async
 from recipes.jobs.learner import device_of, gpus_of, joined_ranks, learner_of
-from recipes.jobs.rehearsal import check_engine, in_doubt
+from recipes.jobs.rehearsal import check_engine, check_model, in_doubt
 from recipes.jobs.run_dir import check_unused, locked
 from recipes.jobs.run_tasks import RunTasks, run_tasks
 from recipes.jobs.teacher import check_teacher
@@ -75,6 +75,7 @@ def _run(recipe: Recipe, source: str, output: Path, resume: bool, overrides: Seq
         load_advantage(recipe.train.advantage_kind)
         policy_loss_of(recipe.train)
         tokenizer = load_tokenizer(model)
+        check_model(recipe)
         check_teacher(recipe, tokenizer)
         check_servers(recipe, model)
         tasks = run_tasks(recipe, tokenizer, stack)

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from recipes.schema.explain import Key, dotted, inner_model, show, source_of
-from recipes.schema.load import KINDS, AnyRecipe, RecipeError, parsed, validated
+from recipes.schema.load import BUILTIN_MODELS, KINDS, AnyRecipe, RecipeError, parsed, validated
 from rewards.nearest import did_you_mean
 
 BASE = "base"
@@ -251,5 +251,5 @@ def _merged(below: Any, above: Any) -> Any:
 
 
 def _may_exist(path: str) -> bool:
-    """A folder, a hub id or the built-in model."""
-    return Path(path).expanduser().exists() or path.count("/") == 1 or path == "tiny"
+    """A folder, a hub id or a built-in model."""
+    return Path(path).expanduser().exists() or path.count("/") == 1 or path in BUILTIN_MODELS

@@ -24,6 +24,7 @@ from rewards.nearest import did_you_mean
 
 FOLDER = Path(__file__).parents[1]
 TINY = FOLDER / "tiny" / "model"
+BUILTIN_MODELS = {"tiny": TINY, "tiny_diffusion": FOLDER / "tiny" / "diffusion_model"}
 AnyRecipe = Recipe | SFTRecipe | SampleRecipe
 KINDS: Mapping[str, type[AnyRecipe]] = {"grpo": Recipe, "sft": SFTRecipe, "sample": SampleRecipe}
 
@@ -125,7 +126,7 @@ def builtin_recipes() -> dict[str, tuple[Path, str]]:
 
 
 def model_settings(recipe: Recipe) -> ModelSettings:
-    """The recipe's model, with the built-in `tiny` resolved to its folder and `lora.sync: auto` to what it means."""
+    """The recipe's model, with a built-in one resolved to its folder and `lora.sync: auto` to what it means."""
     lora, rollout = recipe.model.lora, recipe.rollout
     if lora and lora.sync == "auto":
         # A server that runs already may not have been started for adapters.
@@ -136,9 +137,9 @@ def model_settings(recipe: Recipe) -> ModelSettings:
 
 
 def resolve_model(path: str) -> str:
-    """The built-in `tiny` as its folder, ~ expanded; a hub id as it is."""
-    if path == "tiny":
-        return str(TINY)
+    """A built-in model as its folder, ~ expanded; a hub id as it is."""
+    if path in BUILTIN_MODELS:
+        return str(BUILTIN_MODELS[path])
     return str(Path(path).expanduser()) if is_folder(path) else path
 
 

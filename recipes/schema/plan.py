@@ -82,7 +82,8 @@ def batch_rows(recipe: Recipe) -> list[tuple[str, str]]:
     rollout, train = recipe.rollout, recipe.train
     completions = rollout.prompts_per_step * rollout.group_size
     longest = rollout.max_prompt_tokens + rollout.max_tokens
-    played = recipe.task and recipe.task.environment
+    played, masked = recipe.task and recipe.task.environment, rollout.masked
+    rows = completions * _rows(recipe)
     return [
         ("step", f"{rollout.prompts_per_step} prompts x {rollout.group_size} = {completions} completions"),
         *([("tasks", _shares(recipe))] if recipe.tasks else []),
@@ -91,8 +92,13 @@ def batch_rows(recipe: Recipe) -> list[tuple[str, str]]:
             "tokens a step",
             f"at most {completions * rollout.max_tokens:,} sampled, {completions * longest:,} with prompts",
         ),
+        *(
+            [("passes", f"{masked.passes(rollout.max_tokens)} write a completion, {rows:,} rows train")]
+            if masked
+            else []
+        ),
         ("updates", f"{train.steps} steps x {train.updates_per_batch} = {train.steps * train.updates_per_batch}"),
-        ("micro-batches", f"at most {_micro_batches(completions, longest, train.tokens_per_micro_batch)} an update"),
+        ("micro-batches", f"at most {_micro_batches(rows, longest, train.tokens_per_micro_batch)} an update"),
     ]
 
 
@@ -155,8 +161,14 @@ def _millions(size: ModelSize) -> str:
     return f"{size.parameters / 1e6:,.1f}M parameters{trained}"
 
 
-def _micro_batches(completions: int, longest: int, tokens: int) -> int:
-    return -(-completions // max(tokens // longest, 1))
+def _rows(recipe: Recipe) -> int:
+    """Of a completion in training: a masked model has one for each pass."""
+    masked = recipe.rollout.masked
+    return masked.passes(recipe.rollout.max_tokens) if masked and masked.likelihood == "exact" else 1
+
+
+def _micro_batches(rows: int, longest: int, tokens: int) -> int:
+    return -(-rows // max(tokens // longest, 1))
 
 
 def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
@@ -176,7 +188,7 @@ def _places(recipe: Recipe, machine: Machine) -> tuple[str, str]:
         gpus = _trainer_gpus(recipe)
         trainer = f"GPU {', '.join(map(str, gpus))}"
         sampler = f"GPU {', '.join(map(str, _server_gpus(recipe, machine)))}"
-    if recipe.rollout.engine == "transformers":
+    if recipe.rollout.engine != "vllm":
         return trainer, "in the trainer's process"
     if recipe.cluster.address:
         trainer += f", on {trainer_nodes(recipe)} machines" if trainer_nodes(recipe) > 1 else ""
@@ -238,7 +250,8 @@ def _reference_parameters(recipe: Recipe, size: ModelSize) -> int:
 
 def _step_tokens(recipe: Recipe) -> int:
     rollout = recipe.rollout
-    return rollout.prompts_per_step * rollout.group_size * (rollout.max_prompt_tokens + rollout.max_tokens)
+    tokens = rollout.prompts_per_step * rollout.group_size * (rollout.max_prompt_tokens + rollout.max_tokens)
+    return _rows(recipe) * tokens
 
 
 def _sampler_gib(recipe: Recipe, size: ModelSize, machine: Machine) -> float:
@@ -280,7 +293,7 @@ def _check_places(recipe: Recipe, machine: Machine, trainer: float, sampler: flo
 
 def _needs(recipe: Recipe, machine: Machine, trainer: float, sampler: float) -> Iterator[tuple[str, float, float]]:
     """(place, GiB needed, GiB there) for everything that has to hold a part of the run."""
-    server, in_process = recipe.rollout.server, recipe.rollout.engine == "transformers"
+    server, in_process = recipe.rollout.server, recipe.rollout.engine != "vllm"
     elsewhere = bool(server.urls) or servers_placed(recipe)
     if not machine.gpu_gib:
         trainers = trainer * _processes_here(recipe)

@@ -19,7 +19,7 @@ from eval.problems.puzzles import entries
 from grpo.adapter_kinds import NOT_BY_VLLM
 from grpo.config import GRPOConfig, ModelSettings, Positive, RolloutSettings, Settings
 from grpo.environments.settings import EnvironmentSettings
-from recipes.schema import cluster
+from recipes.schema import cluster, diffusion
 from recipes.schema.cluster import ClusterSettings
 from recipes.schema.mixture import mixture_conflicts
 from rewards import RewardSettings
@@ -135,7 +135,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _coherent(self) -> Recipe:
         _refuse(mixture_conflicts(self.task, self.tasks, self.rewards, self.train.backend))
-        _refuse(chain(_conflicts(self), cluster.conflicts(self)))
+        _refuse(chain(_conflicts(self), cluster.conflicts(self), diffusion.conflicts(self)))
         return self
 
     @property
@@ -263,10 +263,10 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
         yield "task.environment: train.backend: trl samples one reply; use backend: zero"
     if rollout.group_size == 1:
         yield "rollout.group_size: a group of 1 is its own baseline, every advantage would be 0; use 2 or more"
-    if rollout.max_staleness and rollout.engine == "transformers":
+    if rollout.max_staleness and rollout.engine != "vllm":
         yield (
-            f"rollout.max_staleness: got {rollout.max_staleness}, but engine: transformers samples and trains in turn; "
-            "use 0, or engine: vllm"
+            f"rollout.max_staleness: got {rollout.max_staleness}, but engine: {rollout.engine} samples and trains in "
+            "turn; use 0, or engine: vllm"
         )
     if rollout.max_staleness and train.correction == "none" and train.stale_correction is None:
         yield (
@@ -296,8 +296,8 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"({rollout.max_tokens}): the server's context is made for that"
         )
     lora = recipe.model.lora
-    if lora and lora.sync == "adapter" and rollout.engine == "transformers":
-        yield "model.lora.sync: engine: transformers has one set of weights; use merged, or engine: vllm"
+    if lora and lora.sync == "adapter" and rollout.engine != "vllm":
+        yield f"model.lora.sync: engine: {rollout.engine} has one set of weights; use merged, or engine: vllm"
     if (adapter := recipe.model.adapter) and recipe.model.prompted:
         if rollout.engine == "vllm":
             yield f"model.adapter.peft_type: {adapter.peft_type} {NOT_BY_VLLM}"
@@ -316,16 +316,16 @@ def _conflicts(recipe: Recipe) -> Iterator[str]:
             f"train.kl_coef: the reference is the model without its adapter, but init_lora_weights: {start} takes what "
             "the adapter starts with out of the weights; use 0, or another start"
         )
-    if server.quantization and (server.urls or rollout.engine == "transformers"):
+    if server.quantization and (server.urls or rollout.engine != "vllm"):
         yield (
             "rollout.server.quantization: it is for vLLM servers of our own; leave it out, and start a server of yours "
             "with --quantization"
         )
     if rollout.routing_replay and recipe.model.prompted:
         yield "rollout.routing_replay: vectors that stand before the prompt are routed, too; leave it out"
-    if server.urls and rollout.engine == "transformers":
-        yield "rollout.server.urls: engine: transformers has no server; use engine: vllm, or no urls"
-    if server.replicas > 1 and (server.urls or rollout.engine == "transformers"):
+    if server.urls and rollout.engine != "vllm":
+        yield f"rollout.server.urls: engine: {rollout.engine} has no server; use engine: vllm, or no urls"
+    if server.replicas > 1 and (server.urls or rollout.engine != "vllm"):
         yield (
             f"rollout.server.replicas: {server.replicas} servers of our own are started where engine is vllm and urls "
             "is empty; leave replicas out, or urls"

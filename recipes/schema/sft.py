@@ -56,6 +56,8 @@ def _conflicts(recipe: SFTRecipe) -> Iterator[str]:
             f"eval.max_tokens: got {asked}, expected at most rollout.max_tokens "
             f"({recipe.rollout.max_tokens}): the server's context is made for that"
         )
+    if recipe.rollout.masked:
+        yield "rollout.engine: examples train causal models alone; engine: diffusion is for kind: grpo"
     if recipe.task and recipe.task.environment:
         yield "task.environment: a supervised run measures one reply; leave it out"
     if recipe.rollout.server.urls:

@@ -45,12 +45,14 @@ def serve(
     Raises ModelError if there is no such model, AccessError if it would be open to all, RolloutError if the server
     cannot start or ends.
     """
+    from grpo.policy.diffusion_kind import check_kind
     from grpo.policy.load import load_config, own_dtype
 
     model_path = model_source(model_path, "MODEL")
     if model is None:
         model = ModelSettings(path=model_path)
         model = model.model_copy(update={"dtype": own_dtype(load_config(model))})
+    check_kind(load_config(model), model_path, "vllm")
     host = checked(host)
     port = pick_port(port, host)
     if log_file is None:

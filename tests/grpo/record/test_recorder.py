@@ -188,7 +188,7 @@ def test_datasets_opens_the_rollouts_of_all_steps_with_their_types(tmp_path):
     assert rows[0]["reward"] is None
     assert rows[0]["advantage"] is None
     texts = {"rewards": '{"accuracy": 1.0, "format": null}', "columns": '{"level": 1}', "extra": "{}"}
-    assert rows[1] == {**row(3), **texts, "trained": None, "episode": None}  # of one turn
+    assert rows[1] == {**row(3), **texts, "trained": None, "episode": None, "unmasking": None}  # of one turn
     assert rows[2]["completion"] == "é ✓ \U0001f600"
 
 

@@ -326,12 +326,12 @@ def test_bad_input_is_one_message_and_exit_code_2(
     ("config", "said"),
     [
         (
-            {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
-            "is BertForMaskedLM (bert), not a causal language model",
+            {"model_type": "bert", "architectures": ["BertModel"]},
+            "is BertModel (bert), not a causal or masked language model",
         ),
         (
             {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
-            "is T5ForConditionalGeneration (t5), not a causal language model",
+            "is T5ForConditionalGeneration (t5), not a causal or masked language model",
         ),
         ({"architectures": ["X"]}, "cannot be loaded"),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "cannot be loaded"),  # no tokenizer

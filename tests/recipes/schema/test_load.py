@@ -33,6 +33,7 @@ NAMES = [
     "smollm2_135m_lora_cpu",
     "tiny_arithmetic_2x2_cpu",
     "tiny_arithmetic_cpu",
+    "tiny_diffusion_cpu",
     "tiny_program_cpu",
 ]
 CHAINS = ["r1_qwen2.5_1.5b", "r1_smollm2_135m_cpu", "r1_tiny_cpu"]
