@@ -131,7 +131,7 @@ def test_the_likelihoods_of_all_completions_in_one_order_add_up_to_1(folder, tmp
 def test_tokens_that_are_not_trained_are_shown_and_have_no_loss(model):
     whole = samples()[0]
     half = Sample(whole.prompt_ids, whole.completion_ids, whole.sampler_logprobs, 1.0, None,
-                  (False, True, True, False), whole.unmasking)  # fmt: skip
+                  (False, True, True, False), unmasking=whole.unmasking)  # fmt: skip
     policy = policy_of(model)
     found = [policy.measured(policy.batch([one], [1.0], "cpu"), 1.0)[0] for one in (whole, half)]
     torch.testing.assert_close(found[1], found[0][1:3])
