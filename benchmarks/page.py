@@ -36,7 +36,7 @@ TEXTS = {
 }
 RESET = "document.getElementById('filters').reset()"
 SEARCHED = (
-    f"const [text, done] = arguments; {RESET}; document.getElementById('text').value = text; "
+    "const [text, done] = arguments; document.getElementById('text').value = text; "
     "const before = performance.now(); applyFilters(); shown.searching.then(() => { document.body.offsetHeight; "
     "done([performance.now() - before, document.getElementById('count').textContent]); });"
 )
@@ -63,7 +63,8 @@ def measure(completions: int, folder: Path) -> dict[str, Any]:
         filters = {name: page.run(f"{RESET}; {change}; {MEASURED}") / 1000 for name, change in FILTERS.items()}
         shown = page.run("return document.getElementById('count').textContent")
         driver.set_script_timeout(600)
-        loaded = _seconds(lambda: driver.execute_async_script("loadWords().then(arguments[0])"))
+        driver.execute_async_script(f"{RESET}; setTimeout(arguments[0], 100)")  # which applies the filters later
+        loaded = _seconds(lambda: driver.execute_async_script("loadWords().then(() => arguments[0]())"))
         searches = {name: driver.execute_async_script(SEARCHED, text) for name, text in TEXTS.items()}
     finally:
         driver.quit()
