@@ -122,7 +122,8 @@ def _of_trl(recipe: AnyRecipe) -> bool:
 
 def _zero(arguments: Sequence[str]) -> int:
     """The command in a process of its own: memory, threads and ranks are the stage's alone. It goes when we do."""
-    program = [sys.executable, "-c", "from recipes.command.main import main; main()", *arguments]
+    # -P: a file here of the name of a package of ours is not it.
+    program = [sys.executable, "-P", "-c", "from recipes.command.main import main; main()", *arguments]
     with subprocess.Popen(program, preexec_fn=_goes_with_us) as process:
         while True:
             try:
