@@ -138,6 +138,11 @@ class Learner:
         return "padded rows" if self.padded else "packed rows"
 
     @property
+    def routing(self) -> Routing | None:
+        """Of a mixture of experts, where its choices matter."""
+        return self._policy.routing
+
+    @property
     def vocabulary(self) -> int:
         """Tokens that the model knows."""
         return int(causal_lm(self.model).config.get_text_config().vocab_size)

@@ -286,8 +286,8 @@ def test_a_run_replays_what_its_engine_chose(folders, tmp_path):
     settings = [
         f"model={{path: {folders['qwen3_moe']}, dtype: float32}}",
         "rollout={engine: transformers, routing_replay: true, group_size: 4, prompts_per_step: 2, max_tokens: 6}",
-        "train={steps: 2, learning_rate: 1.0e-2, router_aux_loss_coef: 0.01, kl_coef: 0.1}",
-        "rewards=[{name: length}]",
+        "train={steps: 2, learning_rate: 1.0e-2, router_aux_loss_coef: 0.01, kl_coef: 0.1, control: random}",
+        "rewards=[{name: accuracy}]",
         "eval.problems=4",
     ]
     assert run(load_recipe("tiny_arithmetic_cpu", settings), "test", tmp_path / "out", False) == 0
