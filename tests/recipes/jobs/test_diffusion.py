@@ -171,7 +171,7 @@ def test_d1s_estimate_trains_what_confidence_has_written(recipe_file, tmp_path):
     names = set(load_file(checkpoints(tmp_path / "out")[-1][1] / "adapter_model.safetensors"))
     assert names
     evaluate_run(tmp_path / "out", None, Request(None, [], limit=4, output=tmp_path / "eval"), Console(quiet=True))
-    assert json.loads((tmp_path / "eval" / "results.json").read_text())["arithmetic"]["n_samples"] == 4
+    assert json.loads((tmp_path / "eval" / "results.json").read_text())["arithmetic"]["n_problems"] == 4
 
 
 @pytest.mark.slow
