@@ -28,15 +28,20 @@ class DiffusionSettings(BaseModel):
 
     @model_validator(mode="after")
     def _coherent(self) -> DiffusionSettings:
-        if self.order == "confidence" and self.likelihood == "exact":
+        if self.order == "confidence" and self.exact:
             raise ValueError(
                 "likelihood: exact needs an order that does not depend on the policy. With order: confidence the order "
                 "is a part of the sample whose probability is not known, so that no ratio is exact; use order: random, "
                 "or likelihood: one_pass"
             )
-        if self.likelihood == "exact" and self.prompt_masking != D1_MASKING:
+        if self.exact and self.prompt_masking != D1_MASKING:
             raise ValueError("prompt_masking: likelihood: exact hides nothing of the prompt; leave it out")
         return self
+
+    @property
+    def exact(self) -> bool:
+        """Whether losses see the log-probs that were sampled with."""
+        return self.likelihood == "exact"
 
     def passes(self, max_tokens: int) -> int:
         """Forwards of the model that write a completion."""
@@ -57,7 +62,7 @@ def diffusion_conflicts(settings: DiffusionSettings, engine: str, max_tokens: in
 
 def estimate_conflicts(settings: DiffusionSettings, train: Any) -> Iterator[str]:
     """Of `train`, a GRPOConfig, what compares the estimate with log-probs that it is none of."""
-    if settings.likelihood == "exact":
+    if settings.exact:
         return
     estimate = "rollout.diffusion.likelihood: one_pass estimates"
     if train.correction != "none":

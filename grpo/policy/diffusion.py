@@ -73,7 +73,7 @@ class MaskedPolicy(Policy):
 
     def ways(self, measuring: bool) -> tuple[Callable[..., list[list[int]]], Callable[..., PackedBatch]]:
         """How to split samples into micro-batches, and to build one. `measuring`: of the sampler's own log-probs."""
-        if measuring or self._settings.likelihood == "exact":
+        if measuring or self._settings.exact:
             return unmasked_micro_batches, self.batch
         hide = partial(one_pass, mask_id=self.mask_id, prompt_masking=self._settings.prompt_masking)
         return one_pass_micro_batches, hide

@@ -153,7 +153,7 @@ def format_unlearned(history: History, config: GRPOConfig, rollout: RolloutSetti
 
 def mismatch(history: History, config: GRPOConfig, rollout: RolloutSettings) -> str | None:
     """Server and trainer compute other log-probs from the same weights."""
-    if rollout.masked and rollout.masked.likelihood == "one_pass":  # an estimate, which is meant to differ
+    if rollout.masked and not rollout.masked.exact:  # an estimate, which is meant to differ
         return None
     difference, stale = _last(history, "logprob_diff", 1), _last(history, "stale", 1) or 0.0
     proven = _last(history, "proven_noise", 1)

@@ -164,7 +164,7 @@ def _millions(size: ModelSize) -> str:
 def _rows(recipe: Recipe) -> int:
     """Of a completion in training: a masked model has one for each pass."""
     masked = recipe.rollout.masked
-    return masked.passes(recipe.rollout.max_tokens) if masked and masked.likelihood == "exact" else 1
+    return masked.passes(recipe.rollout.max_tokens) if masked and masked.exact else 1
 
 
 def _micro_batches(rows: int, longest: int, tokens: int) -> int:

@@ -153,6 +153,7 @@ def test_one_pass_shows_nothing_of_the_completion_and_hides_its_share_of_the_pro
 def learner_of(folder, likelihood="exact", **train):
     rollout = RolloutSettings(engine="diffusion", max_tokens=4, diffusion=DiffusionSettings(likelihood=likelihood))
     model = ModelSettings(path=str(folder), dtype="float32", **train.pop("model", {}))
+    train.setdefault("correction", "truncate" if likelihood == "exact" else "none")
     return make_learner(GRPOConfig(**train), model, rollout)
 
 
