@@ -19,7 +19,7 @@ from grpo.rollout.fleet.host import Host, own_address
 from grpo.rollout.fleet.ray import environment
 from recipes.jobs.processes import OUTCOME, PR_SET_PDEATHSIG
 
-PROGRAM = ("-c", "from recipes.command.main import main; main()")
+PROGRAM = ("-P", "-c", "from recipes.command.main import main; main()")
 STREAMS = ("stdout", "stderr")
 Texts = tuple[bytes, ...]  # of STREAMS
 

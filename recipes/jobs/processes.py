@@ -104,7 +104,8 @@ def _run_agent(
         shutdown_timeout=GRACE,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects={number: Std.ALL for number in range(1, processes)}),
     )
-    program = ["-c", "from recipes.command.main import main; main()", *arguments]
+    # -P: a rewards.py in the working folder must not stand in the place of our package.
+    program = ["-P", "-c", "from recipes.command.main import main; main()", *arguments]
     try:
         elastic_launch(config, sys.executable)(*program)
     except ChildFailedError as error:

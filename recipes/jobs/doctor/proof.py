@@ -112,7 +112,7 @@ def _together(folder: Path, recipe: str, *sizes: str) -> tuple[bool, str]:
 
 
 def _run(output: Path, *arguments: str, recipe: str = SMALL) -> Path:
-    program = ["-c", "from recipes.command.main import main; main()", "run", recipe, *SHORT, *arguments]
+    program = ["-P", "-c", "from recipes.command.main import main; main()", "run", recipe, *SHORT, *arguments]
     line: Sequence[str] = [sys.executable, *program, "--output", str(output)]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:

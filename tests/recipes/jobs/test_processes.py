@@ -37,6 +37,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
         "def fails(completions, **columns):\n"
         "    return [None] * len(completions)\n"
     )
+    (folder / "rewards.py").write_text("raise SystemExit('the user\\'s own rewards.py was imported')\n")
     recipe = {
         "model": {"path": str(tiny_model), "dtype": "float32"},
         "task": {"name": "arithmetic", "config": {"levels": [1]}, "template": "{question}="},
@@ -66,7 +67,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
 
 def command(recipe_file: Path, output: Path, processes: int, *more: str) -> list[str]:
     program = "from recipes.command.main import main; main()"
-    line = [sys.executable, "-c", program, "run", str(recipe_file), "--output", str(output)]
+    line = [sys.executable, "-P", "-c", program, "run", str(recipe_file), "--output", str(output)]
     return [*line, "--set", f"train.processes={processes}", *more]
 
 
@@ -74,8 +75,9 @@ def command(recipe_file: Path, output: Path, processes: int, *more: str) -> list
 def started(line: list[str], *path: Path) -> Iterator[subprocess.Popen[str]]:
     """`path`: folders that Python looks for modules in, before ours."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(line, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+    where = next(Path(part).parent for part in line if part.endswith("recipe.yaml"))  # with a rewards.py in it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, env=env, cwd=where, start_new_session=True, **pipes) as process:
         tree = []
         try:
             yield process
