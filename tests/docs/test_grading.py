@@ -41,7 +41,7 @@ def test_rewards_is_imported_without_what_it_does_not_use() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["run", "eval", "serve", "filter", "doctor", "score"])
+@pytest.mark.parametrize("command", ["run", "eval", "serve", "filter", "doctor"])
 def test_a_command_that_misses_what_trains_says_which_extra_brings_it(command: str, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"completion": "1", "answer": "1", "problem_id": "1"}\n')
@@ -51,9 +51,18 @@ def test_a_command_that_misses_what_trains_says_which_extra_brings_it(command: s
         "serve": [str(tmp_path)],
         "filter": ["tiny_arithmetic_cpu", "--output", str(tmp_path / "out")],
         "doctor": [],
-        "score": ["--reward", "accuracy", "--data", str(data)],
     }[command]
     done = run("from recipes.command.main import main; main()", command, *words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "pip install 'zero-rl[cpu]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_completions_are_scored_without_what_trains(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"completion": "<answer>1</answer>", "answer": "1"}\n')
+    words = ["score", "--reward", "accuracy", "--data", str(data)]
+    done = run("from recipes.command.main import main; main()", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 completions" in done.stdout

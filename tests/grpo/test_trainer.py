@@ -363,9 +363,9 @@ def test_the_parts_of_a_steps_time_are_those_that_took_it_and_leave_no_rest(reci
     def slowed(owner: type, name: str, seconds: float) -> None:
         original = getattr(owner, name)
 
-        def slow(*args):
+        def slow(*args, **settings):
             time.sleep(seconds)
-            return original(*args)
+            return original(*args, **settings)
 
         monkeypatch.setattr(owner, name, slow)
 

@@ -333,7 +333,8 @@ def test_bad_input_exits_2_with_one_message(tmp_path: Path) -> None:
         code, out, err = zero("check", *arguments)
         assert (code, out) == (2, ""), arguments
         assert message in err
-        assert len(err.strip().splitlines()) == 1
+        said = [line for line in err.strip().splitlines() if not line.startswith("checking ")]  # where that takes long
+        assert len(said) == 1
 
 
 def test_list_shows_every_built_in_with_what_it_takes_and_installed_ones(

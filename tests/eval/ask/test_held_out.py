@@ -15,7 +15,7 @@ from eval.stats.stats import summary
 from eval.types import Generation
 from grpo.config import ModelSettings
 from grpo.policy.load import load_tokenizer
-from grpo.rollout.local import TransformersEngine, _mix
+from grpo.rollout.local import TransformersEngine, mixed
 from grpo.types import Completion, Group, Prompt, Sampling
 from rewards import Score, grader
 
@@ -76,7 +76,7 @@ def test_every_sample_of_every_problem_has_a_random_stream_of_its_own_whatever_i
 
     names = [f"p{i}" for i in range(500)]
     found = seeds(names)
-    streams = {_mix(seed, sample) for seed in found.values() for sample in range(64)}
+    streams = {mixed(seed, sample) for seed in found.values() for sample in range(64)}
     assert len(streams) == 500 * 64
     assert seeds(names[7:3:-1]) == {name: found[name] for name in names[4:8]}
 

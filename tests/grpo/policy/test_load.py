@@ -91,6 +91,6 @@ def test_a_model_for_which_there_is_no_memory_is_refused(tiny_model, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("grpo.policy.load.AutoModelForCausalLM.from_pretrained", full)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", full)
     with pytest.raises(ModelError, match=r"CUDA out of memory.*use model\.dtype: bfloat16"):
         load_model(ModelSettings(path=str(tiny_model)))
