@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,9 @@ from grpo.types import PackedBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# transformers patches its classes while it loads: two threads at once would leave them patched for good.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -131,7 +135,8 @@ _UNLOADABLE = (
 def _loading(path: str) -> Iterator[None]:
     """Raises ModelError for whatever goes wrong with the files of the model."""
     try:
-        yield
+        with _ONE_AT_A_TIME:
+            yield
     except ModelError:
         raise
     except _UNLOADABLE as error:

@@ -93,9 +93,7 @@ class Both(Sabotaged):
         self._other = other
 
     async def start(self) -> None:
-        # One after the other: two threads that load models at once leave transformers patched for good.
-        await super().start()
-        await self._other.start()
+        await asyncio.gather(super().start(), self._other.start())
 
     async def ask_each(self, requests):
         (first,), (second,) = [
