@@ -111,6 +111,7 @@ class ModelWeights:
     def _spec(self, name: str) -> TensorSpec:
         module, parameter = self._places[name]
         # A module's attributes have no types.
+        # torch types every attribute of a module as Tensor | Module; peft's is a method.
         base = module.get_base_layer() if hasattr(module, "base_layer") else module  # type: ignore[operator]
         tensor = getattr(base, parameter)
         if _is_quantized(base) and parameter == "weight":

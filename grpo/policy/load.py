@@ -65,7 +65,7 @@ def load_model(settings: ModelSettings, device: torch.device | str = "cpu", quan
 
     Raises:
         ModelError: no such folder, no such hub id, a damaged file, a weight that is missing, not a causal or masked
-            language model (kinds.py), or no memory for it.
+            language model (diffusion_kind.py), or no memory for it.
     """
     config = load_config(settings)
     with _loading(settings.path):
@@ -169,6 +169,7 @@ def max_positions(settings: ModelSettings) -> int:
 def causal_lm(model: nn.Module) -> PreTrainedModel:
     """The transformers model inside, whether or not peft wraps it."""
     # A module's attributes have no types.
+    # torch types every attribute of a module as Tensor | Module; peft's is a method.
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
 
 

@@ -34,7 +34,7 @@ class Reference:
             return self._frozen.eval().measured(batch, temperature)[0]
         training = [module for module in self._trained.modules() if module.training]
         self._trained.eval()
-        with self._trained.model.disable_adapter():  # type: ignore[operator]
+        with self._trained.model.disable_adapter():  # type: ignore[operator]  # peft's method, typed as a module
             logprobs_T = self._trained.measured(batch, temperature)[0]
         for module in training:
             module.training = True
