@@ -1,5 +1,6 @@
 """Group Relative Policy Optimization. Exported names load torch when they are first used, not on import."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from grpo.losses.objective import policy_loss as policy_loss
     from grpo.signal.advantage import group_advantages as group_advantages
     from grpo.trainer import GRPOTrainer as GRPOTrainer
+
+# As vLLM has it by default. TRL, once imported, sets it to ERROR if it is not set: the logs of the servers that this
+# process starts would say nothing.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
 
 _EXPORTS = {
     "GRPOConfig": "grpo.config",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import grpo  # noqa: F401 - before the tests import TRL, which changes the environment: see there
+
 # A shell's background job ignores SIGINT, one under nohup SIGHUP, and so would all that the tests start.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:

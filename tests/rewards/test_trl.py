@@ -6,6 +6,9 @@ The oracle is TRL: each of its rewards called directly, with what its trainer wo
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,3 +165,12 @@ def test_one_that_wants_messages_but_does_not_declare_it_says_how_to_give_them(t
 
 def test_trl_is_loaded_by_the_same_spec_in_load_reward() -> None:
     assert load_reward("trl.rewards:accuracy_reward") is trl.rewards.accuracy_reward
+
+
+@pytest.mark.slow
+def test_a_reward_file_that_imports_trl_does_not_silence_the_servers_logs() -> None:
+    alone = {key: value for key, value in os.environ.items() if key != "VLLM_LOGGING_LEVEL"}
+    for imports, level in (("trl._compat", "ERROR"), ("grpo, trl._compat", "INFO")):
+        line = [sys.executable, "-c", f"import os, {imports}; print(os.environ['VLLM_LOGGING_LEVEL'])"]
+        done = subprocess.run(line, env=alone, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-1] == level

@@ -84,6 +84,12 @@ def mixed() -> tuple[list[str], list[str], dict[int, str]]:
     return [row[0] for row in rows], [row[1] for row in rows], expected
 
 
+def memory() -> int:
+    """Bytes of this process, which other tests may have filled, and of its children."""
+    own = psutil.Process()
+    return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)])
+
+
 async def under_asyncio(completions: list[str], golds: list[str]) -> list:
     return verify_all(completions, golds)
 
@@ -94,6 +100,7 @@ def test_hostile_completions_cost_no_honest_one_its_verdict(place: str) -> None:
     assert len(completions) - len(expected) == 200
     _settle.cache_clear()
     _pool.close()
+    before = memory()
     started = time.monotonic()
     if place == "main thread":
         scores = verify_all(completions, golds)
@@ -111,8 +118,7 @@ def test_hostile_completions_cost_no_honest_one_its_verdict(place: str) -> None:
         "error",
     }
     assert took < SECONDS
-    children = psutil.Process().children(recursive=True)
-    assert sum(child.memory_info().rss for child in [psutil.Process(), *children]) < MEMORY
+    assert memory() - before < MEMORY
 
 
 def test_no_process_is_left_when_the_caller_ends() -> None:
