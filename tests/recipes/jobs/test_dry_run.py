@@ -96,6 +96,16 @@ def test_it_shows_the_plan_the_prompts_the_gold_answers_what_is_paid_and_how_lon
 
 
 @pytest.mark.slow
+def test_of_many_puzzles_it_makes_the_first_ones(recipe, monkeypatch):
+    pytest.importorskip("reasoning_gym")
+    monkeypatch.setattr("recipes.jobs.dry_run.PUZZLES", 20)
+    task = {"name": "reasoning_gym", "config": {"dataset": "chain_sum"}, "problems": 20_000, "template": "{question}="}
+    result = dry(recipe | {"task": task, "rewards": ["reasoning_gym"]})
+    assert "of task.problems, 20,000, the first 20 are made here" in result.output
+    assert "20 problems to train on, 4 held out" in result.output
+
+
+@pytest.mark.slow
 def test_the_system_prompt_that_a_chat_adds_is_shown(recipe, tiny_model, tmp_path):
     shutil.copytree(tiny_model, "chatty")
     (Path("chatty") / "chat_template.jinja").write_text(
