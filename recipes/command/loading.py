@@ -19,16 +19,16 @@ HEAVY = {"numpy": "NumPy", "torch": "PyTorch", "transformers": "transformers", "
 
 
 @contextmanager
-def loading(module: str, what: str = TRAINING, on_terminal_only: bool = False) -> Iterator[None]:
+def loading(module: str, what: str = TRAINING) -> Iterator[None]:
     """Say what is going on while the block imports `module`; nothing where it is there already.
 
     A terminal gets a spinner that names the package being read; a file or a pipe gets one line, on stderr, that names
-    `what` it is, unless `on_terminal_only`: at once before what takes seconds, else if it turns out to last.
+    `what` it is: at once before what takes seconds, else if it turns out to last.
     """
     if module in sys.modules:
         yield
         return
-    with _shown(_Progress(), "" if on_terminal_only else f"loading {what}", 0 if what is TRAINING else LATE):
+    with _shown(_Progress(), f"loading {what}", 0 if what is TRAINING else LATE):
         yield
 
 
@@ -48,9 +48,8 @@ def _shown(moving: str | _Progress, line: str, after: float) -> Iterator[None]:
         with console.status(moving):
             yield
         return
-    if not line or not after:
-        if line:
-            print(line, file=sys.stderr, flush=True)
+    if not after:
+        print(line, file=sys.stderr, flush=True)
         yield
         return
     say = threading.Timer(after, print, (line,), {"file": sys.stderr, "flush": True})

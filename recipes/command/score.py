@@ -37,7 +37,7 @@ def score(
 ) -> None:
     """Score completions of a file, or of a run again under another reward."""
     with exit_codes():
-        with loading("recipes.jobs.score", on_terminal_only=True):
+        with loading("recipes.jobs.score", "the rewards"):
             from recipes.jobs.score import score as score_data
 
         typer.echo(score_data(reward, data, output, weight or [], arg or [], column or [], completions))

@@ -54,7 +54,7 @@ def serve(
         server = _server_settings(overrides) if overrides and not named else None
         if said := give_up_unless_reachable([recipe.model.path if recipe else model]):
             typer.echo(said, err=True)
-        with loading("grpo.rollout.vllm.serve", on_terminal_only=True):
+        with loading("grpo.rollout.vllm.serve"):
             from grpo.rollout.vllm.serve import serve as serve_model
         more: dict[str, Any] = {"server": server} if server else {}
         more |= {} if context is None else {"context": context}
