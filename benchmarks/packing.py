@@ -51,7 +51,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "capped scores": ("gemma2", {"sliding_window": 64, "query_pre_attn_scalar": 64}),
     "latent": (
         "deepseek_v3",
-        {**LATENT, **EXPERTS, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_key_value_heads": 4},
+        # head_dim: what transformers gives positions to, which is a part of a head here
+        {**LATENT, **EXPERTS, "head_dim": 32, "n_routed_experts": 8, "n_group": 2, "topk_group": 1}
+        | {"num_key_value_heads": 4},
     ),
     "linear and full": (
         "qwen3_next",
