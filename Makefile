@@ -25,9 +25,10 @@ demo: setup
 	@echo "demo: trains the built-in model on arithmetic through a vLLM server, at most 5 minutes on 2 cores; the run is kept in $(RUN)"
 	@$(BIN)/zero run tiny_arithmetic_cpu --output $(RUN)
 
-# Two at a time, file by file, because half of a test's time is a server that starts. Threads go to sleep early, or those
-# of one process would spin beside the other's (grpo/rollout/cores.py).
-PYTEST = GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Two at a time, file by file, because half of a test's time is a server that starts; in the order of tests/conftest.py,
+# the long ones first. Threads go to sleep early, or those of one process would spin beside the other's
+# (grpo/rollout/cores.py).
+PYTEST = GOMP_SPINCOUNT=1000 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 test: lint
 	$(PYTEST) --durations=15 $(ARGS)
 

@@ -3,10 +3,13 @@
 A process of its own, with its own id, session, output and signals; it only starts in 0.1 s in place of 10. What a test
 is about must not be what happens while modules are imported: PYTHONPATH comes after the imports here, and variables
 that libraries read while they are imported (OMP_NUM_THREADS, HF_HOME) come too late.
+
+The ranks that torchrun's agent starts in such a process are forked from it, as its children.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import runpy
@@ -24,17 +27,18 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PRELOADED = (
     "recipes.api recipes.command.main recipes.jobs.train recipes.jobs.sft recipes.jobs.sample recipes.jobs.filter "
-    "recipes.jobs.evaluate recipes.stages.run trl peft transformers.models.qwen3.modeling_qwen3 matplotlib.pyplot"
+    "recipes.jobs.evaluate recipes.stages.run trl peft transformers.models.qwen3.modeling_qwen3 matplotlib.pyplot "
+    "torch.distributed.run"
 )
+# What subprocess.Popen tells the method that starts the child, after the arguments.
+TOLD = list(inspect.signature(subprocess.Popen._execute_child).parameters)[2:]  # type: ignore[attr-defined]
 
 
 class Popen(subprocess.Popen[str]):
     """subprocess.Popen of [python or a script of it, ...]; with text, pipes, cwd, env, start_new_session."""
 
     def _execute_child(self, args: Sequence[str], *rest: Any) -> None:  # type: ignore[override]
-        names = "executable preexec_fn close_fds pass_fds cwd env startupinfo creationflags shell p2cread p2cwrite"
-        names += " c2pread c2pwrite errread errwrite restore_signals gid gids uid umask start_new_session process_group"
-        told = dict(zip(names.split(), rest, strict=True))
+        told = dict(zip(TOLD, rest, strict=True))
         assert not any(told[name] for name in ("shell", "preexec_fn", "executable")), "not of a forked process"
         order = {
             "arguments": [os.fspath(one) for one in args],
@@ -67,6 +71,19 @@ class Popen(subprocess.Popen[str]):
             finally:
                 self._waitpid_lock.release()  # type: ignore[attr-defined]
         return self.returncode
+
+
+class Rank(subprocess.Popen[str]):
+    """What torchrun's agent starts, forked from it where the agent's process is a forked one."""
+
+    def _execute_child(self, args: Sequence[str], *rest: Any) -> None:  # type: ignore[override]
+        told = dict(zip(TOLD, rest, strict=True))
+        ends = [told[name] for name in ("p2cread", "c2pwrite", "errwrite")]
+        order = {"arguments": args, "cwd": Path.cwd(), "env": told["env"], "session": told["start_new_session"]}
+        self.pid = os.fork()
+        if not self.pid:
+            become(order, [end if end != -1 else k for k, end in enumerate(ends)])
+        self._child_created = True
 
 
 def run(
@@ -121,8 +138,11 @@ def _parent() -> _Parent:
 
 
 def serve(connection: socket.socket) -> None:
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
     for name in PRELOADED.split():
         __import__(name)
+    subprocess_handler.Popen = Rank
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
@@ -148,9 +168,11 @@ def become(order: dict[str, Any], descriptors: Sequence[int]) -> None:
         if order["session"]:
             os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         for number, one in enumerate(descriptors):
             os.dup2(one, number)
-        os.closerange(3, max(descriptors, default=3) + 1)
+        os.closerange(3, 1 << 20)
         os.chdir(order["cwd"])
         os.environ.clear()
         os.environ.update(order["env"])
@@ -196,9 +218,16 @@ def _program(arguments: Sequence[str]) -> int:
 def _execute(arguments: list[str]) -> None:
     python = Path(arguments[0]).name.startswith("python")
     rest = arguments[1:] if python else arguments
+    first = [""]  # of sys.path
+    while rest[0] in ("-P", "-u"):
+        first = [] if rest[0] == "-P" else first
+        rest = rest[1:]
     more = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one and one != str(ROOT)]
+    for start in (Path(one) / "sitecustomize.py" for one in more):
+        if start.exists():
+            runpy.run_path(str(start))
     if rest[0] in ("-c", "-m"):
-        sys.path[:0] = ["", *more]
+        sys.path[:0] = [*first, *more]
         sys.argv = [rest[0], *rest[2:]]
         if rest[0] == "-m":
             runpy.run_module(rest[1], run_name="__main__", alter_sys=True)

@@ -172,6 +172,7 @@ def test_a_benchmark_of_puzzles_is_four_lines(tmp_path):
     assert "problem: unknown key (did you mean 'problems'?)" in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_mixture_of_the_recipe_for_a_gpu_has_every_generator_at_each_of_its_levels():
     config = load_recipe("puzzles_1.7b_1gpu").task.config
     rows = puzzles(config, {"train": 72, "held_out": 9}, seed=0).rows["train"]

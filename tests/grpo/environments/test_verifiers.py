@@ -195,6 +195,7 @@ def load_environment(n=2):
 """
 
 
+@pytest.mark.slow
 def test_by_name_it_runs_in_the_host_and_its_failures_are_those_of_its_episode(tmp_path: Path, monkeypatch):
     (tmp_path / "my_env.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -14,7 +14,7 @@ from grpo.losses.objective import Objective
 from tests.ragged import LENGTHS, MAX_TOKENS, ours, ragged_inputs
 from tests.trl_oracle import configure, padded, trl_gradient, trl_inputs, trl_trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # to import TRL takes seconds, and it warns
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from grpo.policy.update import TrainBatch
 from grpo.sft.config import SFTConfig
 from grpo.sft.examples import Reader, kind_of, read_examples
 
+pytestmark = pytest.mark.slow  # to import TRL takes seconds
+
 TEMPLATE = (
     "{% for message in messages %}{{ '[' + message['role'] + ']' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<eos>' }}{% endgeneration %}"

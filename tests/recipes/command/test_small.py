@@ -92,6 +92,7 @@ def test_a_recipe_is_shown_as_it_stands_or_with_every_setting(tmp_path):
     assert TINY in zero("recipes").output
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_options_and_recipes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tidy.yaml").touch()

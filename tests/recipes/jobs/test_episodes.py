@@ -209,6 +209,7 @@ def test_a_mistake_is_one_error_before_the_start(recipe_file, tmp_path, monkeypa
     assert not Path("run/checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_ended_and_one_that_never_ends_is_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("games.py").write_text(GAMES)

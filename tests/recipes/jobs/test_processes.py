@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,8 @@ import yaml
 from safetensors.torch import load_file
 
 from grpo.policy.checkpoint import checkpoints
+from recipes.jobs.processes import LEADER
+from tests import forked
 from tests.printed import without_loading
 from tests.processes import ended
 
@@ -72,12 +75,14 @@ def command(recipe_file: Path, output: Path, processes: int, *more: str) -> list
 
 
 @contextmanager
-def started(line: list[str], *path: Path) -> Iterator[subprocess.Popen[str]]:
+def started(
+    line: list[str], *path: Path, popen: type[subprocess.Popen[str]] = forked.Popen
+) -> Iterator[subprocess.Popen[str]]:
     """`path`: folders that Python looks for modules in, before ours."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
     where = next(Path(part).parent for part in line if part.endswith("recipe.yaml"))  # with a rewards.py in it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, env=env, cwd=where, start_new_session=True, **pipes) as process:
+    with popen(line, env=env, cwd=where, start_new_session=True, **pipes) as process:
         tree = []
         try:
             yield process
@@ -88,9 +93,9 @@ def started(line: list[str], *path: Path) -> Iterator[subprocess.Popen[str]]:
                 assert ended(child.pid, within=30)
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
+def run(*arguments: object, **how: Any) -> tuple[int, str, str]:
     """Exit code, and what was printed on both streams."""
-    with started(command(*arguments)) as process:  # type: ignore[arg-type]
+    with started(command(*arguments), **how) as process:  # type: ignore[arg-type]
         out, errors = process.communicate(timeout=400)
     return process.returncode, out, without_loading(errors)
 
@@ -112,10 +117,11 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
         time.sleep(0.01)
 
 
-def ranks(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-    found = {}
-    for child in psutil.Process(process.pid).children():
-        found[int(child.environ()["RANK"])] = child
+def ranks(process: subprocess.Popen[str], output: Path) -> dict[int, psutil.Process]:
+    """The launcher's two."""
+    leader = int((output / "logs" / "ranks" / LEADER).read_text())
+    found = {int(child.pid != leader): child for child in psutil.Process(process.pid).children()}
+    assert found[0].pid == leader
     return found
 
 
@@ -137,10 +143,10 @@ def steps(output: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Runs that nothing interrupts, by their number of processes."""
+    """Runs that nothing interrupts, by their number of processes; these are not forked (tests/forked.py)."""
     folder = tmp_path_factory.mktemp("whole")
     for processes in (1, 2):
-        code, _, errors = run(recipe_file, folder / str(processes), processes)
+        code, _, errors = run(recipe_file, folder / str(processes), processes, popen=subprocess.Popen)
         assert (code, errors) == (0, "")
     return {processes: folder / str(processes) for processes in (1, 2)}
 
@@ -178,7 +184,7 @@ def test_a_rank_that_is_killed_takes_all_with_it_and_they_go_on_from_the_last_ch
     output = tmp_path / "out"
     with started(command(recipe_file, output, 2)) as process:
         wait_for_log(process, output, moment)
-        before = ranks(process)
+        before = ranks(process, output)
         before[victim].kill()
         killed = time.monotonic()
         for rank in before.values():
@@ -208,7 +214,7 @@ def test_a_rank_that_is_killed_when_all_is_trained_is_no_request_to_stop(recipe_
     (tmp_path / "sitecustomize.py").write_text(NEVER_ENDED)
     with started(command(recipe_file, output, 2), tmp_path) as process:
         wait_for_log(process, output, "finishing")
-        ranks(process)[1].kill()
+        ranks(process, output)[1].kill()
         out, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     assert "stopped by" not in errors
@@ -239,7 +245,7 @@ def test_all_train_on_while_one_rank_writes_and_when_it_is_killed_they_go_on_fro
     with started(command(recipe_file, output, 2), tmp_path) as process:
         wait_for_log(process, output, "step 3: writing the checkpoint")
         assert [step for step, _ in checkpoints(output)] == [1]
-        ranks(process)[1].kill()
+        ranks(process, output)[1].kill()
         _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     assert "resuming from step-000001" in log(output)
@@ -252,7 +258,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_whole_step_and_says_how_to_go_o
     output = tmp_path / "out"
     with started(command(recipe_file, output, 2)) as process:
         wait_for_log(process, output, "step 2: training")
-        tree = ranks(process)
+        tree = ranks(process, output)
         process.send_signal(signal.SIGTERM)
         said, errors = process.communicate(timeout=120)
     assert (process.returncode, without_loading(errors).strip()) == (143, "stopped by SIGTERM")
@@ -268,7 +274,7 @@ def test_the_launcher_killed_takes_its_ranks_with_it(recipe_file, tmp_path) -> N
     output = tmp_path / "out"
     with started(command(recipe_file, output, 2)) as process:
         wait_for_log(process, output, "step 1: sampling")
-        tree = ranks(process)
+        tree = ranks(process, output)
         process.kill()
         assert all(ended(rank.pid, within=10) for rank in tree.values())
 

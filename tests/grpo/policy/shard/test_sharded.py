@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from grpo.policy.packing.pack import packed_micro_batches
 from grpo.policy.shard.plan import cost, shares
 from grpo.types import Sample
 from recipes.jobs.processes import OWN_STORE
+from tests import forked
 from tests.grpo.policy.shard.steps import CASES, trained
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def by_processes(size: int, replicas: int, folder: Path) -> dict[str, Any]:
     torchrun += ["--max-restarts=3"]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4]), "OMP_NUM_THREADS": "1", OWN_STORE: "1"}
     line = [*torchrun, str(program), str(folder / "results.pt"), str(replicas)]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=600)
+    done = forked.run(line, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
     return torch.load(folder / "results.pt")
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from recipes.command.main import main
 from recipes.jobs.doctor import machine, proof
 from recipes.jobs.doctor.machine import Finding, examine
+from tests import forked
 
 
 def found(what: str) -> Finding:
@@ -26,6 +27,12 @@ def found(what: str) -> Finding:
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "HUB", ("127.0.0.1", 1))
+
+
+@pytest.fixture
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs that a proof starts."""
+    monkeypatch.setattr(proof, "subprocess", SimpleNamespace(run=lambda line, **_: forked.run(line)))
 
 
 def test_this_machine_lacks_nothing_that_is_needed_and_says_what_it_has() -> None:
@@ -69,6 +76,7 @@ def test_two_builds_of_vllm_at_once_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_forked")
 def test_packed_against_padded_is_shown_by_runs_and_refuted_by_weights_that_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +104,7 @@ def test_a_transport_is_shown_only_if_every_version_was_served_and_is_what_was_t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_forked")
 def test_a_run_that_fails_is_a_row_with_its_last_words(tmp_path: Path) -> None:
     shown = proof._tried("x", lambda: (True, str(proof._run(tmp_path / "run", "--set", "model.path=/nowhere"))))
     assert shown.ok is False
