@@ -36,7 +36,7 @@ SETTINGS = (
 FOLLOWS = re.compile(
     r"EngineDead|See root cause|APIServer|Exception ignored|No module named 'ray|EngineCore encountered"
 )
-LONGEST = 160  # characters of a reason in the table
+LONGEST = 220  # characters of a reason in the table
 
 
 def build(kind: str, folder: Path, dtype: str) -> None:
@@ -124,7 +124,7 @@ def row(kind: str, found: Mapping[str, Any]) -> list[str]:
     if words := next(
         (f"{how}: {found[how]}" for how in ("refused", "not served", "broke", "unbuilt") if how in found), ""
     ):
-        return [kind, "", "", words]
+        return [kind, "", "", re.sub(r"error: | at http://\S+", "", words)]
     forward, served = found["forward"], found["served"]
     rows = "padded" if forward["padded"] else "packed"
     return [kind, forward["head"], rows, f"{served['perturbed_difference']:.1e} of {served['perturbed_bound']:.1e}"]

@@ -25,6 +25,8 @@ LINEAR = {
     "linear_value_head_dim": 32,
 }
 ONE_OF_EACH = ["linear_attention", "full_attention"]
+SLIDING = ["sliding_attention", "full_attention"]
+HALF_ROTARY = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 
 # model_type of transformers -> what its configuration takes beside SIZES, which "SIZES": None leaves out.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -92,6 +94,31 @@ SHAPES: dict[str, dict[str, Any]] = {
         "n_groups": 1,
     },
     "recurrent_gemma": {"head_dim": 64, "lru_width": 128, "attention_window_size": 64},
+    "gpt_neo": {"SIZES": None, "hidden_size": 128, "num_layers": 2, "num_heads": 2}
+    | {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "codegen": {"SIZES": None, **GPT, "n_head": 4, "rotary_dim": 16},
+    "dbrx": {"SIZES": None, "d_model": 128, "n_heads": 2, "n_layers": 2, "max_seq_len": 512}
+    | {"attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0, "rope_theta": 1e4}}
+    | {"ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}},
+    "gemma3n_text": HEAD
+    | {"num_hidden_layers": 4, "layer_types": SLIDING * 2, "sliding_window": 8, "num_kv_shared_layers": 2}
+    | {"vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 16, "laurel_rank": 8}
+    | {"activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0]},
+    "gemma4_text": HEAD
+    | {"layer_types": SLIDING, "sliding_window": 8, "final_logit_softcapping": 30.0, "global_head_dim": 64}
+    | {"vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 16},
+    "lfm2_moe": {**EXPERTS, "num_experts": 4, "num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
+    "zamba2": {"n_mamba_heads": 4, "mamba_d_state": 16, "chunk_size": 16}
+    | {"num_key_value_heads": 2, "layers_block_type": ["linear_attention", "hybrid"]},
+    "longcat_flash": {**LATENT, "SIZES": None, "hidden_size": 128, "num_layers": 2, "num_attention_heads": 2}
+    | {"ffn_hidden_size": 192, "expert_ffn_hidden_size": 64, "head_dim": 32}
+    | {"n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2},
+    "youtu": {**LATENT, "num_key_value_heads": 2},
+    "mimo_v2_flash": {**EXPERTS, "head_dim": 64, "v_head_dim": 32, "n_routed_experts": 4}
+    | {"layer_types": SLIDING[::-1], "sliding_window": 8}
+    | {"rope_parameters": dict.fromkeys(SLIDING, HALF_ROTARY)},
+    "axk1": {**LATENT, **EXPERTS, **GROUPS, "n_routed_experts": 4},
+    "zaya": {**HEAD, "num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 64, "router_hidden_size": 32},
 }
 
 # What a configuration's sizes are called -> tiny. Those that it has are set, where no shape above is given.

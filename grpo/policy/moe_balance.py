@@ -25,6 +25,7 @@ from grpo.config import ModelError, TrainSettings
 from grpo.policy.load import causal_lm
 from grpo.policy.policy import Policy
 from grpo.policy.shard.ranks import Ranks
+from grpo.policy.shard.shard import part_of
 from grpo.types import PackedBatch
 
 BIAS = "e_score_correction_bias"  # transformers' and the checkpoints' name of it
@@ -105,7 +106,8 @@ class Balance:
         load_LE = self._summed(self._load_LE)
         mean_L1 = load_LE.mean(1, keepdim=True)
         for i, bias in enumerate(self.biases.values()):
-            bias.add_(self._rate * torch.sign(mean_L1[i] - load_LE[i]).view_as(bias).to(bias))
+            moved = self._rate * torch.sign(mean_L1[i] - load_LE[i]).view(bias.shape)
+            bias.add_(part_of(moved.to(bias.device, bias.dtype), bias))  # Ernie's is a parameter: sharded
         metrics = {"expert_load_max": (load_LE.amax(1, keepdim=True) / mean_L1.clamp(min=1e-9)).mean().item()}
         return metrics | ({"router_loss": self._summed(self._loss).item()} if self._coef else {})
 

@@ -54,7 +54,7 @@ def _fill(policy: Policy, source: Mapping[str, Tensor], kinds: Mapping[str, torc
         if rank == 0:
             whole.copy_(source[name])
         dist.broadcast(whole, src=0)
-        tensor.copy_(_part(whole.to(tensor.dtype), tensor))
+        tensor.copy_(part_of(whole.to(tensor.dtype), tensor))
 
 
 def gathered(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -76,7 +76,8 @@ def whole_state(policy: Policy) -> dict[str, Tensor]:
     return state
 
 
-def _part(whole: Tensor, like: Tensor) -> Tensor:
+def part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """Of what every rank has whole, the shard that belongs beside `like`; all of it where that is no shard."""
     if not isinstance(like, DTensor):
         return whole
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
