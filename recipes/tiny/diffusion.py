@@ -27,6 +27,7 @@ from transformers import EuroBertConfig, EuroBertForMaskedLM, PreTrainedTokenize
 
 from eval.problems.generated import generate
 from recipes.tiny.corpus import quick
+from recipes.tiny.pretrain import save
 from recipes.tiny.tokenizer import build_tokenizer
 
 LEVEL = 1  # of the arithmetic task
@@ -134,15 +135,6 @@ def pretrain(
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step}: loss {loss.item():.4f}, {time.monotonic() - started:.0f} s", flush=True)
     return model, tokenizer
-
-
-def save(model: EuroBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
-    """Tensors in fp16, half the size, under a configuration that asks for fp32 on loading."""
-    model.half().save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    config = EuroBertConfig.from_pretrained(output)
-    config.dtype = torch.float32
-    config.save_pretrained(output)
 
 
 def main() -> None:

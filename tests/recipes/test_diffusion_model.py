@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from grpo.config import ModelSettings
 from grpo.policy.load import load_model, load_tokenizer
 from recipes.schema.load import load_recipe, model_settings, resolve_model
 from recipes.tiny import diffusion
+from recipes.tiny.pretrain import save
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +39,10 @@ def test_pretraining_repeats_bit_for_bit_and_its_folder_loads(tmp_path):
     first, tokenizer = diffusion.pretrain(1, right_steps=1, guess_steps=1)
     second, _ = diffusion.pretrain(1, right_steps=1, guess_steps=1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    diffusion.save(first, tokenizer, tmp_path)
+    save(first, tokenizer, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        path.name for path in Path(resolve_model("tiny_diffusion")).iterdir()
+    }
     loaded = load_model(ModelSettings(path=str(tmp_path), dtype="float32"))
     assert all(torch.equal(a.float(), b) for a, b in zip(first.parameters(), loaded.parameters(), strict=True))
 
