@@ -18,9 +18,9 @@ import torch
 
 from grpo.config import ModelError
 from grpo.policy.diffusion import MaskedPolicy
-from grpo.policy.forward import ForwardProof
+from grpo.policy.forward import ForwardProof, training_difference
 from grpo.policy.head import OtherHeadError
-from grpo.policy.load import FAILS, causal_lm, prompted, training_mode
+from grpo.policy.load import FAILS, causal_lm, prompted
 from grpo.policy.logprobs import PLAIN
 from grpo.policy.noise import Noise, measure_noise
 from grpo.policy.packing.probe import device_of
@@ -44,17 +44,7 @@ def prove_masked(policy: MaskedPolicy, dropout: bool = False) -> ForwardProof:
     batch = policy.batch(samples, [1.0] * len(samples), device_of(policy))
     own_logits = _choose_head(policy, noise, samples)
     evaluated_T = policy.measured(batch, 1.0)[0]
-    training = None
-    if not dropout:
-        training_mode(policy)
-        training = Noise(evaluated_T, noise.nats, policy.dtype).difference(policy.measured(batch, 1.0)[0])
-        policy.eval()
-        if not training <= noise.bound:
-            raise ModelError(
-                f"dropout: in training the model's log-probs are {training:.2g} nats away from those without training "
-                f"mode, expected at most {noise.bound:.2g}. Set every dropout of the model's config.json to 0, or ask "
-                "for it with train.dropout: true"
-            )
+    training = None if dropout else training_difference(policy, batch, noise, evaluated_T)
     head = "all logits" if own_logits else "of written positions"
     return ForwardProof(head, own_logits, None, noise.nats, noise.difference(evaluated_T), training)
 

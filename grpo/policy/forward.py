@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from grpo.config import ModelError
 from grpo.policy.head import measure_head
@@ -64,19 +65,26 @@ def prove_forward(policy: Policy, packing: bool, dropout: bool = False) -> Forwa
         padded = BEFORE if prompted(policy.model) else use_packed_attention(policy, noise)
     batch = pack(samples, [1.0] * len(samples), device_of(policy)) if padded is None else padded_batch
     evaluated_T = policy.measured(batch, 1.0)[0]
-    training = None
-    if not dropout:
-        training_mode(policy)
-        training = Noise(evaluated_T, noise.nats, policy.dtype).difference(policy.measured(batch, 1.0)[0])
-        policy.eval()
-        if not training <= noise.bound:
-            raise ModelError(
-                f"dropout: in training the model's log-probs are {training:.2g} nats away from those without training "
-                f"mode, expected at most {noise.bound:.2g}: something random is computed that the server does not "
-                "compute. Set every dropout of the model's config.json to 0, or ask for it with train.dropout: true"
-            )
+    training = None if dropout else training_difference(policy, batch, noise, evaluated_T)
     head = "its own logits" if policy.head is None else str(policy.head)
     return ForwardProof(head, own_logits, padded, noise.nats, noise.difference(evaluated_T), training)
+
+
+def training_difference(policy: Policy, batch: PackedBatch, noise: Noise, evaluated_T: Tensor) -> float:
+    """How far, in nats, the log-probs of training mode are from those of evaluation mode, which is left on.
+
+    Raises ModelError if that is beyond the noise.
+    """
+    training_mode(policy)
+    difference = Noise(evaluated_T, noise.nats, policy.dtype).difference(policy.measured(batch, 1.0)[0])
+    policy.eval()
+    if not difference <= noise.bound:
+        raise ModelError(
+            f"dropout: in training the model's log-probs are {difference:.2g} nats away from those without training "
+            f"mode, expected at most {noise.bound:.2g}: something random is computed that sampling does not compute. "
+            "Set every dropout of the model's config.json to 0, or ask for it with train.dropout: true"
+        )
+    return difference
 
 
 def _check_batches(policy: Policy, samples: Sequence[Sample], noise: Noise) -> None:
