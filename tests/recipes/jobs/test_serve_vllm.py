@@ -52,6 +52,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     env = environment(XDG_CACHE_HOME=str(cache))
     with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
+        assert next(process.stdout).startswith("loading ")
         said = [next(process.stdout), next(process.stdout, "it ended")]
         tree = psutil.Process(process.pid).children(recursive=True)
         assert " at http://" in said[1], said
