@@ -87,7 +87,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def character_tokenizer():  # type: ignore[no-untyped-def]
+def character_tokenizer():  # type: ignore[no-untyped-def]  # its class costs seconds to import
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

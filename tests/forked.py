@@ -30,6 +30,7 @@ PRELOADED = (
     "recipes.jobs.evaluate recipes.stages.run trl peft transformers.models.qwen3.modeling_qwen3 matplotlib.pyplot "
     "torch.distributed.run"
 )
+# mypy is told to pass over what is subprocess's own and not in its stubs: there is no public way to do this.
 # What subprocess.Popen tells the method that starts the child, after the arguments.
 TOLD = list(inspect.signature(subprocess.Popen._execute_child).parameters)[2:]  # type: ignore[attr-defined]
 
