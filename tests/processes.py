@@ -7,10 +7,12 @@ import time
 
 import psutil
 
+PATIENCE = 120.0  # seconds, of a machine that has much else to do
 
-def gone(group: int, within: float) -> bool:
-    """Whether no process of the group is left; waits `within` seconds for it."""
-    end = time.monotonic() + within
+
+def gone(group: int) -> bool:
+    """Whether no process of the group is left; waits for it."""
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
             os.killpg(group, 0)
@@ -20,9 +22,9 @@ def gone(group: int, within: float) -> bool:
     return False
 
 
-def ended(pid: int, within: float) -> bool:
-    """Whether one process has ended, a zombie included; waits `within` seconds for it."""
-    end = time.monotonic() + within
+def ended(pid: int) -> bool:
+    """Whether one process has ended, a zombie included; waits for it."""
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:

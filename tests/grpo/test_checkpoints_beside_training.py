@@ -125,7 +125,7 @@ def test_a_run_killed_while_a_checkpoint_is_written_goes_on_from_the_one_before_
     settings = [part for setting in (*SMALL, every) for part in ("--set", setting)]
     line = [sys.executable, "-c", NEVER_WRITTEN, "run", RECIPE, *settings, "--output", str(output)]
     with forked.Popen(line, stdout=subprocess.DEVNULL) as process:
-        log, deadline = output / "logs" / "run.log", time.monotonic() + 120
+        log, deadline = output / "logs" / "run.log", time.monotonic() + 300
         while not (log.exists() and "step 3: writing the checkpoint" in log.read_text()):
             assert process.poll() is None
             assert time.monotonic() < deadline

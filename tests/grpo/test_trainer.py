@@ -143,7 +143,7 @@ def kill_in_step(recipe_file: Path, output: Path, step: int, *overrides: str) ->
     command = [str(Path(sys.executable).parent / "zero"), "run", str(recipe_file), "--output", str(output)]
     command += [part for override in overrides for part in ("--set", override)]
     process = forked.Popen(command, stdout=subprocess.DEVNULL)
-    log, deadline = output / "logs" / "run.log", time.monotonic() + 120
+    log, deadline = output / "logs" / "run.log", time.monotonic() + 300
     while not (log.exists() and f"step {step}: " in log.read_text()):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline

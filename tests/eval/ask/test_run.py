@@ -107,7 +107,7 @@ def test_a_slow_completion_does_not_hold_up_the_others(tmp_path: Path) -> None:
 
             async def complete(prompt: Prompt, sampling: Sampling) -> Any:
                 if prompt.id == work.problems[0].id:
-                    await asyncio.wait_for(others.wait(), 60)
+                    await asyncio.wait_for(others.wait(), 240)
                 answer = await client.complete(prompt, sampling)
                 if len(server.answered) == 39:
                     others.set()
@@ -214,7 +214,7 @@ def test_what_came_when_it_is_cancelled_is_graded_and_stored(tmp_path: Path, mon
                 async with EvalClient([server.url], Served("fake", None, ""), 30, None, QUICK) as client:
                     running = asyncio.create_task(run_benchmarks([arithmetic(3)], client, store, in_flight=3))
                     for _ in range(3):
-                        assert await asyncio.to_thread(entered.acquire, timeout=60)
+                        assert await asyncio.to_thread(entered.acquire, timeout=240)
                     running.cancel()
                     await asyncio.sleep(0)
                     go_on.set()

@@ -64,7 +64,7 @@ class Terminal:
 
     def until(self, pattern: str) -> str:
         """Read on to where `pattern` is, and forget what came up to there."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while not (found := re.search(pattern, self.seen)):
             assert time.monotonic() < deadline, self.seen
             self._read(1)
@@ -84,7 +84,7 @@ class Terminal:
         return termios.tcgetattr(self.master)[3]
 
     def given_back(self) -> bool:
-        deadline = time.monotonic() + 20  # after a kill, a moment later
+        deadline = time.monotonic() + 120  # after a kill, a moment later
         while (self.hidden or termios.tcgetattr(self.master) != self.before) and time.monotonic() < deadline:
             self._read(0.02)
         return not self.hidden and termios.tcgetattr(self.master) == self.before

@@ -104,7 +104,7 @@ def test_an_interrupt_keeps_a_checkpoint_says_how_to_go_on_and_leaves_no_process
     assert "KeyboardInterrupt: stopped. Go on with recipes.run(..., output='run', resume=True)" in said
     assert "\x1b" not in said
     assert children
-    assert all(ended(child, 20) for child in children)
+    assert all(ended(child) for child in children)
     run = recipes.Run(folder / "run")
     assert list(run.checkpoints) == [run.metrics["step"][-1]]
     assert run.summary is None
@@ -140,7 +140,7 @@ def test_the_run_of_a_program_that_is_killed_keeps_a_checkpoint_and_ends(tmp_pat
     finally:
         program.kill()
         program.communicate()
-    assert all(ended(child, 120) for child in children)
+    assert all(ended(child) for child in children)
     run = recipes.Run(tmp_path / "run")
     assert list(run.checkpoints) == [run.metrics["step"][-1]]
 

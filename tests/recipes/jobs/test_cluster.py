@@ -128,7 +128,7 @@ def server(host: Namespace) -> list[psutil.Process]:
 
 def status_without_token(hosts: Hosts, url: str) -> int:
     code = f"import http.client as h; c = h.HTTPConnection('{url.split('/')[2]}'); c.request('GET', '/health')"
-    out, _ = hosts.run([sys.executable, "-c", f"{code}; print(c.getresponse().status)"]).communicate(timeout=60)
+    out, _ = hosts.run([sys.executable, "-c", f"{code}; print(c.getresponse().status)"]).communicate(timeout=300)
     return int(out)
 
 

@@ -59,7 +59,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         yield said[1].partition(" at ")[2].partition(",")[0], Path(said[0].rpartition("log: ")[2].strip())
         process.terminate()
         assert TOKEN not in "".join([*said, process.stdout.read()])
-    assert psutil.wait_procs(tree, timeout=30)[1] == []
+    assert psutil.wait_procs(tree, timeout=120)[1] == []
 
 
 def status(url: str, method: str = "GET", token: str | None = None, headers: dict[str, str] | None = None) -> int:
@@ -67,7 +67,7 @@ def status(url: str, method: str = "GET", token: str | None = None, headers: dic
     data = b"{}" if method in ("POST", "PUT", "PATCH") else None
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **fields}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         with error:
@@ -76,7 +76,7 @@ def status(url: str, method: str = "GET", token: str | None = None, headers: dic
 
 def read(url: str) -> Any:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=240) as answer:
         return json.load(answer)
 
 

@@ -166,7 +166,7 @@ def test_what_is_said_after_sigterm_goes_on_when_it_is_pasted_into_a_shell(recip
     with started(line, cwd=folder) as process:
         wait_for_log(process, output, "step 2: sampling")
         process.send_signal(signal.SIGTERM)
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=300)
     assert process.returncode == 143
     assert errors.strip().splitlines()[-1] == "stopped by SIGTERM"
     assert checkpoints(output)
@@ -216,7 +216,7 @@ def test_a_terminal_that_hangs_up_leaves_a_checkpoint(recipe_file, tmp_path):
         drain.join()  # a descriptor that somebody reads from is not closed before he has read
         os.close(ours)
         try:
-            assert process.wait(120) == 129
+            assert process.wait(300) == 129
         finally:
             process.kill()
     assert checkpoints(output)[-1][0] == len(lines(output, "metrics.jsonl"))
@@ -250,8 +250,8 @@ def test_a_second_ctrl_c_ends_a_run_that_writes_at_once_with_nothing_half_writte
         assert process.stdout is not None
         assert any(printed == "writing\n" for printed in process.stdout)
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 130
-    assert gone(process.pid, within=10)
+        assert process.wait(120) == 130
+    assert gone(process.pid)
     assert checkpoints(output) == []
     run(load_recipe(str(recipe_file)), "test", output, True)
     assert_as_uninterrupted(output, whole)
@@ -273,9 +273,9 @@ def test_sigterm_ends_every_command_with_143(command, arguments, busy, recipe_fi
     with started(line, cwd=tmp_path, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}) as process:
         wait_for(process, (tmp_path / busy).exists)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors.strip().splitlines()[-1]) == (143, "stopped by SIGTERM")
-    assert gone(process.pid, within=10)
+    assert gone(process.pid)
 
 
 def test_a_signal_cancels_what_runs_and_is_raised_when_that_has_ended():

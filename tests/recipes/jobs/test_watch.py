@@ -46,7 +46,7 @@ def rows(step, groups=3, size=4):
 
 
 def get(address, **headers):
-    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=240) as answer:
         return answer.read()
 
 
@@ -202,7 +202,7 @@ def test_the_command_says_where_the_page_is_and_ends_with_the_signals_code(tmp_p
         assert json.loads(get(f"{address}state"))["status"] == "waiting"
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=60)
+        code = process.wait(300)
         process.stdout.close()
     assert code == 143
     assert not (tmp_path / "run").exists()

@@ -89,7 +89,7 @@ def started(file: Path, output: Path, *more: str) -> Iterator[forked.Popen]:
         finally:
             process.kill()
             process.wait()
-            assert gone(process.pid, within=30)
+            assert gone(process.pid)
 
 
 def run(file: Path, output: Path, *more: str) -> tuple[int, str, str]:
@@ -183,7 +183,7 @@ def test_sigterm_ends_it_resumable_and_a_changed_stage_is_refused_by_name(chain_
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors
     assert "--resume" in said
     code, _, errors = run(chain_file, output, "--resume", "--set", "stages.cold.train.learning_rate=0.01")

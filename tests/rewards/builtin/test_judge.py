@@ -71,7 +71,7 @@ def test_its_last_score_counts_over_the_scale(fake: Fake) -> None:
     fake.answer = lambda body: (200, "<think>Score: 1</think>At first Score: 2.\n**Score:** 8")
     assert [one.value for one in rewards(fake, "Hello.", "Hi.")] == [0.8, 0.8]
     assert rewards(fake, "Hello.", scale=16)[0].value == 0.5
-    body = fake.asked[0]
+    body = fake.asked[-1]  # the first two came side by side, in any order
     assert (body["model"], body["temperature"]) == ("one", 0.0)
     assert all(part in body["messages"][0]["content"] for part in ("Be kind.", "Say hello.", "Hello."))
 
@@ -120,8 +120,8 @@ def test_what_is_no_score_is_a_failure_and_no_zero(fake: Fake, status: int, text
 def test_one_that_is_slow_is_a_timeout(fake: Fake) -> None:
     import time
 
-    fake.answer = lambda body: (time.sleep(1), (200, "Score: 1"))[1]
-    (one,) = rewards(fake, "Hello.", timeout=0.2)
+    fake.answer = lambda body: (time.sleep(6), (200, "Score: 1"))[1]
+    (one,) = rewards(fake, "Hello.", timeout=2.0)
     assert one.score is not None
     assert (one.value, one.score.outcome) == (None, "timeout")
 

@@ -138,4 +138,4 @@ def test_serving_leaves_the_working_folder_alone_and_says_where_its_log_is(tmp_p
         finally:
             process.terminate()
     assert not list(work.iterdir())
-    assert psutil.wait_procs(tree, timeout=30)[1] == []
+    assert psutil.wait_procs(tree, timeout=120)[1] == []

@@ -54,7 +54,7 @@ asyncio.run(VLLMServer(command, os.environ, ServerSettings(), Path(log), [Path(w
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + seconds
     while not (there := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -75,7 +75,7 @@ class Run:
     """The owner, the watchers, and what they watch."""
 
     def __init__(self, owner: psutil.Process, log: Path, temporary: Path, weights: Path) -> None:
-        assert wait_for(lambda: log.exists() and "made" in log.read_text(), 60)
+        assert wait_for(lambda: log.exists() and "made" in log.read_text())
         (own,) = temporary.glob("zero-rl-*")
         listed = own / watch.SHARED
         assert wait_for(lambda: listed.exists() and len(listed.read_text().split()) == 2)
@@ -141,7 +141,7 @@ def test_what_is_left_when_owner_and_both_watchers_are_killed_is_swept_by_the_ne
     for process in (run.outer, run.inner, run.owner):
         process.kill()
     run.owner.wait()
-    assert wait_for(lambda: not alive([run.command]), 5)  # by its parent-death signal
+    assert wait_for(lambda: not alive([run.command]))  # by its parent-death signal
     assert run.left()
     mine = run.places[0].with_name(watch.own_name())
     mine.mkdir()
