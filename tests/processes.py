@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import time
+from pathlib import Path
 
 import psutil
 
@@ -33,3 +37,16 @@ def ended(pid: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def killed_with(code: str, n: int) -> list[int]:
+    """Run a program in Python until it has `n` descendants, kill it, and return them."""
+    caller = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[1])
+    inside: list[int] = []
+    while len(inside) < n:
+        assert caller.poll() is None
+        inside = [one.pid for one in psutil.Process(caller.pid).children(recursive=True)]
+        time.sleep(0.05)
+    caller.kill()
+    caller.wait()
+    return inside

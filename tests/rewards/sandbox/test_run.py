@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
 
 from rewards.sandbox import Execution, Language, Limits, Program, SandboxError, describe, run, run_all, run_each
 from rewards.sandbox.tools import _probed, find
-from tests.processes import ended
+from tests.processes import ended, killed_with
 from tests.sandboxes import needs
 
 pytestmark = needs()
-ROOT = Path(__file__).parents[3]
 SHORT = Limits(cpu_seconds=1, wall_seconds=60, memory_mib=256, output_kib=16, disk_mib=8)
 
 
@@ -124,21 +118,9 @@ def test_many_at_once_from_many_threads_keep_their_order():
 def test_a_caller_that_is_killed_takes_its_programs_along(sandbox):
     code = f"""
         from rewards.sandbox import *
-        import os, threading, time
-        threading.Timer(2, lambda: os.kill(os.getpid(), 9)).start()
         run(Program("import time; time.sleep(600)"), "", Limits(wall_seconds=900), {sandbox!r})
     """
-    caller = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
-    inside: list[int] = []
-    while caller.poll() is None:
-        try:
-            inside = [one.pid for one in psutil.Process(caller.pid).children(recursive=True)] or inside
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(0.05)
-    caller.wait()
-    assert len(inside) >= 2
-    assert all(ended(pid) for pid in inside)
+    assert all(ended(pid) for pid in killed_with(code, 2))
 
 
 def test_limits_languages_and_sandboxes_that_are_none_are_refused():
