@@ -72,7 +72,8 @@ def installed(request: pytest.FixtureRequest) -> str:
 def test_a_file_of_the_user_is_scored_with_whatever_its_folder_holds(folder: Path, installed: str, file: str) -> None:
     (folder / file).write_text(MINE)
     done = zero(folder, "score", "--reward", f"{file}:f", "--data", "data.jsonl", installed=installed)
-    assert (done.returncode, done.stderr) == (0, "")
+    said = [line for line in done.stderr.splitlines() if line != "loading the rewards"]  # on a busy machine
+    assert (done.returncode, said) == (0, [])
     assert "mean 9.5000 of 1" in done.stdout
 
 
