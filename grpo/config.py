@@ -77,7 +77,7 @@ class ModelError(ValueError):
 
 
 class ModelSettings(Settings):
-    path: str  # hub id or folder; "tiny" and "tiny_diffusion" are built-in models
+    path: str  # hub id or folder; "tiny", "tiny_diffusion", "tiny_bilingual" and "tiny_student" are built-in models
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of compute and of the served weights
     lora: LoraSettings | None = None
     adapter: AdapterSettings | None = None  # another kind of peft's

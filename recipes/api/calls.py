@@ -79,7 +79,7 @@ def evaluate(
     """Evaluate a model, or what a run has trained, as `zero eval` does, and wait for it.
 
     Args:
-        model: a folder, a hub id, "tiny" or "tiny_diffusion".
+        model: a folder, a hub id, or a built-in model such as "tiny".
         benchmarks: one, or several: built-in names or .yaml files.
         run: a run's directory, in place of a model; with `checkpoint=N` or "all".
         generations: a file of completions to grade, in place of a model.

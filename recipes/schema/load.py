@@ -24,7 +24,12 @@ from rewards.nearest import did_you_mean
 
 FOLDER = Path(__file__).parents[1]
 TINY = FOLDER / "tiny" / "model"
-BUILTIN_MODELS = {"tiny": TINY, "tiny_diffusion": FOLDER / "tiny" / "diffusion_model"}
+BUILTIN_MODELS = {
+    "tiny": TINY,
+    "tiny_diffusion": FOLDER / "tiny" / "diffusion_model",
+    "tiny_bilingual": FOLDER / "tiny" / "bilingual_model",
+    "tiny_student": FOLDER / "tiny" / "student_model",
+}
 AnyRecipe = Recipe | SFTRecipe | SampleRecipe
 KINDS: Mapping[str, type[AnyRecipe]] = {"grpo": Recipe, "sft": SFTRecipe, "sample": SampleRecipe}
 

@@ -12,6 +12,7 @@ import sys
 
 from eval.problems.generated import generate
 from recipes.schema.load import load_recipe
+from recipes.tiny.bilingual import worked
 from recipes.tiny.corpus import LEVELS, PROMPT, careful
 
 EXAMPLES = 64
@@ -43,4 +44,4 @@ if __name__ == "__main__":
         sys.exit()
     for row in generate("arithmetic", "train", EXAMPLES, 7, levels=LEVELS):
         question = row["question"]
-        print(json.dumps({"prompt": PROMPT.format(question=question), "completion": careful(question)}))
+        print(json.dumps({"prompt": PROMPT.format(question=question), "completion": worked(question)}))

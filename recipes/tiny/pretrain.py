@@ -95,35 +95,53 @@ def learning_rate(step: int, steps: int) -> float:
     return LEARNING_RATE * warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def pretrain(
+def fit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    write: Callable[[int], tuple[list[str], list[str]]],
     steps: int,
-    seed: int,
-    build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = build_model,
-    levels: Sequence[int] = LEVELS,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Next-token prediction on completions. Prints the loss every 50 steps."""
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    rows = train_rows(seed, levels)
-    tokenizer = build_tokenizer()
-    model = build(tokenizer)
+    rate: Callable[[int], float],
+    autocast: bool,
+) -> None:
+    """Next-token prediction on completions. Prints the loss every 50 steps.
+
+    write: a step's questions and their completions; rate: a step's learning rate; autocast: compute in bf16.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     started = time.monotonic()
     for step in range(steps):
-        last = step >= (1 - LAST_PART) * steps
-        questions, completions = write_batch(rows, LAST_CAREFUL_SHARE if last else FIRST_CAREFUL_SHARE, rng)
-        ids, labels = encode(tokenizer, questions, completions)
+        ids, labels = encode(tokenizer, *write(step))
         # Rows are padded on the right, so the causal mask alone keeps padding out of what is trained.
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits = model(input_ids=ids[:, :-1]).logits
         loss = cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten())
-        optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+        optimizer.param_groups[0]["lr"] = rate(step)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
             print(f"step {step}: loss {loss.item():.4f}, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def pretrain(
+    steps: int,
+    seed: int,
+    build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = build_model,
+    levels: Sequence[int] = LEVELS,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The built-in model, or what `build` makes, and its tokenizer."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    rows = train_rows(seed, levels)
+    tokenizer = build_tokenizer()
+    model = build(tokenizer)
+
+    def write(step: int) -> tuple[list[str], list[str]]:
+        last = step >= (1 - LAST_PART) * steps
+        return write_batch(rows, LAST_CAREFUL_SHARE if last else FIRST_CAREFUL_SHARE, rng)
+
+    fit(model, tokenizer, write, steps, lambda step: learning_rate(step, steps), autocast=True)
     return model, tokenizer
 
 

@@ -1,0 +1,159 @@
+"""What DeepSeek-R1 claims of its stages (arXiv 2501.12948), on the built-in models, over seeds.
+
+    python -m benchmarks.r1_claims FOLDER [--seeds 5]
+
+Every seed is the whole chain `r1_tiny_cpu`, sampled in the trainer's process, in FOLDER/SEED; one that is finished is
+not run again, one that was stopped goes on. Prints the tables of docs/r1.md: stages, and for each claim the mean of
+the seeds' differences with its 95% interval of Student's t. A seed draws its own problems, held-out ones too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.algorithms import student
+from benchmarks.performance import table
+
+RECIPE = "r1_tiny_cpu"
+GIVEN = 0.6  # the held-out accuracy that RL is to reach
+
+
+class Seed:
+    """What one chain measured."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        rows = json.loads((folder / "summary.json").read_text())["stages"]
+        self.stages: Mapping[str, Mapping[str, Any]] = {row["name"]: row for row in rows}
+
+    def after(self, stage: str, measure: str = "accuracy") -> float:
+        return self._of(self.stages[stage]["after"], measure)
+
+    def before(self, stage: str, measure: str = "accuracy") -> float:
+        return self._of(self.stages[stage]["before"], measure)
+
+    def _of(self, found: Mapping[str, Any], measure: str) -> float:
+        return float("nan") if found[measure] is None else float(found[measure])
+
+    def steps_to(self, stage: str, accuracy: float) -> float:
+        """The first step at which it was measured so high; inf if never."""
+        for line in (self.folder / "stages" / stage / "evaluations.jsonl").read_text().splitlines():
+            found = json.loads(line)
+            if found["accuracy"] >= accuracy:
+                return float(found["step"])
+        return math.inf
+
+    def tokens(self, stage: str) -> float:
+        """Tokens that were trained on."""
+        lines = (self.folder / "stages" / stage / "metrics.jsonl").read_text().splitlines()
+        return sum(float(json.loads(line)["trained_tokens"]) for line in lines)
+
+
+CLAIMS: tuple[tuple[str, str, Callable[[Seed], float], str], ...] = (
+    ("RL alone raises accuracy", "points", lambda s: 100 * (s.after("r1_zero") - s.before("r1_zero")), "2.2"),
+    ("RL alone raises length", "tokens", lambda s: s.after("r1_zero", "length") - s.before("r1_zero", "length"), "2.2"),
+    (
+        f"a cold start spares RL steps to {GIVEN:.0%}",
+        "steps",
+        lambda s: s.steps_to("r1_zero", GIVEN) - s.steps_to("reasoning_rl", GIVEN),
+        "2.3.1",
+    ),
+    (
+        "after the cold start, RL's thoughts are more readable than RL's alone",
+        "points of language",
+        lambda s: 100 * (s.after("reasoning_rl", "language") - s.after("r1_zero", "language")),
+        "2.3.1",
+    ),
+    (
+        "the language reward mends mixing",
+        "points of language",
+        lambda s: 100 * (s.after("r1_zero_english", "language") - s.after("r1_zero", "language")),
+        "2.3.2",
+    ),
+    (
+        "what it costs",
+        "points",
+        lambda s: 100 * (s.after("r1_zero_english") - s.after("r1_zero")),
+        "2.3.2",
+    ),
+    (
+        "SFT of the base model on its samples keeps what RL gained",
+        "points",
+        lambda s: 100 * (s.after("sft") - s.after("reasoning_rl")),
+        "2.3.3",
+    ),
+    ("the last RL adds", "points", lambda s: 100 * (s.after("final_rl") - s.after("sft")), "2.3.4"),
+    (
+        "a distilled student is better than by RL alone",
+        "points",
+        lambda s: 100 * (s.after("distilled") - s.after("student_rl")),
+        "2.4",
+    ),
+)
+
+
+def interval(values: Sequence[float], form: str = "+.1f") -> str:
+    """Mean [95% interval of Student's t] of what is known in every seed, else how many seeds never came there."""
+    lost = sum(not math.isfinite(value) for value in values)
+    if lost:
+        return f"not in {lost} of {len(values)} seeds"
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:{form}}"
+    margin = student.quantile(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:{form}} [{mean - margin:{form}}, {mean + margin:{form}}]"
+
+
+def chain(folder: Path, seed: int) -> Seed:
+    output = folder / str(seed)
+    if not (output / "summary.json").is_file():
+        settings = ["rollout.engine=transformers", f"train.seed={seed}"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        words += ["--resume"] if output.exists() else []
+        code = "from recipes.command.main import main; main()"
+        subprocess.run([sys.executable, "-c", code, "run", RECIPE, *words, "--output", str(output)], check=True)
+    return Seed(output)
+
+
+def stage_table(seeds: Sequence[Seed]) -> str:
+    rows = []
+    for name, row in seeds[0].stages.items():
+        if "after" not in row:
+            continue
+        shares = [
+            interval([100 * one.after(name, measure) for one in seeds], ".1f") for measure in ("accuracy", "language")
+        ]
+        length = interval([one.after(name, "length") for one in seeds], ".1f")
+        tokens = statistics.fmean(one.tokens(name) for one in seeds)
+        rows.append([name, row["model"], *shares, length, f"{tokens:,.0f}"])
+    return table(["stage", "from", "accuracy, %", "English, %", "length", "tokens trained on"], rows)
+
+
+def claim_table(seeds: Sequence[Seed]) -> str:
+    rows = []
+    for claim, unit, measure, section in CLAIMS:
+        values = [measure(one) for one in seeds]
+        each = ", ".join(f"{value:+.1f}" for value in values)
+        rows.append([section, claim, f"{interval(values)} {unit}", each])
+    return table(["section", "claim", "measured", "by seed"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the chains")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="0 to N-1 (default 5)")
+    arguments = parser.parse_args()
+    seeds = [chain(arguments.folder, seed) for seed in range(arguments.seeds)]
+    print(f"{stage_table(seeds)}\n\n{claim_table(seeds)}")
+
+
+if __name__ == "__main__":
+    main()
