@@ -1,6 +1,6 @@
 """What DeepSeek-R1 claims of its stages (arXiv 2501.12948), on the built-in models, over seeds.
 
-    python -m benchmarks.r1_claims FOLDER [--seeds 5]
+    python -m benchmarks.r1_claims FOLDER [--seeds 5] [--plot docs/r1.png]
 
 Every seed is the whole chain `r1_tiny_cpu`, sampled in the trainer's process, in FOLDER/SEED; one that is finished is
 not run again, one that was stopped goes on. Prints the tables of docs/r1.md: stages, and for each claim the mean of
@@ -43,18 +43,17 @@ class Seed:
     def _of(self, found: Mapping[str, Any], measure: str) -> float:
         return float("nan") if found[measure] is None else float(found[measure])
 
+    def lines(self, stage: str, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "stages" / stage / name).read_text().splitlines()]
+
     def steps_to(self, stage: str, accuracy: float) -> float:
         """The first step at which it was measured so high; inf if never."""
-        for line in (self.folder / "stages" / stage / "evaluations.jsonl").read_text().splitlines():
-            found = json.loads(line)
-            if found["accuracy"] >= accuracy:
-                return float(found["step"])
-        return math.inf
+        found = self.lines(stage, "evaluations.jsonl")
+        return min((float(one["step"]) for one in found if one["accuracy"] >= accuracy), default=math.inf)
 
     def tokens(self, stage: str) -> float:
         """Tokens that were trained on."""
-        lines = (self.folder / "stages" / stage / "metrics.jsonl").read_text().splitlines()
-        return sum(float(json.loads(line)["trained_tokens"]) for line in lines)
+        return sum(float(one["trained_tokens"]) for one in self.lines(stage, "metrics.jsonl"))
 
 
 CLAIMS: tuple[tuple[str, str, Callable[[Seed], float], str], ...] = (
@@ -146,13 +145,40 @@ def claim_table(seeds: Sequence[Seed]) -> str:
     return table(["section", "claim", "measured", "by seed"], rows)
 
 
+def plot(seeds: Sequence[Seed], path: Path) -> None:
+    """Accuracy and language of the four long stages of RL by step: the mean of the seeds, and their range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, measure, label in zip(
+        axes, ("accuracy", "language"), ("held-out accuracy", "words in English"), strict=True
+    ):
+        for stage in ("r1_zero", "r1_zero_english", "reasoning_rl", "student_rl"):
+            found = [one.lines(stage, "evaluations.jsonl") for one in seeds]
+            steps = [line["step"] for line in found[0]]
+            by_step = [[line[measure] for line in at] for at in zip(*found, strict=True)]
+            (drawn,) = axis.plot(steps, [statistics.fmean(at) for at in by_step], marker="o", markersize=3, label=stage)
+            axis.fill_between(steps, [*map(min, by_step)], [*map(max, by_step)], alpha=0.1, color=drawn.get_color())
+        axis.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the chains")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="0 to N-1 (default 5)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of RL, too")
     arguments = parser.parse_args()
     seeds = [chain(arguments.folder, seed) for seed in range(arguments.seeds)]
     print(f"{stage_table(seeds)}\n\n{claim_table(seeds)}")
+    if arguments.plot:
+        plot(seeds, arguments.plot)
 
 
 if __name__ == "__main__":
