@@ -99,8 +99,8 @@ CLAIMS: tuple[tuple[str, str, Callable[[Seed], float], str], ...] = (
 )
 
 
-def interval(values: Sequence[float], form: str = "+.1f") -> str:
-    """Mean [95% interval of Student's t] of what is known in every seed, else how many seeds never came there."""
+def interval(values: Sequence[float], form: str = "+.1f", most: float = math.inf) -> str:
+    """Mean [95% interval of Student's t, up to `most`] of what is known in every seed, else in how many it is not."""
     lost = sum(not math.isfinite(value) for value in values)
     if lost:
         return f"not in {lost} of {len(values)} seeds"
@@ -108,7 +108,7 @@ def interval(values: Sequence[float], form: str = "+.1f") -> str:
     if len(values) == 1:
         return f"{mean:{form}}"
     margin = student.quantile(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:{form}} [{mean - margin:{form}}, {mean + margin:{form}}]"
+    return f"{mean:{form}} [{mean - margin:{form}}, {min(mean + margin, most):{form}}]"
 
 
 def chain(folder: Path, seed: int) -> Seed:
@@ -128,7 +128,8 @@ def stage_table(seeds: Sequence[Seed]) -> str:
         if "after" not in row:
             continue
         shares = [
-            interval([100 * one.after(name, measure) for one in seeds], ".1f") for measure in ("accuracy", "language")
+            interval([100 * one.after(name, measure) for one in seeds], ".1f", 100)
+            for measure in ("accuracy", "language")
         ]
         length = interval([one.after(name, "length") for one in seeds], ".1f")
         tokens = statistics.fmean(one.tokens(name) for one in seeds)
