@@ -1,12 +1,13 @@
 """A step of supervised fine-tuning, ours and TRL's SFTTrainer alternately in one run, on identical rows.
 
-    python -m benchmarks.sft --model DIR [--rows N] [--rounds R] [--packed] [--json FILE]
+    python -m benchmarks.sft --model DIR [--rows N] [--rounds R] [--packed] [--autocast] [--json FILE]
 
 The rows: prompts of 32 to 256 random tokens, completions of 16 to 1,024, each with its end; lengths as they are met in
 samples of a reasoning model, many short and some long. The loss is on the completions alone. Ours is `PolicyUpdate.run`
 with the cross-entropy, packed. TRL's is its trainer's whole step: padded, in the micro-batch that is found fastest
-(--packed: its own packing, `packing_strategy="bfd"`), weights in bf16, no autocast, no checkpointing, AdamW. The loss
-and gradient norm of both sides' first step are given beside the times: padded they are equal, as proof of equal work.
+(--packed: its own packing, `packing_strategy="bfd"`), weights in bf16, no autocast (--autocast: weights in fp32 as our
+masters are, computed in bf16), no checkpointing, AdamW. The loss and gradient norm of both sides' first step are given
+beside the times: padded they are equal, as proof of equal work.
 
 Each side is a process of its own, stopped while the other has its turn (benchmarks/turns.py). `speedup` is TRL's
 seconds over ours, pair by pair; `memory` our peak over TRL's, after the warm-up.
@@ -40,6 +41,7 @@ class Settings:
     dtype: str = "bfloat16"
     batch: int = 4  # TRL's rows a micro-batch
     packed: bool = False  # TRL's side
+    autocast: bool = False  # TRL's side: fp32 weights
     steps: int = 1000  # more than are asked for
 
 
@@ -93,7 +95,8 @@ def theirs(baton: Baton, settings: Settings) -> None:
         {"input_ids": [*prompt, *answer], "completion_mask": [0] * len(prompt) + [1] * len(answer)}
         for prompt, answer in pairs
     ]
-    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype))
+    dtype = torch.float32 if settings.autocast else getattr(torch, settings.dtype)
+    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype)
     longest = max(len(one["input_ids"]) for one in data)
     packing = {"packing": True, "padding_free": False} if settings.packed else {}
     config = SFTConfig(
@@ -107,7 +110,7 @@ def theirs(baton: Baton, settings: Settings) -> None:
         completion_only_loss=True,
         max_length=longest,
         gradient_checkpointing=False,
-        bf16=False,  # no autocast: the weights have the dtype themselves
+        bf16=settings.autocast,  # else the weights have the dtype themselves
         use_cpu=True,
         report_to=[],
         logging_steps=1,
@@ -165,6 +168,7 @@ def compare(settings: Settings, rounds: int, folder: Path) -> dict[str, Any]:
         "longest": max(lengths),
         "trl_batch": settings.batch,
         "trl_packed": settings.packed,
+        "trl_autocast": settings.autocast,
         "rounds": rounds,
     }
 
@@ -175,9 +179,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--packed", action="store_true", help="TRL packs, too")
+    parser.add_argument("--autocast", action="store_true", help="TRL's weights are in fp32, as our masters are")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    settings = Settings(arguments.model, arguments.rows, packed=arguments.packed)
+    settings = Settings(arguments.model, arguments.rows, packed=arguments.packed, autocast=arguments.autocast)
     with tempfile.TemporaryDirectory() as folder:
         found = compare(settings, arguments.rounds, Path(folder))
     for name in ("ours", "trl"):
