@@ -35,13 +35,10 @@ class Seed:
         self.stages: Mapping[str, Mapping[str, Any]] = {row["name"]: row for row in rows}
 
     def after(self, stage: str, measure: str = "accuracy") -> float:
-        return self._of(self.stages[stage]["after"], measure)
+        return _number(self.stages[stage]["after"][measure])
 
     def before(self, stage: str, measure: str = "accuracy") -> float:
-        return self._of(self.stages[stage]["before"], measure)
-
-    def _of(self, found: Mapping[str, Any], measure: str) -> float:
-        return float("nan") if found[measure] is None else float(found[measure])
+        return _number(self.stages[stage]["before"][measure])
 
     def lines(self, stage: str, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "stages" / stage / name).read_text().splitlines()]
@@ -54,6 +51,10 @@ class Seed:
     def tokens(self, stage: str) -> float:
         """Tokens that were trained on."""
         return sum(float(one["trained_tokens"]) for one in self.lines(stage, "metrics.jsonl"))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 CLAIMS: tuple[tuple[str, str, Callable[[Seed], float], str], ...] = (
