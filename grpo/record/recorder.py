@@ -78,6 +78,7 @@ from pyarrow import parquet
 from rich.console import Console
 
 from grpo.record.atomic import append_line, readable, write_atomic, writing
+from grpo.record.console import RunConsole
 from grpo.record.display import open_display
 from grpo.record.report import terminal_curve, write_report
 from grpo.record.run import read_run, run_title
@@ -137,7 +138,7 @@ class RunRecorder:
     ) -> None:
         self.run_dir, self.resume_step = run_dir, resume_step
         self._last_step = resume_step
-        self._console = console or Console()
+        self._console = console or RunConsole()
         with writing(run_dir / "logs"):
             (run_dir / "logs").mkdir(parents=True, exist_ok=True)
         self._trackers = Trackers(trackers, run_dir, recipe, resume_step)

@@ -222,6 +222,35 @@ def test_a_terminal_that_hangs_up_leaves_a_checkpoint(recipe_file, tmp_path):
     assert checkpoints(output)[-1][0] == len(lines(output, "metrics.jsonl"))
 
 
+def without_a_reader(output: Path, line: list[str], both: bool) -> int:
+    """The exit code of a run whose reader goes away in its first step, of stdout alone or of stderr, too."""
+    read, write = os.pipe()
+    with subprocess.Popen(line, stdout=write, stderr=write if both else subprocess.DEVNULL) as process:
+        os.close(write)
+        try:
+            wait_for_log(process, output, "step 1: sampling")
+            os.close(read)
+            return process.wait(300)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
+def test_a_reader_that_goes_away_leaves_a_checkpoint(recipe_file, whole, tmp_path, both):
+    """As of `zero run ... | head -1`, or in a notebook that is killed: what is said next meets a broken pipe."""
+    output = tmp_path / "out"
+    assert without_a_reader(output, [ZERO, "run", str(recipe_file), "--output", str(output)], both) == 129
+    assert checkpoints(output)[-1][0] == len(lines(output, "metrics.jsonl"))
+    run(load_recipe(str(recipe_file)), "test", output, True)
+    assert_as_uninterrupted(output, whole)
+
+
+def test_where_a_hangup_is_ignored_a_run_goes_on_without_its_reader(recipe_file, whole, tmp_path):
+    output = tmp_path / "out"
+    assert without_a_reader(output, ["nohup", ZERO, "run", str(recipe_file), "--output", str(output)], True) == 0
+    assert_as_uninterrupted(output, whole)
+
+
 def read_until(descriptor: int, enough: threading.Event) -> None:
     while not enough.is_set():
         with suppress(OSError):  # nobody has opened the other end yet
