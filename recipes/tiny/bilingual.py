@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from recipes.tiny.corpus import careful, quick
-from recipes.tiny.pretrain import fit, save, train_rows
+from recipes.tiny.pretrain import fit, qwen3, save, train_rows
 from recipes.tiny.tokenizer import build_tokenizer
 
 WORDS = {
@@ -81,22 +81,7 @@ def guessed(question: str, rng: random.Random) -> str:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> Qwen3ForCausalLM:
-    """Random weights. The head size is one that vLLM's CPU attention supports."""
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=size.width,
-        intermediate_size=3 * size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        head_dim=64,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return Qwen3ForCausalLM._from_config(config, attn_implementation="eager")
+    return qwen3(tokenizer, size.width, 3 * size.width, size.layers, size.heads)
 
 
 def pretrain(size: Size, seed: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:

@@ -42,15 +42,17 @@ FIRST_CAREFUL_SHARE, LAST_CAREFUL_SHARE = 0.5, 0.16  # of the text, before and i
 LAST_PART = 0.2  # of the steps
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def qwen3(
+    tokenizer: PreTrainedTokenizerFast, width: int, intermediate: int, layers: int, heads: int
+) -> Qwen3ForCausalLM:
     """Random weights. The head size is one that vLLM's CPU attention supports."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=3,
-        num_key_value_heads=3,
+        hidden_size=width,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         head_dim=64,
         max_position_embeddings=512,
         tie_word_embeddings=True,
@@ -60,6 +62,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     )
     # At these lengths the backward pass of plain attention is twice as fast on a CPU as that of SDPA.
     return Qwen3ForCausalLM._from_config(config, attn_implementation="eager")
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    return qwen3(tokenizer, width=192, intermediate=512, layers=4, heads=3)
 
 
 def encode(
