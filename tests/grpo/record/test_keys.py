@@ -23,6 +23,7 @@ from grpo.record.latest import Latest, cropped
 from tests import run_samples
 
 ROOT = Path(__file__).parents[3]
+# It sleeps in short pieces: a signal that the display's thread receives wakes no main thread from a long one.
 PROGRAM = r"""
 import os, sys, time
 import typer
@@ -42,12 +43,13 @@ try:
             display.step(1, {"reward": 0.5, "seconds": 1.0})
             display.completions(1, rows(1))
             display.note(f"ready {os.getpid()}.")
-            if sys.argv[1] != "ends":
-                time.sleep(600)
+            while sys.argv[1] != "ends":
+                time.sleep(0.05)
         finally:
             if sys.argv[1] == "hangs":
                 print("putting in order", flush=True)
-                time.sleep(600)
+                while True:
+                    time.sleep(0.05)
             display.close()
 except typer.Exit as end:
     sys.exit(end.exit_code)
