@@ -209,6 +209,7 @@ def _program(arguments: Sequence[str]) -> int:
     except BaseException:  # as the interpreter does
         sys.excepthook(*sys.exc_info())
         code = 1
+    # What the interpreter does at its end, not in mypy's stubs either: waits for the threads that are no daemons.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
